@@ -1,0 +1,66 @@
+"""What a stage is given to run: where its output goes, what it reads, whom it tells."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from upath import UPath
+
+from cluster.config import ClusterConfig
+
+
+class Tracker(Protocol):
+    """Records a stage's run. Calls return at once; none of them may stop the work they describe."""
+
+    def params(self, params: Mapping[str, object]) -> None:
+        """Records what the stage found out about its own run (counts, sizes, identities)."""
+
+    def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
+        """Records numbers, grouped by slash (`loss/generator`)."""
+
+    def artifact(self, path: str | os.PathLike[str], *, folder: str = "") -> None:
+        """Keeps a copy of a local or remote file, or of a folder with all it holds, under `folder`."""
+
+    def dataset(self, *, name: str, source: str, context: str) -> None:
+        """Names an input: `source` is its path or URL, `context` one of training, validation, testing."""
+
+    def model(self, path: str | os.PathLike[str], *, name: str) -> None:
+        """Logs an exported Hugging Face folder as a model that `mlflow.pyfunc.load_model` loads."""
+
+    def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None:
+        """Shows how far the stage is. `fields` are shown beside it (`loss`, `tokens_per_second`)."""
+
+
+class NullTracker:
+    """Records nothing: for running a stage on its own."""
+
+    def params(self, params: Mapping[str, object]) -> None: ...
+    def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None: ...
+    def artifact(self, path: str | os.PathLike[str], *, folder: str = "") -> None: ...
+    def dataset(self, *, name: str, source: str, context: str) -> None: ...
+    def model(self, path: str | os.PathLike[str], *, name: str) -> None: ...
+    def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """Where and how a stage runs. Nothing here may change its result: that is the config's part.
+
+    Attributes:
+      output: The stage's own folder. It exists; it may hold what an interrupted run left.
+      inputs: Output folders of the stages that this one needs, by stage name.
+      cluster: What the stage may use.
+      tracker: Whom to tell.
+    """
+
+    output: UPath
+    inputs: Mapping[str, UPath] = field(default_factory=dict)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracker: Tracker = field(default_factory=NullTracker)
+
+    def expand(self, location: str) -> str:
+        """Replaces a leading `{stage}` by that stage's output folder: `{sample}/tasks/CoLA`."""
+        for name, folder in self.inputs.items():
+            location = location.replace("{" + name + "}", str(folder))
+        return location
