@@ -1,0 +1,44 @@
+"""Joins or starts the Ray cluster that a run works on."""
+
+import logging
+import os
+
+from cluster.config import ClusterConfig
+
+# Read by Ray's processes when they start, so set before `import ray`.
+_QUIET = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
+    """Connects this process to Ray; does nothing where it is connected.
+
+    A submitted job finds its cluster in the environment; else `cluster.address` is joined; else a cluster
+    of this machine starts, and ends with this process.
+
+    Args:
+      cluster: Where to go.
+      verbose: Show Ray's own messages and what its workers print.
+
+    Raises:
+      ConnectionError: Nothing answers at the address.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(
+        address=address,
+        log_to_driver=verbose,
+        logging_level=logging.INFO if verbose else logging.ERROR,
+        configure_logging=verbose,
+        include_dashboard=False if address == "local" else None,
+    )
