@@ -1,0 +1,81 @@
+"""Runs one function in several JAX processes that form one program, through Ray Train."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from upath import UPath
+
+from cluster.config import ClusterConfig, Platform
+from cluster.distributed import configure, process_environment
+
+logger = logging.getLogger(__name__)
+
+
+def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: ClusterConfig, storage: UPath) -> None:
+    """Calls `worker(**arguments)` in `cluster.num_processes` processes with `jax.distributed` set up.
+
+    A worker that is lost (killed, unreachable, a peer's failure) is replaced and all start again, at most
+    `cluster.max_failures` times: the worker finds its own place to go on from. An error in what it was
+    asked to do would happen again, so it is raised at once.
+
+    Args:
+      worker: A function of a module, and what it needs by name; both travel to other machines.
+      cluster: How many processes, on what.
+      storage: Folder that all of them reach, for Ray Train's own records.
+
+    Raises:
+      Exception: The worker's own error, or a RuntimeError that tells which workers were lost.
+    """
+    # Ray Train otherwise moves every worker into a folder of its own, and relative paths break.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    os.environ.setdefault("JAX_DISTRIBUTED_SHUTDOWN_TIMEOUT_S", "5")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.v2.jax import JaxTrainer
+    from ray.train.v2.jax.config import JaxConfig
+
+    accelerator = {Platform.CUDA: "GPU", Platform.TPU: "TPU"}.get(cluster.platform)
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_process}
+    if accelerator:
+        resources[accelerator] = cluster.accelerators_per_process
+    trainer = JaxTrainer(
+        _run_worker,
+        train_loop_config={"worker": worker, "arguments": arguments, "cluster": cluster},
+        # A plain JaxConfig on CPU leaves jax.distributed out; `use_gpu` stands for 'set it up'.
+        jax_config=JaxConfig(use_tpu=cluster.platform is Platform.TPU, use_gpu=cluster.platform is not Platform.TPU),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_processes,
+            use_gpu=cluster.platform is Platform.CUDA,
+            use_tpu=cluster.platform is Platform.TPU,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="workers",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            worker_runtime_env={"env_vars": process_environment(cluster)},
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        lost = "; ".join(f"process {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(error)
+        raise RuntimeError(f"training processes were lost more than {cluster.max_failures} times: {lost}") from error
+    if isinstance(result.return_value, Exception):
+        raise result.return_value
+
+
+def _run_worker(config: dict[str, Any]) -> Exception | None:
+    """The function that Ray Train runs in each process. Returns, not raises, what a new try cannot mend."""
+    configure(config["cluster"])
+    try:
+        config["worker"](**config["arguments"])
+    except RuntimeError:  # jax.errors.JaxRuntimeError among them: a peer was lost
+        raise
+    except Exception as error:
+        logger.exception("the training process failed")
+        return error
+    return None

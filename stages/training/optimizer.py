@@ -1,0 +1,88 @@
+"""ELECTRA's optimizer: clip, Adam without bias correction, decay, warm-up and linear decay to 0."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from stages.training.config import OptimizerConfig
+
+
+class AdamState(NamedTuple):
+    """First and second moments of the gradient, shaped as the parameters."""
+
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_uncorrected_adam(*, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """m / (sqrt(v) + eps) with m, v running means that start at 0 and are not corrected for it.
+
+    Optax's own corrects for it; BERT's and ELECTRA's AdamWeightDecayOptimizer does not.
+    """
+
+    def init(params: optax.Params) -> AdamState:
+        return AdamState(mu=jax.tree.map(jnp.zeros_like, params), nu=jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: optax.Updates, state: AdamState, params: optax.Params | None = None):
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, updates)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), AdamState(mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make_schedule(config: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
+    """lr(step) = peak x (1 - step / num_steps) x min(1, step / warmup_steps); step counts finished updates."""
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        decay = jnp.maximum(0.0, 1.0 - step / config.num_steps)
+        warmup = jnp.minimum(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+        return config.learning_rate * decay * warmup
+
+    return schedule
+
+
+def parameter_paths(params: optax.Params) -> optax.Params:
+    """A tree like `params` of each parameter's path: `discriminator/layers/0/attention/query/kernel`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path), params
+    )
+
+
+def is_decayed(path: str) -> bool:
+    """Whether weight decay applies: to all but biases and LayerNorm's scales."""
+    return path.rsplit("/", 1)[-1] not in ("bias", "scale") and "layer_norm" not in path.lower()
+
+
+def make_optimizer(
+    config: OptimizerConfig, *, lr_scale: Callable[[str], float] | None = None
+) -> optax.GradientTransformation:
+    """The whole update as one optax transformation.
+
+    Args:
+      config: Hyperparameters.
+      lr_scale: Factor on the learning rate of the parameter at a path (layer-wise decay); default 1 for all.
+
+    References:
+      Clark et al., ELECTRA, 2020, appendix A; Devlin et al., BERT, 2019, for the optimizer.
+    """
+    parts = [
+        optax.clip_by_global_norm(config.clip_norm),
+        scale_by_uncorrected_adam(b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(is_decayed, parameter_paths(params))),
+    ]
+    if lr_scale is not None:
+        scale_of = lr_scale
+
+        def scale_layers(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
+            del params
+            return jax.tree.map(lambda update, path: update * scale_of(path), updates, parameter_paths(updates))
+
+        parts.append(optax.stateless(scale_layers))
+    parts.append(optax.scale_by_learning_rate(make_schedule(config)))
+    return optax.chain(*parts)
