@@ -1,0 +1,252 @@
+"""What an ELECTRA model is made of, the published sizes, and what it is trained on.
+
+Imports nothing heavy: every configuration is checked before any stage runs.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Size(StrEnum):
+    """A published set of sizes; `tiny` is this project's own, for two cores and for tests."""
+
+    TINY = "tiny"
+    SMALL = "small"
+    BASE = "base"
+    LARGE = "large"
+
+
+class Activation(StrEnum):
+    """Activation of the feed-forward layers and the discriminator head.
+
+    `gelu` is the exact one (erf), `gelu_new` its tanh approximation.
+    """
+
+    GELU = "gelu"
+    GELU_NEW = "gelu_new"
+    RELU = "relu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElectraConfig:
+    """One transformer with its embeddings. The field names are those of a Hugging Face `config.json`."""
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: Activation = Activation.GELU
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_act", Activation(self.hidden_act))
+        for name in (
+            "vocab_size",
+            "embedding_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 0 and below 1")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id is {self.pad_token_id}, must be an id below vocab_size {self.vocab_size}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Reads the fields back that `to_dict` wrote; an unknown one is an error."""
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"not fields of a model configuration: {', '.join(unknown)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self) | {"hidden_act": str(self.hidden_act)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preset:
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    embedding_size: int
+    generator_multiplier: float
+    mask_fraction: float
+
+
+# arXiv 2003.10555, table 6. The released small model is 'Small++': its generator has multiplier 1.
+_PRESETS = {
+    Size.TINY: _Preset(
+        num_hidden_layers=4,
+        hidden_size=128,
+        intermediate_size=512,
+        num_attention_heads=2,
+        embedding_size=64,
+        generator_multiplier=1 / 2,
+        mask_fraction=0.15,
+    ),
+    Size.SMALL: _Preset(
+        num_hidden_layers=12,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_attention_heads=4,
+        embedding_size=128,
+        generator_multiplier=1 / 4,
+        mask_fraction=0.15,
+    ),
+    Size.BASE: _Preset(
+        num_hidden_layers=12,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_attention_heads=12,
+        embedding_size=768,
+        generator_multiplier=1 / 3,
+        mask_fraction=0.15,
+    ),
+    Size.LARGE: _Preset(
+        num_hidden_layers=24,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_attention_heads=16,
+        embedding_size=1024,
+        generator_multiplier=1 / 4,
+        mask_fraction=0.25,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A size, and what differs from it. None takes the size's value.
+
+    Attributes:
+      size: The preset that everything else starts from.
+      generator_multiplier: Generator width over discriminator width: hidden size, feed-forward, heads;
+        never layers.
+    """
+
+    size: Size = Size.SMALL
+    embedding_size: int | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    generator_multiplier: float | None = None
+    hidden_act: Activation = Activation.GELU
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        multiplier = self.generator_multiplier
+        if multiplier is not None and not 0 < multiplier <= 1:
+            raise ValueError(f"generator_multiplier is {multiplier}, must be above 0 and at most 1")
+        # The vocabulary is the only thing not known yet: any size of it shows the other fields' faults.
+        self.resolve(vocab_size=1)
+
+    def resolve(self, vocab_size: int, *, pad_token_id: int = 0) -> tuple[ElectraConfig, ElectraConfig]:
+        """Configurations of the discriminator and of the generator, in this order."""
+        preset = _PRESETS[Size(self.size)]
+
+        def chosen(name: str) -> Any:
+            value = getattr(self, name)
+            return getattr(preset, name) if value is None else value
+
+        discriminator = ElectraConfig(
+            vocab_size=vocab_size,
+            embedding_size=chosen("embedding_size"),
+            hidden_size=chosen("hidden_size"),
+            num_hidden_layers=chosen("num_hidden_layers"),
+            num_attention_heads=chosen("num_attention_heads"),
+            intermediate_size=chosen("intermediate_size"),
+            hidden_act=self.hidden_act,
+            hidden_dropout_prob=self.hidden_dropout_prob,
+            attention_probs_dropout_prob=self.attention_probs_dropout_prob,
+            max_position_embeddings=self.max_position_embeddings,
+            type_vocab_size=self.type_vocab_size,
+            initializer_range=self.initializer_range,
+            layer_norm_eps=self.layer_norm_eps,
+            pad_token_id=pad_token_id,
+        )
+        multiplier = chosen("generator_multiplier")
+        hidden_size = round(discriminator.hidden_size * multiplier)
+        num_heads = max(1, hidden_size // 64)
+        if hidden_size < 1 or hidden_size % num_heads:
+            raise ValueError(
+                f"generator_multiplier {multiplier:g} x hidden_size {discriminator.hidden_size} gives the "
+                f"generator a hidden size of {hidden_size}, which {num_heads} heads do not divide: choose a "
+                f"multiplier that makes it below 128 or a multiple of 64"
+            )
+        generator = replace(
+            discriminator,
+            hidden_size=hidden_size,
+            intermediate_size=4 * hidden_size,
+            num_attention_heads=num_heads,
+        )
+        return discriminator, generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Replaced-token detection.
+
+    Attributes:
+      mask_fraction: Share of the tokens that the generator predicts; None takes the model size's own.
+      mask_probability: How often such a token is shown to the generator as [MASK]; else it stays as it is.
+      temperature: Of the generator's samples.
+      generator_weight: Of the generator's loss in the total.
+      discriminator_weight: Of the discriminator's loss in the total.
+    """
+
+    mask_fraction: float | None = None
+    mask_probability: float = 0.85
+    temperature: float = 1.0
+    generator_weight: float = 1.0
+    discriminator_weight: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.mask_fraction is not None and not 0 < self.mask_fraction < 1:
+            raise ValueError(f"mask_fraction is {self.mask_fraction}, must be above 0 and below 1")
+        if not 0 <= self.mask_probability <= 1:
+            raise ValueError(f"mask_probability is {self.mask_probability}, must be between 0 and 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, must be above 0")
+        for name in ("generator_weight", "discriminator_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+
+    def resolve(self, size: Size) -> Self:
+        """Fills in what depends on the model's size."""
+        if self.mask_fraction is not None:
+            return self
+        return replace(self, mask_fraction=_PRESETS[Size(size)].mask_fraction)

@@ -1,0 +1,105 @@
+"""What sits on top of an encoder.
+
+Shapes: `B` batch, `T` tokens, `D` model width, `E` embedding width, `P` masked positions, `V` vocabulary,
+`C` classes. Logits are float32.
+"""
+
+from enum import StrEnum
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from stages.electra.config import Activation, ElectraConfig
+from stages.electra.layers import (
+    Dense,
+    LayerNorm,
+    activate,
+    dropout,
+    glorot_uniform,
+    matmul,
+    split_key,
+    truncated_normal,
+)
+
+
+class GeneratorHead(nnx.Module):
+    """Vocabulary logits: dense to the embedding width, gelu, LayerNorm, the word table transposed, bias."""
+
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
+        shape = (config.hidden_size, config.embedding_size)
+        self.dense = Dense(truncated_normal(rngs_key, shape, stddev=config.initializer_range))
+        self.layer_norm = LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
+
+    def transform(self, x_BPD: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """What the word table is multiplied by, [B, P, E]."""
+        # gelu whatever `hidden_act` says: Hugging Face fixes it here, and so do all released weights.
+        return self.layer_norm(activate(self.dense(x_BPD, dtype=dtype), Activation.GELU))
+
+    def __call__(self, x_BPD: jax.Array, table_VE: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        x_BPE = self.transform(x_BPD, dtype=dtype)
+        x_NE = x_BPE.reshape(-1, x_BPE.shape[-1])
+        logits_NV = matmul(x_NE, table_VE.T, dtype=dtype) + self.bias[...]
+        return logits_NV.reshape(*x_BPD.shape[:-1], -1)
+
+
+class DiscriminatorHead(nnx.Module):
+    """A logit for 'this token was replaced' at every token."""
+
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
+        keys = jax.random.split(rngs_key)
+        width = config.hidden_size
+        self.dense = Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))
+        self.prediction = Dense(glorot_uniform(keys[1], (width, 1)))
+        self.activation = config.hidden_act
+
+    def __call__(self, x_BTD: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        x_BTD = activate(self.dense(x_BTD, dtype=dtype), self.activation)
+        return self.prediction(x_BTD, dtype=jnp.float32)[..., 0]
+
+
+class ClassificationHeadKind(StrEnum):
+    """`original` made Google's GLUE scores; transformers loads only `huggingface`."""
+
+    HUGGINGFACE = "huggingface"
+    ORIGINAL = "original"
+
+
+class ClassificationHead(nnx.Module):
+    """Logits from the vector of [CLS]: dropout, dense, gelu, dropout, dense. The original: dropout, dense."""
+
+    def __init__(
+        self, config: ElectraConfig, *, num_labels: int, kind: ClassificationHeadKind, rngs_key: jax.Array
+    ) -> None:
+        keys = jax.random.split(rngs_key)
+        width = config.hidden_size
+        self.dense = (
+            Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))
+            if kind is ClassificationHeadKind.HUGGINGFACE
+            else None
+        )
+        self.prediction = Dense(glorot_uniform(keys[1], (width, num_labels)))
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def __call__(self, x_BTD: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+        keys = split_key(key, 2)
+        x_BD = dropout(x_BTD[:, 0], self.dropout_rate, keys[0])
+        if self.dense is not None:
+            x_BD = activate(self.dense(x_BD, dtype=dtype), Activation.GELU)
+            x_BD = dropout(x_BD, self.dropout_rate, keys[1])
+        return self.prediction(x_BD, dtype=jnp.float32)
+
+
+class TokenHead(nnx.Module):
+    """Logits at every token: dropout, dense. With two labels, the start and end of an answer."""
+
+    def __init__(
+        self, config: ElectraConfig, *, num_labels: int, dropout_rate: float, rngs_key: jax.Array
+    ) -> None:
+        self.prediction = Dense(glorot_uniform(rngs_key, (config.hidden_size, num_labels)))
+        self.dropout_rate = dropout_rate
+
+    def __call__(self, x_BTD: jax.Array, *, key: jax.Array | None) -> jax.Array:
+        return self.prediction(dropout(x_BTD, self.dropout_rate, key), dtype=jnp.float32)

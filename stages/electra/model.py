@@ -1,0 +1,209 @@
+"""ELECTRA: a generator and a discriminator over one set of embeddings, and the models fine-tuned from it.
+
+A module holds arrays only while it is built or called. Between, its parameters are a plain nested dictionary:
+
+    graphdef, params = split(Electra(discriminator, generator, rngs_key=jax.random.key(0)))
+    logits = merge(graphdef, params).discriminate(ids_BT, mask_BT, types_BT)
+
+Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary,
+`C` classes. `mask_BT` is true at real tokens, `types_BT` is 0 in the first segment and 1 in the second.
+Without a key there is no dropout. `dtype` is what the matrix products take in; they add up in float32.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from stages.electra.config import ElectraConfig
+from stages.electra.encoder import Embeddings, Encoder
+from stages.electra.heads import (
+    ClassificationHead,
+    ClassificationHeadKind,
+    DiscriminatorHead,
+    GeneratorHead,
+    TokenHead,
+)
+from stages.electra.layers import split_key
+
+Params = dict[str, Any]
+
+
+def split(module: nnx.Module) -> tuple[Any, Params]:
+    """The module's structure, and its parameters in nested dictionaries; lists have keys '0', '1', …"""
+    graphdef, state = nnx.split(module)
+    return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
+
+
+def merge(graphdef: Any, params: Params) -> Any:
+    """The module again, around `params`."""
+    return nnx.merge(graphdef, _rename_keys(params, lambda key: int(key) if key.isdecimal() else key))
+
+
+def _rename_keys(tree: Any, rename: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {rename(key): _rename_keys(value, rename) for key, value in tree.items()}
+
+
+class Electra(nnx.Module):
+    """Both networks. The embeddings exist once, here, and are lent to each by argument.
+
+    Word, position and token type tables and the embedding LayerNorm are shared; the projection of the
+    embeddings to the model width is each network's own.
+    """
+
+    def __init__(
+        self, discriminator: ElectraConfig, generator: ElectraConfig, *, rngs_key: jax.Array
+    ) -> None:
+        for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
+            ours, theirs = getattr(discriminator, name), getattr(generator, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{name} is {ours} in the discriminator and {theirs} in the generator: they share it"
+                )
+        # The order of initialisation: embeddings, generator, its head, discriminator, its head.
+        keys = jax.random.split(rngs_key, 5)
+        self.embeddings = Embeddings(discriminator, rngs_key=keys[0])
+        self.generator = Encoder(generator, rngs_key=keys[1])
+        self.generator_head = GeneratorHead(generator, rngs_key=keys[2])
+        self.discriminator = Encoder(discriminator, rngs_key=keys[3])
+        self.discriminator_head = DiscriminatorHead(discriminator, rngs_key=keys[4])
+
+    def generator_hidden(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        positions_BP: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        """The generator's vectors at these positions, to be multiplied by the word table, [B, P, E]."""
+        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        x_BPD = jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)
+        return self.generator_head.transform(x_BPD, dtype=dtype)
+
+    def generate(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        """The generator's logits at every token, [B, T, V]."""
+        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        return self.generator_head(x_BTD, self.embeddings.word.embedding[...], dtype=dtype)
+
+    def discriminate(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        """Logits for 'this token was replaced', [B, T]."""
+        x_BTD = _encode(self.embeddings, self.discriminator, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        return self.discriminator_head(x_BTD, dtype=dtype)
+
+
+def _encode(
+    embeddings: Embeddings,
+    encoder: Encoder,
+    ids_BT: jax.Array,
+    mask_BT: jax.Array,
+    types_BT: jax.Array,
+    *,
+    key: jax.Array | None,
+    dtype: DTypeLike,
+) -> jax.Array:
+    keys = split_key(key, 2)
+    x_BTE = embeddings(ids_BT, types_BT, key=keys[0])
+    return encoder(x_BTE, mask_BT, key=keys[1], dtype=dtype)
+
+
+class ElectraForSequenceClassification(nnx.Module):
+    """Logits of a whole text, [B, C]; regression with one label."""
+
+    def __init__(
+        self,
+        config: ElectraConfig,
+        *,
+        num_labels: int,
+        rngs_key: jax.Array,
+        head: ClassificationHeadKind = ClassificationHeadKind.HUGGINGFACE,
+    ) -> None:
+        keys = jax.random.split(rngs_key, 3)
+        self.embeddings = Embeddings(config, rngs_key=keys[0])
+        self.encoder = Encoder(config, rngs_key=keys[1])
+        self.head = ClassificationHead(
+            config, num_labels=num_labels, kind=ClassificationHeadKind(head), rngs_key=keys[2]
+        )
+
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        keys = split_key(key, 2)
+        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key=keys[0], dtype=dtype)
+        return self.head(x_BTD, key=keys[1], dtype=dtype)
+
+
+class ElectraForTokenClassification(nnx.Module):
+    """Logits of every token, [B, T, C]."""
+
+    def __init__(self, config: ElectraConfig, *, num_labels: int, rngs_key: jax.Array) -> None:
+        keys = jax.random.split(rngs_key, 3)
+        self.embeddings = Embeddings(config, rngs_key=keys[0])
+        self.encoder = Encoder(config, rngs_key=keys[1])
+        self.head = TokenHead(
+            config, num_labels=num_labels, dropout_rate=config.hidden_dropout_prob, rngs_key=keys[2]
+        )
+
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        keys = split_key(key, 2)
+        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key=keys[0], dtype=dtype)
+        return self.head(x_BTD, key=keys[1])
+
+
+class ElectraForQuestionAnswering(nnx.Module):
+    """Logits of every token as the first and as the last of the answer, [B, T, 2]."""
+
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
+        keys = jax.random.split(rngs_key, 3)
+        self.embeddings = Embeddings(config, rngs_key=keys[0])
+        self.encoder = Encoder(config, rngs_key=keys[1])
+        # No dropout before the head, in the original as in Hugging Face's.
+        self.head = TokenHead(config, num_labels=2, dropout_rate=0.0, rngs_key=keys[2])
+
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        return self.head(x_BTD, key=None)

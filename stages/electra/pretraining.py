@@ -1,0 +1,222 @@
+"""The pretraining objective: replaced-token detection (arXiv 2003.10555, section 3.1), and its metrics.
+
+Shapes: `B` batch, `T` tokens, `P` masked positions, `E` embedding width, `V` vocabulary, `S` score bins.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from stages.electra.config import ObjectiveConfig
+from stages.electra.corruption import Masked, mask_tokens, replace_tokens
+from stages.electra.losses import binary_cross_entropy, predict_words
+from stages.electra.model import Electra, Params, merge
+
+# The AUC is computed from counts of logits in equal bins between these bounds, since counts can be added up.
+# Scores in one bin count as ties.
+_NUM_SCORE_BINS = 2048
+_SCORE_BOUND = 16.0
+
+Batch = Mapping[str, jax.Array]
+Sums = dict[str, jax.Array]
+
+
+class Corrupted(NamedTuple):
+    """A batch as the two networks see it.
+
+    Attributes:
+      masked: What the generator sees and must guess.
+      ids_BT: What the discriminator sees.
+      replaced_BT: True where that differs from the text.
+      loss_BP: The generator's cross-entropy; slots without weight are to be ignored.
+      best_BP: The generator's likeliest tokens.
+      samples_BP: The tokens drawn from it.
+    """
+
+    masked: Masked
+    ids_BT: jax.Array
+    replaced_BT: jax.Array
+    loss_BP: jax.Array
+    best_BP: jax.Array
+    samples_BP: jax.Array
+
+
+def segments(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Which tokens are real, and their token types, from the lengths."""
+    position_1T = jnp.arange(batch["ids"].shape[1])[None]
+    mask_BT = position_1T < batch["length"][:, None]
+    types_BT = (mask_BT & (position_1T >= batch["first_length"][:, None])).astype(jnp.int32)
+    return mask_BT, types_BT
+
+
+def corrupt(
+    model: Electra,
+    batch: Batch,
+    *,
+    mask_key: jax.Array,
+    sample_key: jax.Array,
+    dropout_key: jax.Array | None,
+    objective: ObjectiveConfig,
+    special_ids: Mapping[str, int],
+    dtype: DTypeLike = jnp.float32,
+) -> Corrupted:
+    """Masks the batch, lets the generator guess, writes a sample of its guesses into the text."""
+    if objective.mask_fraction is None:
+        raise ValueError("mask_fraction is not set: resolve the objective for the model's size first")
+    mask_BT, types_BT = segments(batch)
+    masked = mask_tokens(
+        mask_key,
+        batch["ids"],
+        batch["length"],
+        # [UNK] may be masked; it is a word to guess like any other.
+        unmaskable_ids=tuple(special_ids[name] for name in ("pad", "cls", "sep", "mask")),
+        mask_id=special_ids["mask"],
+        mask_fraction=objective.mask_fraction,
+        mask_probability=objective.mask_probability,
+    )
+    x_BPE = model.generator_hidden(
+        masked.ids_BT, mask_BT, types_BT, masked.positions_BP, key=dropout_key, dtype=dtype
+    )
+    words = predict_words(
+        x_BPE.reshape(-1, x_BPE.shape[-1]),
+        model.embeddings.word.embedding[...],
+        model.generator_head.bias[...],
+        masked.targets_BP.reshape(-1),
+        key=sample_key,
+        temperature=objective.temperature,
+        dtype=dtype,
+    )
+    loss_BP, best_BP, samples_BP = (value.reshape(masked.positions_BP.shape) for value in words)
+    ids_BT, replaced_BT = replace_tokens(batch["ids"], masked, samples_BP)
+    return Corrupted(masked, ids_BT, replaced_BT, loss_BP, best_BP, samples_BP)
+
+
+def make_pretraining_loss(
+    graphdef: Any,
+    *,
+    objective: ObjectiveConfig,
+    special_ids: Mapping[str, int],
+    vocab_size: int,
+    dtype: DTypeLike = jnp.float32,
+) -> Callable[..., tuple[jax.Array, Sums]]:
+    """Makes `loss_fn(params, batch, key, *, train) -> (loss, sums)`.
+
+    Args:
+      graphdef: Structure of an `Electra`, from `split`.
+      objective: Resolved for the model's size.
+      special_ids: Ids of `pad`, `unk`, `cls`, `sep` and `mask`.
+      vocab_size: What every id must be below.
+      dtype: What matrix products take in.
+
+    Returns:
+      A function of parameters, a global batch (`ids` int32 [B, T], `length` and `first_length` int32 [B]) and
+      a key. `train` turns dropout on; masks and samples are drawn either way. Each loss is a mean over all
+      predictions of the batch. `sums` can be added up over batches; `summarize` makes metrics of them.
+    """
+    for name, token_id in special_ids.items():
+        if not 0 <= token_id < vocab_size:
+            raise ValueError(f"special token {name} has id {token_id}, the vocabulary has {vocab_size} ids")
+
+    def loss_fn(params: Params, batch: Batch, key: jax.Array, *, train: bool) -> tuple[jax.Array, Sums]:
+        model: Electra = merge(graphdef, params)
+        mask_key, sample_key, generator_key, discriminator_key = jax.random.split(key, 4)
+        corrupted = corrupt(
+            model,
+            batch,
+            mask_key=mask_key,
+            sample_key=sample_key,
+            dropout_key=generator_key if train else None,
+            objective=objective,
+            special_ids=special_ids,
+            dtype=dtype,
+        )
+        mask_BT, types_BT = segments(batch)
+        logits_BT = model.discriminate(
+            corrupted.ids_BT, mask_BT, types_BT, key=discriminator_key if train else None, dtype=dtype
+        )
+        sums = _sums(corrupted, mask_BT, logits_BT)
+        # A batch without a maskable token has no generator loss, rather than one of 0/0.
+        generator_loss = sums["generator/loss"] / jnp.maximum(sums["generator/tokens"], 1)
+        discriminator_loss = sums["discriminator/loss"] / jnp.maximum(sums["discriminator/tokens"], 1)
+        loss = (
+            objective.generator_weight * generator_loss + objective.discriminator_weight * discriminator_loss
+        )
+        # Weighted by its batch, so that the mean over batches is one of batches: it is the trained quantity.
+        sums["total/loss"] = loss
+        sums["total/batches"] = jnp.ones((), jnp.float32)
+        return loss, jax.lax.stop_gradient(sums)
+
+    return loss_fn
+
+
+def _sums(corrupted: Corrupted, mask_BT: jax.Array, logits_BT: jax.Array) -> Sums:
+    masked = corrupted.masked
+    real_BT = mask_BT.astype(jnp.float32)
+    replaced_BT = corrupted.replaced_BT & mask_BT
+    flagged_BT = (logits_BT > 0) & mask_BT
+
+    def count(condition: jax.Array) -> jax.Array:
+        return jnp.sum(condition, dtype=jnp.float32)
+
+    used_BP = masked.weights_BP > 0
+    return {
+        "generator/loss": jnp.sum(jnp.where(used_BP, corrupted.loss_BP, 0)),
+        "generator/tokens": count(used_BP),
+        "generator/best_correct": count(used_BP & (corrupted.best_BP == masked.targets_BP)),
+        "generator/sample_correct": count(used_BP & (corrupted.samples_BP == masked.targets_BP)),
+        "discriminator/loss": jnp.sum(real_BT * binary_cross_entropy(logits_BT, replaced_BT)),
+        "discriminator/tokens": jnp.sum(real_BT),
+        "discriminator/correct": count(mask_BT & (flagged_BT == replaced_BT)),
+        "replaced/tokens": count(replaced_BT),
+        "replaced/flagged": count(flagged_BT),
+        "replaced/found": count(flagged_BT & replaced_BT),
+        "replaced/scores": _histogram(logits_BT, replaced_BT),
+        "original/scores": _histogram(logits_BT, mask_BT & ~replaced_BT),
+    }
+
+
+def _histogram(logits_BT: jax.Array, counted_BT: jax.Array) -> jax.Array:
+    share_BT = (logits_BT + _SCORE_BOUND) / (2 * _SCORE_BOUND)
+    bin_BT = jnp.clip((share_BT * _NUM_SCORE_BINS).astype(jnp.int32), 0, _NUM_SCORE_BINS - 1)
+    zeros_S = jnp.zeros(_NUM_SCORE_BINS, jnp.float32)
+    return zeros_S.at[bin_BT.reshape(-1)].add(counted_BT.reshape(-1).astype(jnp.float32))
+
+
+def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of the batches whose sums were added up.
+
+    Where nothing was predicted or nothing replaced, precision and recall are 0, and the AUC is 0.5 unless
+    both classes occur.
+    """
+    total = {name: np.asarray(value, np.float64) for name, value in sums.items()}
+
+    def ratio(numerator: str, denominator: str) -> float:
+        below = float(total[denominator])
+        return float(total[numerator]) / below if below else 0.0
+
+    return {
+        "loss/total": ratio("total/loss", "total/batches"),
+        "loss/generator": ratio("generator/loss", "generator/tokens"),
+        "loss/discriminator": ratio("discriminator/loss", "discriminator/tokens"),
+        "masked/accuracy": ratio("generator/best_correct", "generator/tokens"),
+        "masked/share": ratio("generator/tokens", "discriminator/tokens"),
+        "sampled/accuracy": ratio("generator/sample_correct", "generator/tokens"),
+        "discriminator/accuracy": ratio("discriminator/correct", "discriminator/tokens"),
+        "replaced/precision": ratio("replaced/found", "replaced/flagged"),
+        "replaced/recall": ratio("replaced/found", "replaced/tokens"),
+        "replaced/share": ratio("replaced/tokens", "discriminator/tokens"),
+        "replaced/auc": area_under_curve(total["replaced/scores"], total["original/scores"]),
+    }
+
+
+def area_under_curve(positives_S: np.ndarray, negatives_S: np.ndarray) -> float:
+    """Chance that a positive scores above a negative, a tie half, from counts in bins of rising score."""
+    num_pairs = positives_S.sum() * negatives_S.sum()
+    if num_pairs == 0:
+        return 0.5
+    below_S = np.cumsum(negatives_S) - negatives_S
+    return float(np.sum(positives_S * (below_S + negatives_S / 2)) / num_pairs)
