@@ -86,3 +86,13 @@ def make_optimizer(
         parts.append(optax.stateless(scale_layers))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))
     return optax.chain(*parts)
+
+
+def parameter_table(params: optax.Params, *, lr_scale: Callable[[str], float] | None = None) -> str:
+    """One line a parameter: path, shape, decayed or not, factor on the learning rate. For people and reviews."""
+    rows = [
+        f"{path:<80} {str(tuple(leaf.shape)):<16} {'decay' if is_decayed(path) else '-':<6} "
+        f"{lr_scale(path) if lr_scale else 1.0:g}"
+        for path, leaf in zip(jax.tree.leaves(parameter_paths(params)), jax.tree.leaves(params), strict=True)
+    ]
+    return "\n".join([f"{'path':<80} {'shape':<16} {'decay':<6} lr scale", *rows]) + "\n"

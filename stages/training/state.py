@@ -54,7 +54,7 @@ def make_train_step(
         (_, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key, train=True)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        sums = sums | {"optimizer/gradient_norm": optax.global_norm(grads)}
+        sums = sums | {"optimizer/gradient_norm": optax.tree.norm(grads)}
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), sums
 
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)

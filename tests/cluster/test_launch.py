@@ -1,0 +1,66 @@
+"""Several JAX processes as one program: they compute together, come back when lost, and stop on errors."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from cluster.config import ClusterConfig
+from cluster.launch import launch
+
+TWO = ClusterConfig(num_processes=2, max_failures=2)
+
+
+def write_sum(folder: Path) -> None:
+    import jax
+    import numpy as np
+
+    from cluster.distributed import global_batch
+    from cluster.mesh import make_mesh, replicated
+
+    mesh = make_mesh()
+    rank = jax.process_index()
+    batch = global_batch(mesh, {"x": np.array([[1.0 + rank], [10.0 + rank]])})
+    assert batch["x"].shape == (4, 1)
+    total = jax.jit(lambda x: x[:, 0] @ np.array([1.0, 100.0, 1e4, 1e6]), out_shardings=replicated(mesh))(batch["x"])
+    (folder / f"sum-{rank}").write_text(str(float(total.addressable_data(0))))
+
+
+def die_once(folder: Path) -> None:
+    import jax
+
+    tries = folder / f"tries-{jax.process_index()}"
+    tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+    if jax.process_index() == 1 and len(tries.read_text()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_sum(folder)
+
+
+def refuse(folder: Path) -> None:
+    with (folder / "calls").open("a") as file:
+        file.write("x")
+    raise ValueError("batch_size is 3, must be a multiple of 2 devices")
+
+
+def run(worker, tmp_path: Path) -> None:
+    launch(worker, {"folder": tmp_path}, cluster=TWO, storage=UPath(tmp_path) / "ray")
+
+
+def test_processes_compute_over_the_rows_of_all_in_order(ray_cluster, tmp_path):
+    run(write_sum, tmp_path)
+    expected = 1.0 + 10.0 * 100 + 2.0 * 1e4 + 11.0 * 1e6
+    assert [float((tmp_path / f"sum-{rank}").read_text()) for rank in (0, 1)] == [expected, expected]
+
+
+def test_a_killed_process_is_replaced_and_all_start_again(ray_cluster, tmp_path):
+    run(die_once, tmp_path)
+    assert (tmp_path / "tries-1").read_text() == "xx"
+    assert (tmp_path / "sum-0").exists()
+
+
+def test_an_error_in_the_work_is_raised_as_it_is_and_not_tried_again(ray_cluster, tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 3, must be a multiple of 2 devices"):
+        run(refuse, tmp_path)
+    assert len((tmp_path / "calls").read_text()) <= 2

@@ -1,0 +1,98 @@
+"""Checkpoints: what is saved comes back, damage is passed over, other data is refused."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from upath import UPath
+
+from stages.training.checkpoint import Checkpoints, saved_step
+from stages.training.config import OptimizerConfig
+from stages.training.optimizer import make_optimizer
+from stages.training.state import TrainState, init_state, make_train_step
+
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, num_steps=10, warmup_steps=0))
+
+
+def noisy_loss(params, batch, key, *, train):
+    noise = jax.random.normal(key, (3,))
+    return jnp.sum((params["kernel"] @ params["bias"] - noise) ** 2), {}
+
+
+def fresh_state() -> TrainState:
+    return init_state({"kernel": jnp.ones((3, 3)), "bias": jnp.arange(3.0)}, OPTIMIZER)
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.fixture()
+def folder(tmp_path) -> UPath:
+    return UPath(tmp_path) / "checkpoints"
+
+
+def save_steps(folder: UPath, last: int, **identity: str) -> list[TrainState]:
+    """Trains `last` steps and saves each; the states, on the host."""
+    step_fn = make_train_step(noisy_loss, OPTIMIZER, seed=1)
+    state, states = fresh_state(), []
+    checkpoints = Checkpoints(folder, keep=3, identity=identity)
+    for step in range(1, last + 1):
+        state, _ = step_fn(state, {})
+        checkpoints.save(state, step=step)
+        states.append(jax.tree.map(np.array, state))
+    checkpoints.close()
+    return states
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(folder):
+    whole = save_steps(folder / "whole", 6)[-1]
+    save_steps(folder / "half", 3)
+    state = Checkpoints(folder / "half", keep=3, identity={}).restore_newest(fresh_state())
+    step_fn = make_train_step(noisy_loss, OPTIMIZER, seed=1)
+    for _ in range(3):
+        state, _ = step_fn(state, {})
+    assert_same(state, whole)
+
+
+def test_only_the_newest_are_kept(folder):
+    save_steps(folder, 5)
+    assert sorted(int(entry.name) for entry in folder.iterdir()) == [3, 4, 5]
+    assert saved_step(folder) == 5
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_loudly_and_written_again(folder, caplog):
+    states = save_steps(folder, 3)
+    for file in (folder / "3" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    checkpoints = Checkpoints(folder, keep=3, identity={})
+    with caplog.at_level(logging.WARNING):
+        state = checkpoints.restore_newest(fresh_state())
+    assert_same(state, states[1])
+    assert "3: this checkpoint cannot be read and is passed over" in caplog.text
+    checkpoints.save(state, step=3)
+    checkpoints.close()
+    assert saved_step(folder) == 3
+
+
+def test_checkpoints_of_other_data_are_refused(folder):
+    save_steps(folder, 1, shards="one")
+    with pytest.raises(ValueError, match=r"of other data: expected .*two.*found .*one"):
+        Checkpoints(folder, keep=3, identity={"shards": "two"}).restore_newest(fresh_state())
+
+
+def test_without_checkpoints_there_is_nothing_to_restore(folder):
+    assert Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state()) is None
+    assert saved_step(folder / "absent") is None
+
+
+def test_if_none_can_be_read_the_run_stops_instead_of_starting_anew(folder):
+    save_steps(folder, 2)
+    for file in folder.rglob("*"):
+        if file.is_file() and "/state/" in str(file):
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[1, 2\] can be read"):
+        Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())

@@ -1,0 +1,116 @@
+"""The optimizer against a plain transcription of the paper's algorithm, and its schedule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stages.training.config import OptimizerConfig
+from stages.training.optimizer import is_decayed, make_optimizer, make_schedule, parameter_table
+
+
+def make_params(rng: np.random.Generator) -> dict:
+    return {
+        "layers": {
+            "0": {
+                "kernel": rng.normal(size=(4, 3)),
+                "bias": rng.normal(size=3),
+                "layer_norm": {"scale": rng.normal(size=3), "bias": rng.normal(size=3)},
+            },
+            "1": {"kernel": rng.normal(size=(3, 2))},
+        }
+    }
+
+
+def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy():
+    rng = np.random.default_rng(0)
+    config = OptimizerConfig(
+        learning_rate=0.01, num_steps=50, warmup_steps=7, weight_decay=0.1, clip_norm=1.0, adam_eps=1e-6
+    )
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, make_params(rng))
+        expected = jax.tree.map(np.array, params)
+        optimizer = make_optimizer(config)
+        state = optimizer.init(params)
+        m = jax.tree.map(np.zeros_like, expected)
+        v = jax.tree.map(np.zeros_like, expected)
+        for step in range(50):
+            grads = jax.tree.map(lambda p: rng.normal(size=p.shape) * (0.1 if step % 2 else 3.0), expected)
+            updates, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, params)
+            params = jax.tree.map(lambda p, u: p + u, params, updates)
+
+            norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
+            rate = 0.01 * (1 - step / 50) * min(1.0, step / 7)
+            flat, tree = jax.tree_util.tree_flatten_with_path(grads)
+            keep = jax.tree.leaves(expected), jax.tree.leaves(m), jax.tree.leaves(v)
+            for (path, g), p, m_, v_ in zip(flat, *keep, strict=True):
+                g = g * min(1.0, 1.0 / norm)
+                m_[...] = 0.9 * m_ + 0.1 * g
+                v_[...] = 0.999 * v_ + 0.001 * g**2
+                update = m_ / (np.sqrt(v_) + 1e-6)
+                if "kernel" in str(path[-1]):
+                    update = update + 0.1 * p
+                p[...] = p - rate * update
+        for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_the_rate_is_zero_at_first_peaks_after_warmup_and_ends_at_zero():
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, num_steps=100, warmup_steps=10))
+    assert float(schedule(0)) == 0.0
+    assert float(schedule(10)) == pytest.approx(0.9)
+    assert max(float(schedule(step)) for step in range(101)) == pytest.approx(0.9)
+    assert float(schedule(100)) == 0.0
+
+
+def test_no_warmup_is_not_a_division_by_zero():
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, num_steps=4, warmup_steps=0))
+    assert [float(schedule(step)) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("path", "decayed"),
+    [
+        ("embeddings/word/embedding", True),
+        ("discriminator/layers/0/attention/query/kernel", True),
+        ("discriminator/layers/0/attention/query/bias", False),
+        ("embeddings/layer_norm/scale", False),
+        ("generator_head/bias", False),
+    ],
+)
+def test_biases_and_layer_norms_are_not_decayed_and_embeddings_are(path, decayed):
+    assert is_decayed(path) is decayed
+
+
+def test_layer_scales_multiply_the_update_of_their_layer_only():
+    config = OptimizerConfig(learning_rate=0.1, num_steps=10, warmup_steps=0, weight_decay=0.0)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make_params(np.random.default_rng(0)))
+    grads = jax.tree.map(jnp.ones_like, params)
+
+    def updates(lr_scale):
+        optimizer = make_optimizer(config, lr_scale=lr_scale)
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    plain, scaled = updates(None), updates(lambda path: 0.5 if path.startswith("layers/1/") else 1.0)
+    np.testing.assert_allclose(scaled["layers"]["1"]["kernel"], 0.5 * plain["layers"]["1"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(scaled["layers"]["0"]["kernel"], plain["layers"]["0"]["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"warmup_steps": 11}, "warmup_steps is 11, must be from 0 to num_steps = 10"),
+        ({"num_steps": 0}, "num_steps is 0"),
+        ({"adam_b2": 1.0}, "adam_b2 is 1.0"),
+    ],
+)
+def test_impossible_hyperparameters_are_refused_with_the_numbers(change, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**({"learning_rate": 1e-3, "num_steps": 10, "warmup_steps": 1} | change))
+
+
+def test_the_parameter_table_names_every_parameter_once():
+    table = parameter_table(make_params(np.random.default_rng(0)))
+    assert len(table.splitlines()) == 6
+    assert "layers/0/layer_norm/scale" in table
