@@ -2,13 +2,18 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 from upath import UPath
 
 from cluster.config import ClusterConfig
 from cluster.launch import launch
+
+# The workers cannot import this file; its functions travel as code.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 TWO = ClusterConfig(num_processes=2, max_failures=2)
 
