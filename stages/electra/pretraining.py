@@ -145,9 +145,10 @@ def make_pretraining_loss(
         loss = (
             objective.generator_weight * generator_loss + objective.discriminator_weight * discriminator_loss
         )
-        # Weighted by its batch, so that the mean over batches is one of batches: it is the trained quantity.
-        sums["total/loss"] = loss
+        # The total of many batches is that of their predictions, not a mean of means: so carry the weights.
         sums["total/batches"] = jnp.ones((), jnp.float32)
+        sums["total/generator_weight"] = jnp.float32(objective.generator_weight)
+        sums["total/discriminator_weight"] = jnp.float32(objective.discriminator_weight)
         return loss, jax.lax.stop_gradient(sums)
 
     return loss_fn
@@ -198,10 +199,13 @@ def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         below = float(total[denominator])
         return float(total[numerator]) / below if below else 0.0
 
+    generator_loss = ratio("generator/loss", "generator/tokens")
+    discriminator_loss = ratio("discriminator/loss", "discriminator/tokens")
     return {
-        "loss/total": ratio("total/loss", "total/batches"),
-        "loss/generator": ratio("generator/loss", "generator/tokens"),
-        "loss/discriminator": ratio("discriminator/loss", "discriminator/tokens"),
+        "loss/total": ratio("total/generator_weight", "total/batches") * generator_loss
+        + ratio("total/discriminator_weight", "total/batches") * discriminator_loss,
+        "loss/generator": generator_loss,
+        "loss/discriminator": discriminator_loss,
         "masked/accuracy": ratio("generator/best_correct", "generator/tokens"),
         "masked/share": ratio("generator/tokens", "discriminator/tokens"),
         "sampled/accuracy": ratio("generator/sample_correct", "generator/tokens"),

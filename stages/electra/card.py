@@ -1,0 +1,74 @@
+"""Model cards: the README.md of a Hugging Face folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a folder's README.md says.
+
+    Attributes:
+      title: First heading.
+      summary: What the model is and what it was trained on, in Markdown.
+      usage: Python that loads it.
+      license: Identifier of the Hub's list (`apache-2.0`), or None where it was not stated.
+      language: ISO 639-1 codes.
+      tags: Further tags of the Hub.
+      datasets: Names of the Hub's datasets.
+      base_model: What it was fine-tuned from.
+      task: The Hub's name of the task (`text-classification`), for `results`.
+      dataset: Name of the data that `results` were measured on.
+      results: Scores by the metric's name.
+    """
+
+    title: str
+    summary: str
+    usage: str = ""
+    license: str | None = None
+    language: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+    task: str | None = None
+    dataset: str | None = None
+    results: Mapping[str, float] = field(default_factory=dict)
+
+    def render(self) -> str:
+        """The README.md, with the Hub's metadata on top. JSON values are YAML values."""
+        metadata: dict[str, object] = {
+            "language": list(self.language),
+            "license": self.license,
+            "library_name": "transformers",
+            "tags": ["electra", *self.tags],
+            "datasets": list(self.datasets),
+            "base_model": self.base_model,
+            "pipeline_tag": self.task,
+            "metrics": list(self.results) if self.task else [],
+            "model-index": self._model_index(),
+        }
+        lines = ["---"]
+        lines += [
+            f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items() if value
+        ]
+        lines += ["---", "", f"# {self.title}", "", self.summary.strip(), ""]
+        if self.usage:
+            lines += ["## Use", "", "```python", self.usage.strip(), "```", ""]
+        if self.results:
+            lines += ["## Results", "", "| metric | value |", "| --- | --- |"]
+            lines += [f"| {name} | {value:.4g} |" for name, value in self.results.items()]
+            lines += [""]
+        return "\n".join(lines)
+
+    def _model_index(self) -> list[object]:
+        if not (self.results and self.task):
+            return []
+        dataset = self.dataset or "unnamed"
+        metrics = [{"type": name, "value": value} for name, value in self.results.items()]
+        result = {
+            "task": {"type": self.task},
+            "dataset": {"name": dataset, "type": dataset},
+            "metrics": metrics,
+        }
+        return [{"name": self.title, "results": [result]}]

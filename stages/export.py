@@ -1,0 +1,115 @@
+"""Writes the pretrained discriminator and generator as Hugging Face folders."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.context import StageContext
+
+if TYPE_CHECKING:
+    from stages.electra.card import ModelCard
+    from stages.electra.config import ElectraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What the model cards say.
+
+    Attributes:
+      name: Name of the model, the first word of both cards' titles.
+      language: ISO 639-1 codes of the text.
+      license: Of the weights, as the Hugging Face hub names it (`apache-2.0`); None leaves it open.
+      datasets: Names of the training text.
+      tags: Further tags.
+    """
+
+    name: str = "electra"
+    language: tuple[str, ...] = ("en",)
+    license: str | None = None
+    datasets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError("name is empty, must be the name of the model")
+
+
+def run(config: ExportConfig, context: StageContext) -> None:
+    """Writes `discriminator/` and `generator/`.
+
+    Raises:
+      ConversionError: The pretrained parameters are not those of their configuration.
+    """
+    from cluster.storage import read_json
+    from stages.electra.config import ElectraConfig
+    from stages.electra.huggingface import Architecture
+    from stages.electra.pretrained import load_parameters, save_pretrained
+
+    pretrained, tokenizer = context.inputs["pretrain"], context.inputs["vocab"]
+    networks = read_json(pretrained / "model" / "config.json")
+    heldout = read_json(pretrained / "result.json").get("heldout") or {}
+    params = load_parameters(pretrained / "model" / "parameters.safetensors")
+    for name, architecture in (
+        ("discriminator", Architecture.PRETRAINING),
+        ("generator", Architecture.MASKED_LM),
+    ):
+        network = ElectraConfig.from_dict(networks[name])
+        save_pretrained(
+            context.output / name,
+            architecture=architecture,
+            config=network,
+            params={
+                # The embeddings are one for both in training; each folder gets its own copy.
+                "embeddings": params["embeddings"],
+                "encoder": params[name],
+                "head": params[f"{name}_head"],
+            },
+            tokenizer=tokenizer,
+            card=_card(config, name=name, network=network, heldout=heldout),
+        )
+        context.tracker.model(str(context.output / name), name=name)
+
+
+def _card(
+    config: ExportConfig, *, name: str, network: "ElectraConfig", heldout: Mapping[str, float]
+) -> "ModelCard":
+    from stages.electra.card import ModelCard
+
+    shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"
+    task: str | None
+    metrics: tuple[str, ...]
+    if name == "discriminator":
+        task, metrics = None, ("loss/discriminator", "replaced/precision", "replaced/recall", "replaced/auc")
+        summary = (
+            f"An ELECTRA discriminator ({shape}), pretrained to tell replaced tokens from original ones "
+            "(arXiv 2003.10555). Fine-tune it for classification, tagging or question answering."
+        )
+        usage = (
+            "from transformers import AutoTokenizer, ElectraForPreTraining\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/discriminator")\n'
+            'model = ElectraForPreTraining.from_pretrained("path/to/discriminator")\n'
+            'logits = model(**tokenizer("a text", return_tensors="pt")).logits  # above 0: replaced\n'
+        )
+    else:
+        task, metrics = "fill-mask", ("loss/generator", "masked/accuracy")
+        summary = (
+            f"The generator of an ELECTRA model ({shape}), a small masked language model (arXiv 2003.10555). "
+            "For fine-tuning use the discriminator."
+        )
+        usage = (
+            "from transformers import pipeline\n\n"
+            'fill = pipeline("fill-mask", model="path/to/generator")\n'
+            'fill("a [MASK] of text")\n'
+        )
+    return ModelCard(
+        title=f"{config.name} {name}",
+        summary=summary,
+        usage=usage,
+        license=config.license,
+        language=config.language,
+        tags=config.tags,
+        datasets=config.datasets,
+        task=task,
+        dataset="held-out part of the training text",
+        results={metric: heldout[metric] for metric in metrics if metric in heldout},
+    )
