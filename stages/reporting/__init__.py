@@ -1,0 +1,1 @@
+"""What the report stage does: collect results, work out statistics, draw, write pages."""

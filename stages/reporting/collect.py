@@ -1,0 +1,214 @@
+"""Reads what the other stages left in their folders. Nothing is judged or computed here."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import read_json
+
+
+class Init(StrEnum):
+    """Weights that a fine-tuning run started from."""
+
+    PRETRAINED = "pretrained"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """How one stage was run: its folder, its resolved config and its manifest ({} where absent)."""
+
+    name: str
+    folder: UPath
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """One finished fine-tuning run.
+
+    Attributes:
+      result: The run's result.json.
+      curve: Its metrics.jsonl.
+      generated: Whether its data came from the `sample` stage.
+    """
+
+    stage: str
+    task: str
+    seed: int
+    init: Init
+    primary: str
+    scores: Mapping[str, float]
+    warnings: tuple[str, ...]
+    result: Mapping[str, Any]
+    curve: tuple[Mapping[str, Any], ...]
+    generated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Something that this report ought to show and cannot, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """Curves and end state of pretraining."""
+
+    metrics: tuple[Mapping[str, Any], ...]
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that the other stages left."""
+
+    stages: tuple[StageRecord, ...]
+    runs: tuple[FineTuning, ...]
+    pretraining: Pretraining | None
+    documents: Mapping[str, Any]
+    shards: Mapping[str, Any]
+    vocabulary: Mapping[str, Any]
+    gaps: tuple[Gap, ...] = field(default=())
+
+
+def collect(inputs: Mapping[str, UPath]) -> Results:
+    """Reads every input folder.
+
+    Args:
+      inputs: Output folders by full stage name (`pretrain`, `finetune/cola/seed-0`, …).
+
+    Raises:
+      ValueError: A file is there but is not what its stage writes; the message names file and line.
+    """
+    gaps: list[Gap] = []
+    runs = [
+        run
+        for name, folder in inputs.items()
+        if name.startswith("finetune/") and (run := _read_finetuning(name, folder, inputs, gaps)) is not None
+    ]
+    return Results(
+        stages=tuple(_read_record(name, folder) for name, folder in inputs.items()),
+        runs=tuple(sorted(runs, key=lambda run: (run.task, run.init, run.seed))),
+        pretraining=_read_pretraining(inputs, gaps),
+        documents=_read_object(inputs, "ingest", "counts.json", gaps),
+        shards=_read_object(inputs, "shard", "index.json", gaps),
+        vocabulary=_read_object(inputs, "vocab", "info.json", gaps),
+        gaps=tuple(gaps),
+    )
+
+
+def read_records(path: UPath) -> tuple[Mapping[str, Any], ...]:
+    """Reads a metrics.jsonl, in order of steps.
+
+    Raises:
+      ValueError: A line is no object with an integer `step`.
+    """
+    records: list[Mapping[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not valid JSON ({error}); found {line[:80]!r}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(
+                f'{path}:{number}: expected an object with an integer "step", found {line[:80]!r}'
+            )
+        records.append(record)
+    return tuple(sorted(records, key=lambda record: record["step"]))
+
+
+def _read_record(name: str, folder: UPath) -> StageRecord:
+    return StageRecord(
+        name=name,
+        folder=folder,
+        config=_read_if_there(folder / "config.json"),
+        manifest=_read_if_there(folder / "manifest.json"),
+    )
+
+
+def _read_if_there(path: UPath) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _read_object(inputs: Mapping[str, UPath], stage: str, name: str, gaps: list[Gap]) -> Mapping[str, Any]:
+    """A stage that is not part of the run is no gap; one that left no file is."""
+    if stage not in inputs:
+        return {}
+    path = inputs[stage] / name
+    if not path.exists():
+        gaps.append(Gap(what=stage, reason=f"it left no {name} in {inputs[stage]}"))
+    return _read_if_there(path)
+
+
+def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraining | None:
+    if "pretrain" not in inputs:
+        return None
+    folder = inputs["pretrain"]
+    if not (folder / "metrics.jsonl").exists():
+        gaps.append(Gap(what="pretrain", reason=_failure(folder) or f"it left no metrics.jsonl in {folder}"))
+        return None
+    return Pretraining(
+        metrics=read_records(folder / "metrics.jsonl"),
+        result=_read_object(inputs, "pretrain", "result.json", gaps),
+    )
+
+
+def _read_finetuning(
+    name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]
+) -> FineTuning | None:
+    path = folder / "result.json"
+    if not path.exists():
+        gaps.append(
+            Gap(what=name, reason=_failure(folder) or f"it did not finish: no result.json in {folder}")
+        )
+        return None
+    result = _read_if_there(path)
+    missing = [key for key in ("task", "seed", "init", "primary", "scores") if key not in result]
+    if missing:
+        raise ValueError(
+            f"{path}: lacks {', '.join(missing)}; found {', '.join(sorted(result)) or 'nothing'}"
+        )
+    if result["primary"] not in result["scores"]:
+        raise ValueError(
+            f"{path}: the primary metric is {result['primary']!r}, "
+            f"but scores holds {', '.join(sorted(result['scores'])) or 'nothing'}"
+        )
+    curve = folder / "metrics.jsonl"
+    return FineTuning(
+        stage=name,
+        task=str(result["task"]),
+        seed=int(result["seed"]),
+        init=Init(result["init"]),
+        primary=str(result["primary"]),
+        scores=dict(result["scores"]),
+        warnings=tuple(str(warning) for warning in result.get("warnings", ())),
+        result=result,
+        curve=read_records(curve) if curve.exists() else (),
+        generated=_is_generated(_read_if_there(folder / "config.json"), inputs),
+    )
+
+
+def _failure(folder: UPath) -> str:
+    """Why a stage failed, where the runner wrote it down."""
+    return str(_read_if_there(folder / "failure.json").get("error", ""))
+
+
+def _is_generated(config: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:
+    """Whether any location in the config lies in the `sample` stage's folder."""
+    if "sample" not in inputs:
+        return False
+    text = json.dumps(config)
+    return "{sample}" in text or json.dumps(str(inputs["sample"]))[1:-1] in text

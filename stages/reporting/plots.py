@@ -1,0 +1,332 @@
+"""The report's plots. Each is one panel of the size of a phone's screen, so that its text stays readable there."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from stages.reporting.collect import FineTuning, Init, Results
+from stages.reporting.summary import Summary
+
+# Distinguishable with any colour vision (Okabe and Ito, 2008).
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#8F5A86", "#7A7A7A"
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A drawn plot.
+
+    Attributes:
+      name: File name without ending.
+      section: Part of the report that shows it: `scores`, `pretraining`, `finetuning`.
+      caption: What it shows, in words, also for those who cannot see it.
+    """
+
+    name: str
+    section: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Series:
+    """One line of a curve plot: a metric of one split. `raw` draws its unsmoothed points behind it."""
+
+    metric: str
+    split: str
+    label: str
+    color: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curve:
+    name: str
+    title: str
+    unit: str
+    caption: str
+    series: tuple[_Series, ...]
+    percent: bool = False
+    from_zero: bool = False
+
+
+def _both(metric: str) -> tuple[_Series, ...]:
+    return (
+        _Series(metric=metric, split="train", label="training", color=BLUE),
+        _Series(metric=metric, split="heldout", label="held out", color=ORANGE),
+    )
+
+
+_CURVES = (
+    _Curve(
+        name="loss-generator",
+        title="Generator loss",
+        unit="cross-entropy, nats per masked token",
+        caption="Masked language modelling loss of the generator. Pale: as logged; bold: smoothed.",
+        series=_both("loss/generator"),
+    ),
+    _Curve(
+        name="loss-discriminator",
+        title="Discriminator loss",
+        unit="cross-entropy, nats per token",
+        caption="Loss of the discriminator over all tokens, before its weight is applied.",
+        series=_both("loss/discriminator"),
+    ),
+    _Curve(
+        name="replaced-precision-recall",
+        title="Replaced tokens found, held-out text",
+        unit="share (%)",
+        caption="Precision and recall of the tokens that the discriminator flags as replaced, at threshold 0.5.",
+        series=(
+            _Series(metric="replaced/precision", split="heldout", label="precision", color=BLUE),
+            _Series(metric="replaced/recall", split="heldout", label="recall", color=ORANGE),
+        ),
+        percent=True,
+        from_zero=True,
+    ),
+    _Curve(
+        name="replaced-auc",
+        title="Replaced against original tokens",
+        unit="area under the ROC curve",
+        caption="How well the discriminator's logits separate replaced from original tokens; 0.5 is chance.",
+        series=_both("replaced/auc"),
+    ),
+    _Curve(
+        name="masked-accuracy",
+        title="Generator accuracy, held-out text",
+        unit="share of masked tokens (%)",
+        caption="How often the generator's most likely token, and its sampled token, is the original one.",
+        series=(
+            _Series(metric="masked/accuracy", split="heldout", label="most likely token", color=BLUE),
+            _Series(metric="sampled/accuracy", split="heldout", label="sampled token", color=ORANGE),
+        ),
+        percent=True,
+        from_zero=True,
+    ),
+    _Curve(
+        name="learning-rate",
+        title="Learning rate",
+        unit="learning rate",
+        caption="Learning rate by step: warm-up, then linear decay.",
+        series=(_Series(metric="optimizer/learning_rate", split="train", label="", color=BLUE),),
+        from_zero=True,
+    ),
+    _Curve(
+        name="gradient-norm",
+        title="Gradient norm before clipping",
+        unit="L2 norm over both networks",
+        caption="Norm of the joint gradient of generator and discriminator, before it is clipped.",
+        series=(_Series(metric="optimizer/gradient_norm", split="train", label="", color=BLUE),),
+        from_zero=True,
+    ),
+    _Curve(
+        name="throughput",
+        title="Throughput",
+        unit="tokens per second",
+        caption="Real tokens (padding excluded) pretrained on per second, over all processes.",
+        series=(_Series(metric="throughput/tokens_per_second", split="train", label="", color=BLUE),),
+        from_zero=True,
+    ),
+)
+# Drawn as they are: smoothing would bend them.
+_EXACT = {"optimizer/learning_rate"}
+
+
+def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[Plot]:
+    """Draws every plot that there are numbers for.
+
+    Args:
+      smoothing: See `smooth`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        plots = [] if not summary.tasks else [_draw_scores(summary)]
+        if results.pretraining is not None:
+            metrics = results.pretraining.metrics
+            drawn = (_draw_curve(curve, metrics, smoothing=smoothing) for curve in _CURVES)
+            plots += [plot for plot in drawn if plot is not None]
+        for task in summary.tasks:
+            runs = [run for run in results.runs if run.task == task.task]
+            plot = _draw_finetuning(task.task, runs, smoothing=smoothing)
+            plots += [plot] if plot is not None else []
+    return plots
+
+
+def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
+    """Exponential moving average without the pull of its first value.
+
+    `y_n = sum_k d^(n-k) x_k / sum_k d^(n-k)`, `d = 1 - 1/w`, where the width `w` is `smoothing` times the number
+    of values, at least 1 (no smoothing). Values that are not finite are left out of both sums.
+    """
+    decay = 1.0 - 1.0 / max(1.0, smoothing * len(values))
+    smoothed = np.full(len(values), np.nan)
+    total = weight = 0.0
+    for index, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = decay * total + value, decay * weight + 1.0
+            smoothed[index] = total / weight
+    return smoothed
+
+
+def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    chosen = [row for row in records if row.get("split", "train") == split and row.get(metric) is not None]
+    steps = np.array([row["step"] for row in chosen], np.float64)
+    return steps, np.array([row[metric] for row in chosen], np.float64)
+
+
+def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothing: float) -> Plot | None:
+    figure, axes = _new_figure()
+    drawn = 0
+    for series in curve.series:
+        steps, values = _points(metrics, series.metric, series.split)
+        if not np.isfinite(values).any():
+            continue
+        drawn += 1
+        values = values * (100.0 if curve.percent else 1.0)
+        exact = series.metric in _EXACT or series.split == "heldout" or smoothing == 0
+        if not exact:
+            axes.plot(steps, values, color=series.color, alpha=0.25, linewidth=0.9)
+        marker = "o" if series.split == "heldout" and len(steps) <= 40 else None
+        axes.plot(
+            steps,
+            values if exact else smooth(values, smoothing=smoothing),
+            color=series.color,
+            marker=marker or ("o" if len(steps) == 1 else None),
+            markersize=3.5,
+            label=series.label or None,
+        )
+    if not drawn:
+        return None
+    axes.set_title(curve.title)
+    axes.set_ylabel(curve.unit)
+    if curve.from_zero:
+        axes.set_ylim(bottom=0)
+    _format_axes(axes, with_legend=len(curve.series) > 1)
+    return Plot(name=curve.name, section="pretraining", caption=curve.caption, png=_to_png(figure))
+
+
+def _draw_scores(summary: Summary) -> Plot:
+    """Every seed as a point and the median as a stroke, pretrained above random, a row a task."""
+    tasks = summary.tasks
+    figure, axes = _new_figure(height=1.15 + 0.62 * len(tasks))
+    shown: set[Init] = set()
+    for row, task in enumerate(tasks):
+        for init, color, offset in ((Init.PRETRAINED, BLUE, -0.16), (Init.RANDOM, GREY, 0.16)):
+            statistics = task.of(init)
+            if statistics is None:
+                continue
+            scores = list(statistics.seeds.values())
+            label = f"from {init} weights" if init not in shown else None
+            shown.add(init)
+            axes.scatter(
+                scores, [row + offset] * len(scores), s=26, color=color, alpha=0.6, label=label, zorder=3
+            )
+            low, high = row + offset - 0.14, row + offset + 0.14
+            axes.vlines(statistics.median, low, high, color=color, linewidth=2.4, zorder=4)
+    axes.set_yticks(
+        range(len(tasks)), [f"{_escape(task.task)}\n{_escape(metric_label(task.primary))}" for task in tasks]
+    )
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    lowest = min(min(s.seeds.values()) for task in tasks for init in Init if (s := task.of(init)) is not None)
+    axes.set_xlim(min(0.0, lowest * 1.08) - 2, 103)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("score (%)")
+    axes.set_title("Scores by seed; strokes are medians", pad=24)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.1, handletextpad=0.2)
+    caption = "The primary score of every fine-tuning run. Strokes are medians over seeds."
+    return Plot(name="scores", section="scores", caption=caption, png=_to_png(figure))
+
+
+def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float) -> Plot | None:
+    figure, axes = _new_figure()
+    drawn: set[Init] = set()
+    for run in sorted(runs, key=lambda run: run.init is Init.PRETRAINED):
+        steps, values = _points(run.curve, "loss", "train")
+        if not np.isfinite(values).any():
+            continue
+        color = BLUE if run.init is Init.PRETRAINED else GREY
+        label = f"from {run.init} weights" if run.init not in drawn else None
+        drawn.add(run.init)
+        # Fine-tuning is short and its batches are small: the raw losses of several seeds hide one another.
+        axes.plot(
+            steps, smooth(values, smoothing=max(smoothing, 0.05)), color=color, linewidth=1.4, label=label
+        )
+    if not drawn:
+        return None
+    axes.set_title(_escape(task))
+    axes.set_ylabel("training loss, smoothed")
+    axes.set_ylim(bottom=0)
+    _format_axes(axes, with_legend=True)
+    caption = f"Training loss of {task}, a line a seed."
+    return Plot(
+        name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure)
+    )
+
+
+def metric_label(metric: str) -> str:
+    """A metric's name for readers."""
+    names = {"f1": "F1", "matthews": "Matthews correlation", "pearson": "Pearson", "spearman": "Spearman"}
+    return names.get(metric, metric.replace("_", " "))
+
+
+def _new_figure(*, height: float = 3.3) -> tuple[Figure, Axes]:
+    # A Figure of its own instead of pyplot: no global state, no display, safe in any thread.
+    figure = Figure(figsize=(5.2, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _format_axes(axes: Axes, *, with_legend: bool) -> None:
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(_thousands())
+    low, high = axes.get_ylim()
+    if high >= 1000:
+        axes.yaxis.set_major_formatter(_thousands())
+    elif high < 0.01:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+    if with_legend:
+        axes.legend(loc="best")
+
+
+def _thousands() -> FuncFormatter:
+    to_text: Callable[[float, Any], str] = lambda value, _: f"{value:,.0f}"  # noqa: E731
+    return FuncFormatter(to_text)
+
+
+def _escape(text: str) -> str:
+    """Matplotlib reads dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _file_name(task: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in task)
+
+
+def _to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the software's version the same numbers give the same bytes.
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,324 @@
+"""Writes the pages: everything that both templates show is prepared once, as text, in `_view`."""
+
+import base64
+import json
+import math
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jinja2
+import yaml
+
+from stages.reporting.collect import Init, Results, StageRecord
+from stages.reporting.plots import Plot, metric_label
+from stages.reporting.published import CHECKPOINTS, STATEMENT
+from stages.reporting.summary import Statistics, Summary, TaskSummary
+
+_PACKAGES = (
+    "electra-pipeline", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ray", "mlflow", "numpy", "pyarrow",
+    "tokenizers", "scikit-learn", "seqeval",
+)  # fmt: skip
+
+_HELDOUT = {
+    "loss/generator": "Generator loss (nats per masked token)",
+    "loss/discriminator": "Discriminator loss (nats per token)",
+    "masked/accuracy": "Masked tokens predicted right (%)",
+    "sampled/accuracy": "Masked tokens sampled right (%)",
+    "discriminator/accuracy": "Discriminator accuracy (%)",
+    "replaced/share": "Tokens replaced (%)",
+    "replaced/precision": "Replaced tokens: precision (%)",
+    "replaced/recall": "Replaced tokens: recall (%)",
+    "replaced/auc": "Replaced against original: AUC",
+}
+_NOT_PERCENT = {"loss/generator", "loss/discriminator", "replaced/auc"}
+_MISSING = "–"
+
+
+def render_html(*, title: str, results: Results, summary: Summary, plots: Sequence[Plot]) -> str:
+    """One page that needs nothing else: styles and plots are in it."""
+    environment = _environment(autoescape=True)
+    return environment.get_template("report.html.jinja").render(_view(title, results, summary, plots))
+
+
+def render_markdown(*, title: str, results: Results, summary: Summary, plots: Sequence[Plot]) -> str:
+    """The same in Markdown; plots are links to plots/*.png beside it."""
+    environment = _environment(autoescape=False)
+    return environment.get_template("report.md.jinja").render(_view(title, results, summary, plots))
+
+
+def format_number(value: float | None, *, digits: int = 1, signed: bool = False) -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return _MISSING
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def format_duration(seconds: float) -> str:
+    """`48 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _environment(*, autoescape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stages.reporting", "templates"),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = _escape_markdown
+    return environment
+
+
+def _escape_markdown(text: object) -> str:
+    """Keeps text inside a table cell, and as text."""
+    escaped = " ".join(str(text).split())
+    for character in "\\`*_[]<>|#":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped
+
+
+def _view(title: str, results: Results, summary: Summary, plots: Sequence[Plot]) -> dict[str, Any]:
+    records = {record.name: record for record in results.stages}
+    return {
+        "title": title,
+        "verdicts": _verdicts(results, summary),
+        "tasks": [_task_view(task, results) for task in summary.tasks],
+        "has_random": any(task.random is not None for task in summary.tasks),
+        "metrics": list(_metric_rows(summary)),
+        "published": _published_view(summary),
+        "runs": _run_rows(results),
+        "gaps": summary.gaps,
+        "warnings": summary.warnings,
+        "pretraining": _pretraining_rows(results),
+        "throughput": _throughput(results),
+        "pretrained_here": results.pretraining is not None,
+        "plots": {
+            section: [
+                {
+                    "name": plot.name,
+                    "caption": plot.caption,
+                    "base64": base64.b64encode(plot.png).decode(),
+                }
+                for plot in plots
+                if plot.section == section
+            ]
+            for section in ("scores", "pretraining", "finetuning")
+        },
+        "counts": [
+            {"title": name, "rows": list(_flatten(counts))}
+            for name, counts in (
+                ("Documents (ingest)", results.documents),
+                ("Vocabulary (vocab)", _without(results.vocabulary, "special")),
+                ("Examples (shard)", results.shards.get("counts", {})),
+            )
+            if counts
+        ],
+        "stages": [_stage_view(record) for record in results.stages],
+        "commands": _commands(records),
+        "versions": _versions(),
+    }
+
+
+def _verdicts(results: Results, summary: Summary) -> list[str]:
+    """What the numbers say, in sentences."""
+    sentences = []
+    if summary.compared:
+        worse = [task.task for task in summary.compared if (task.difference or 0.0) <= 0]
+        sentence = (
+            f"Fine-tuning from the pretrained weights has a higher median than the same fine-tuning from random "
+            f"weights on {summary.num_better} of {len(summary.compared)} tasks"
+        )
+        sentences.append(sentence + (f"; not on {', '.join(worse)}." if worse else "."))
+    elif summary.tasks:
+        sentences.append(
+            "No task was also fine-tuned from random weights, so what pretraining gives is not measured."
+        )
+    else:
+        sentences.append("There is no finished fine-tuning run to score.")
+    auc = _last(results, "heldout", "replaced/auc")
+    if auc is not None:
+        sentences.append(
+            f"On held-out text the discriminator tells replaced from original tokens with an area under the curve "
+            f"of {format_number(auc, digits=3)} (chance is 0.5)."
+        )
+    generated = [task.task for task in summary.tasks if task.generated]
+    if generated:
+        sentences.append(
+            f"The data of {', '.join(generated)} was generated by the sample stage. These scores show that the "
+            "pipeline works; they cannot be compared with published results."
+        )
+    return sentences
+
+
+def _statistics_view(statistics: Statistics | None) -> dict[str, Any] | None:
+    if statistics is None:
+        return None
+    return {
+        "median": format_number(statistics.median),
+        "mean": format_number(statistics.mean),
+        "deviation": "n/a" if statistics.deviation is None else format_number(statistics.deviation, digits=2),
+        "seeds": [
+            {"seed": str(seed), "score": format_number(score)} for seed, score in statistics.seeds.items()
+        ],
+    }
+
+
+def _task_view(task: TaskSummary, results: Results) -> dict[str, Any]:
+    run = next(run for run in results.runs if run.task == task.task)
+    return {
+        "name": task.task,
+        "metric": metric_label(task.primary),
+        "generated": task.generated,
+        "train_examples": _count(run.result.get("train_examples")),
+        "dev_examples": _count(run.result.get("dev_examples")),
+        "pretrained": _statistics_view(task.pretrained),
+        "random": _statistics_view(task.random),
+        "difference": format_number(task.difference, signed=True),
+        "better": (task.difference or 0.0) > 0,
+    }
+
+
+def _metric_rows(summary: Summary) -> Iterator[dict[str, Any]]:
+    for task in summary.tasks:
+        for init in Init:
+            for name, statistics in task.metrics.get(init, {}).items():
+                yield {"task": task.task, "init": str(init), "metric": metric_label(name)} | (
+                    _statistics_view(statistics) or {}
+                )
+
+
+def _published_view(summary: Summary) -> dict[str, Any] | None:
+    rows = []
+    for task in summary.tasks:
+        ours = task.ours_as_published()
+        if task.generated or task.published is None or ours is None:
+            continue
+        rows.append(
+            {
+                "task": task.task,
+                "metric": task.published.label,
+                "split": task.published.split,
+                "ours": format_number(ours.median),
+                "count": ours.count,
+                "scores": [format_number(task.published.scores.get(name)) for name in CHECKPOINTS],
+            }
+        )
+    return {"rows": rows, "checkpoints": CHECKPOINTS, "statement": STATEMENT} if rows else None
+
+
+def _run_rows(results: Results) -> list[dict[str, str]]:
+    return [
+        {
+            "stage": run.stage,
+            "parameters": _count(run.result.get("num_parameters")),
+            "steps": _count(run.result.get("steps")),
+            "seconds": format_duration(run.result["seconds"]) if "seconds" in run.result else _MISSING,
+            "speed": format_number(run.result.get("examples_per_second")),
+        }
+        for run in results.runs
+    ]
+
+
+def _last(results: Results, split: str, metric: str) -> float | None:
+    rows = _rows(results, split, metric)
+    return float(rows[-1][metric]) if rows else None
+
+
+def _rows(results: Results, split: str, metric: str) -> list[Mapping[str, Any]]:
+    if results.pretraining is None:
+        return []
+    rows = results.pretraining.metrics
+    return [row for row in rows if row.get("split") == split and row.get(metric) is not None]
+
+
+def _pretraining_rows(results: Results) -> dict[str, Any] | None:
+    rows = []
+    for metric, label in _HELDOUT.items():
+        found = _rows(results, "heldout", metric)
+        if found:
+            factor, digits = (1.0, 3) if metric in _NOT_PERCENT else (100.0, 1)
+            first, last = (
+                format_number(row[metric] * factor, digits=digits) for row in (found[0], found[-1])
+            )
+            rows.append({"label": label, "first": first, "last": last})
+    if not rows:
+        return None
+    steps = [row["step"] for row in _rows(results, "heldout", "step")]
+    return {"rows": rows, "first_step": _count(steps[0]), "last_step": _count(steps[-1])}
+
+
+def _throughput(results: Results) -> str | None:
+    """Median, since the first window compiles and others may share the machine."""
+    values = sorted(
+        row["throughput/tokens_per_second"] for row in _rows(results, "train", "throughput/tokens_per_second")
+    )
+    return _count(round(values[len(values) // 2])) if values else None
+
+
+def _stage_view(record: StageRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "folder": str(record.folder),
+        "fingerprint": record.folder.name,
+        "config": yaml.safe_dump(_plain(record.config), sort_keys=False, allow_unicode=True).strip()
+        if record.config
+        else "",
+    }
+
+
+def _commands(records: Mapping[str, StageRecord]) -> list[str]:
+    """The command lines that the stages' manifests name, in order, each once."""
+    commands = (record.manifest.get("command") for record in records.values())
+    texts = (" ".join(command) if isinstance(command, list) else command for command in commands)
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _versions() -> list[dict[str, str]]:
+    versions = [{"name": "Python", "version": platform.python_version()}]
+    for name in _PACKAGES:
+        try:
+            versions.append({"name": name, "version": metadata.version(name)})
+        except metadata.PackageNotFoundError:
+            versions.append({"name": name, "version": "not installed as a package"})
+    return [*versions, {"name": "System", "version": platform.platform()}]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[dict[str, str]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(item, Mapping):
+            yield from _flatten(item, prefix=f"{name}: ")
+        else:
+            yield {"name": name, "value": _count(item)}
+
+
+def _count(value: object) -> str:
+    """Any value as text, numbers with thousands separated."""
+    if value is None:
+        return _MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only, which YAML writes without tags."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name != key}
