@@ -1,4 +1,4 @@
-"""Files on any fsspec location: written whole or not at all, read as JSON, brought near where a library wants a path."""
+"""Files on any fsspec location: written whole or not at all, read as JSON, brought near for what needs a path."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any
 from upath import UPath
 
 
-def is_local(path: UPath | Path) -> bool:
+def is_local(path: UPath) -> bool:
     """True where `path` is on this machine's own file system."""
     return isinstance(path, Path)
 
@@ -26,13 +26,13 @@ def write_bytes(path: UPath, data: bytes) -> None:
         return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(str(temporary), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(str(temporary), str(path))
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -58,7 +58,7 @@ def read_json(path: UPath) -> Any:
 def local_copy(path: UPath) -> Iterator[Path]:
     """A path on this machine for a file or folder: itself where it is local, else a copy for the `with` block."""
     if is_local(path):
-        yield Path(path)
+        yield Path(str(path))
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / path.name

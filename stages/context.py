@@ -19,13 +19,13 @@ class Tracker(Protocol):
     def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         """Records numbers, grouped by slash (`loss/generator`)."""
 
-    def artifact(self, path: str | os.PathLike[str], *, folder: str = "") -> None:
+    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None:
         """Keeps a copy of a local or remote file, or of a folder with all it holds, under `folder`."""
 
     def dataset(self, *, name: str, source: str, context: str) -> None:
         """Names an input: `source` is its path or URL, `context` one of training, validation, testing."""
 
-    def model(self, path: str | os.PathLike[str], *, name: str) -> None:
+    def model(self, path: str | os.PathLike[str] | UPath, *, name: str) -> None:
         """Logs an exported Hugging Face folder as a model that `mlflow.pyfunc.load_model` loads."""
 
     def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None:
@@ -37,9 +37,9 @@ class NullTracker:
 
     def params(self, params: Mapping[str, object]) -> None: ...
     def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None: ...
-    def artifact(self, path: str | os.PathLike[str], *, folder: str = "") -> None: ...
+    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None: ...
     def dataset(self, *, name: str, source: str, context: str) -> None: ...
-    def model(self, path: str | os.PathLike[str], *, name: str) -> None: ...
+    def model(self, path: str | os.PathLike[str] | UPath, *, name: str) -> None: ...
     def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None: ...
 
 

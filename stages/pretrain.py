@@ -58,7 +58,14 @@ class PretrainConfig:
     keep_checkpoints: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "log_every", "eval_every", "eval_batches", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "batch_size",
+            "log_every",
+            "eval_every",
+            "eval_batches",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.checkpoint_every % self.log_every:
@@ -148,7 +155,9 @@ def _train(config: PretrainConfig, context: StageContext) -> None:
     is_first = jax.process_index() == 0
     mesh = make_mesh()
     if config.batch_size % jax.device_count():
-        raise ValueError(f"pretrain.batch_size is {config.batch_size}, must be a multiple of {jax.device_count()} devices")
+        raise ValueError(
+            f"pretrain.batch_size is {config.batch_size}, must be a multiple of {jax.device_count()} devices"
+        )
 
     shard_folder = context.inputs["shard"]
     index = read_json(shard_folder / "index.json")
@@ -246,7 +255,10 @@ def _train(config: PretrainConfig, context: StageContext) -> None:
     state = run_loop(
         state,
         intervals=Intervals(
-            num_steps=config.steps, log=config.log_every, evaluate=config.eval_every, checkpoint=config.checkpoint_every
+            num_steps=config.steps,
+            log=config.log_every,
+            evaluate=config.eval_every,
+            checkpoint=config.checkpoint_every,
         ),
         train_step=train_step,
         batches=(global_batch(mesh, rows) for rows in batches),

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -35,7 +34,8 @@ class Checkpoints:
     def save(self, state: TrainState, *, step: int) -> None:
         """Starts to write `state`, finished updates `step`; the caller may go on at once, and donate the state."""
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), identity=ocp.args.JsonSave(self._identity))
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), identity=ocp.args.JsonSave(self._identity)),
         )
 
     def restore_newest(self, like: TrainState) -> TrainState | None:
@@ -54,7 +54,8 @@ class Checkpoints:
         for step in steps:
             try:
                 restored = self._manager.restore(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), identity=ocp.args.JsonRestore())
+                    step,
+                    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), identity=ocp.args.JsonRestore()),
                 )
             except Exception as error:  # Orbax has no common class for what a damaged file raises
                 logger.warning(

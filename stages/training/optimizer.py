@@ -71,10 +71,14 @@ def make_optimizer(
     References:
       Clark et al., ELECTRA, 2020, appendix A; Devlin et al., BERT, 2019, for the optimizer.
     """
+
+    def decayed(params: optax.Params) -> optax.Params:
+        return jax.tree.map(is_decayed, parameter_paths(params))
+
     parts = [
         optax.clip_by_global_norm(config.clip_norm),
         scale_by_uncorrected_adam(b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(is_decayed, parameter_paths(params))),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
     ]
     if lr_scale is not None:
         scale_of = lr_scale
@@ -91,7 +95,7 @@ def make_optimizer(
 def parameter_table(params: optax.Params, *, lr_scale: Callable[[str], float] | None = None) -> str:
     """One line a parameter: path, shape, decayed or not, factor on the learning rate. For people and reviews."""
     rows = [
-        f"{path:<80} {str(tuple(leaf.shape)):<16} {'decay' if is_decayed(path) else '-':<6} "
+        f"{path:<80} {tuple(leaf.shape)!s:<16} {'decay' if is_decayed(path) else '-':<6} "
         f"{lr_scale(path) if lr_scale else 1.0:g}"
         for path, leaf in zip(jax.tree.leaves(parameter_paths(params)), jax.tree.leaves(params), strict=True)
     ]

@@ -29,7 +29,7 @@ def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path) -> UPath:
     return UPath(tmp_path) / "checkpoints"
 

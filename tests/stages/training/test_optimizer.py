@@ -35,13 +35,13 @@ def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy():
         m = jax.tree.map(np.zeros_like, expected)
         v = jax.tree.map(np.zeros_like, expected)
         for step in range(50):
-            grads = jax.tree.map(lambda p: rng.normal(size=p.shape) * (0.1 if step % 2 else 3.0), expected)
+            grads = jax.tree.map(lambda p, scale=0.1 if step % 2 else 3.0: rng.normal(size=p.shape) * scale, expected)
             updates, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, params)
             params = jax.tree.map(lambda p, u: p + u, params, updates)
 
             norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
             rate = 0.01 * (1 - step / 50) * min(1.0, step / 7)
-            flat, tree = jax.tree_util.tree_flatten_with_path(grads)
+            flat, _ = jax.tree_util.tree_flatten_with_path(grads)
             keep = jax.tree.leaves(expected), jax.tree.leaves(m), jax.tree.leaves(v)
             for (path, g), p, m_, v_ in zip(flat, *keep, strict=True):
                 g = g * min(1.0, 1.0 / norm)
