@@ -60,7 +60,7 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
         ),
     )
     try:
-        result = trainer.fit()
+        result: Any = trainer.fit()  # typed as the result of Ray's older trainer, which returned nothing
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
         lost = "; ".join(f"process {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(error)
