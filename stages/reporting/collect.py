@@ -118,9 +118,7 @@ def read_records(path: UPath) -> tuple[Mapping[str, Any], ...]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: not valid JSON ({error}); found {line[:80]!r}") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(
-                f'{path}:{number}: expected an object with an integer "step", found {line[:80]!r}'
-            )
+            raise ValueError(f'{path}:{number}: expected an object with an integer "step", found {line[:80]!r}')
         records.append(record)
     return tuple(sorted(records, key=lambda record: record["step"]))
 
@@ -166,21 +164,15 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
     )
 
 
-def _read_finetuning(
-    name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]
-) -> FineTuning | None:
+def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]) -> FineTuning | None:
     path = folder / "result.json"
     if not path.exists():
-        gaps.append(
-            Gap(what=name, reason=_failure(folder) or f"it did not finish: no result.json in {folder}")
-        )
+        gaps.append(Gap(what=name, reason=_failure(folder) or f"it did not finish: no result.json in {folder}"))
         return None
     result = _read_if_there(path)
     missing = [key for key in ("task", "seed", "init", "primary", "scores") if key not in result]
     if missing:
-        raise ValueError(
-            f"{path}: lacks {', '.join(missing)}; found {', '.join(sorted(result)) or 'nothing'}"
-        )
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; found {', '.join(sorted(result)) or 'nothing'}")
     if result["primary"] not in result["scores"]:
         raise ValueError(
             f"{path}: the primary metric is {result['primary']!r}, "

@@ -1,4 +1,4 @@
-"""The report's plots. Each is one panel of the size of a phone's screen, so that its text stays readable there."""
+"""The report's plots. Each is one panel as wide as a phone's screen, so that its text stays readable there."""
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from stages.reporting.summary import Summary
 # Distinguishable with any colour vision (Okabe and Ito, 2008).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#8F5A86", "#7A7A7A"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -98,7 +98,7 @@ _CURVES = (
         name="replaced-precision-recall",
         title="Replaced tokens found, held-out text",
         unit="share (%)",
-        caption="Precision and recall of the tokens that the discriminator flags as replaced, at threshold 0.5.",
+        caption="Precision and recall of the tokens that the discriminator flags as replaced (threshold 0.5).",
         series=(
             _Series(metric="replaced/precision", split="heldout", label="precision", color=BLUE),
             _Series(metric="replaced/recall", split="heldout", label="recall", color=ORANGE),
@@ -176,8 +176,8 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
 def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
     """Exponential moving average without the pull of its first value.
 
-    `y_n = sum_k d^(n-k) x_k / sum_k d^(n-k)`, `d = 1 - 1/w`, where the width `w` is `smoothing` times the number
-    of values, at least 1 (no smoothing). Values that are not finite are left out of both sums.
+    `y_n = sum_k d^(n-k) x_k / sum_k d^(n-k)`, `d = 1 - 1/w`, where the width `w` is `smoothing` times the
+    number of values, at least 1 (no smoothing). Values that are not finite are left out of both sums.
     """
     decay = 1.0 - 1.0 / max(1.0, smoothing * len(values))
     smoothed = np.full(len(values), np.nan)
@@ -239,9 +239,7 @@ def _draw_scores(summary: Summary) -> Plot:
             scores = list(statistics.seeds.values())
             label = f"from {init} weights" if init not in shown else None
             shown.add(init)
-            axes.scatter(
-                scores, [row + offset] * len(scores), s=26, color=color, alpha=0.6, label=label, zorder=3
-            )
+            axes.scatter(scores, [row + offset] * len(scores), s=26, color=color, alpha=0.6, label=label, zorder=3)
             low, high = row + offset - 0.14, row + offset + 0.14
             axes.vlines(statistics.median, low, high, color=color, linewidth=2.4, zorder=4)
     axes.set_yticks(
@@ -270,9 +268,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
         label = f"from {run.init} weights" if run.init not in drawn else None
         drawn.add(run.init)
         # Fine-tuning is short and its batches are small: the raw losses of several seeds hide one another.
-        axes.plot(
-            steps, smooth(values, smoothing=max(smoothing, 0.05)), color=color, linewidth=1.4, label=label
-        )
+        axes.plot(steps, smooth(values, smoothing=max(smoothing, 0.05)), color=color, linewidth=1.4, label=label)
     if not drawn:
         return None
     axes.set_title(_escape(task))
@@ -280,9 +276,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
     axes.set_ylim(bottom=0)
     _format_axes(axes, with_legend=True)
     caption = f"Training loss of {task}, a line a seed."
-    return Plot(
-        name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure)
-    )
+    return Plot(name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure))
 
 
 def metric_label(metric: str) -> str:
@@ -302,7 +296,7 @@ def _format_axes(axes: Axes, *, with_legend: bool) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(_thousands())
-    low, high = axes.get_ylim()
+    high = axes.get_ylim()[1]
     if high >= 1000:
         axes.yaxis.set_major_formatter(_thousands())
     elif high < 0.01:

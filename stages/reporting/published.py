@@ -11,9 +11,9 @@ from dataclasses import dataclass
 CHECKPOINTS = ("Small-OWT", "Small", "Base", "Large")
 
 STATEMENT = (
-    "Published by google-research/electra: development sets (chunking: test set), median over many fine-tuning "
-    "runs of one released checkpoint. Small was trained for 4M steps on the corpus of Base, Small-OWT for 1M "
-    "steps on OpenWebText."
+    "Published by google-research/electra: development sets (chunking: test set), median over many "
+    "fine-tuning runs of one released checkpoint. Small was trained for 4M steps on the corpus of Base, "
+    "Small-OWT for 1M steps on OpenWebText."
 )
 
 
@@ -34,13 +34,9 @@ class Published:
     scores: Mapping[str, float]
 
 
-def _published(
-    metric: str | tuple[str, ...], label: str, *scores: float | None, split: str = "dev"
-) -> Published:
+def _published(metric: str | tuple[str, ...], label: str, *scores: float | None, split: str = "dev") -> Published:
     metrics = (metric,) if isinstance(metric, str) else metric
-    by_checkpoint = {
-        name: score for name, score in zip(CHECKPOINTS, scores, strict=True) if score is not None
-    }
+    by_checkpoint = {name: score for name, score in zip(CHECKPOINTS, scores, strict=True) if score is not None}
     return Published(metrics=metrics, label=label, split=split, scores=by_checkpoint)
 
 

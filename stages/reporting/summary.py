@@ -71,7 +71,7 @@ class TaskSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warning_:
+class Caution:
     """What a stage warned of."""
 
     where: str
@@ -83,7 +83,7 @@ class Summary:
     """What the report says."""
 
     tasks: tuple[TaskSummary, ...]
-    warnings: tuple[Warning_, ...]
+    warnings: tuple[Caution, ...]
     gaps: tuple[Gap, ...]
 
     @property
@@ -134,7 +134,7 @@ def summarize_results(results: Results) -> Summary:
     """Groups the fine-tuning runs by task and says what is missing."""
     names = sorted({run.task for run in results.runs})
     tasks = tuple(_summarize_task([run for run in results.runs if run.task == name]) for name in names)
-    warnings = tuple(Warning_(where=run.stage, text=text) for run in results.runs for text in run.warnings)
+    warnings = tuple(Caution(where=run.stage, text=text) for run in results.runs for text in run.warnings)
     return Summary(tasks=tasks, warnings=warnings, gaps=(*results.gaps, *_unpaired(results)))
 
 

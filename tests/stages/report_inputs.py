@@ -89,8 +89,7 @@ def finetuning(
 def whole_run(root: Path, *, generated: bool = False) -> dict[str, UPath]:
     """A finished run: four tasks, seeds 0 and 1 from pretrained weights and 0 and 1 from random ones."""
     inputs = {
-        name: UPath(root / name / "0123456789abcdef")
-        for name in ("ingest", "vocab", "shard", "pretrain", "export")
+        name: UPath(root / name / "0123456789abcdef") for name in ("ingest", "vocab", "shard", "pretrain", "export")
     }
     if generated:
         inputs = {"sample": UPath(root / "sample" / "feedfeedfeed")} | inputs
@@ -135,8 +134,7 @@ def whole_run(root: Path, *, generated: bool = False) -> dict[str, UPath]:
                     init=init,
                     primary=primary,
                     scores={
-                        metric: values[seed] - (loss if init == "random" else 0.0)
-                        for metric, values in scores.items()
+                        metric: values[seed] - (loss if init == "random" else 0.0) for metric, values in scores.items()
                     },
                     data="{sample}/tasks/" + task if generated else f"/data/{task}",
                 )
