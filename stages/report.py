@@ -11,17 +11,18 @@ class ReportConfig:
 
     Attributes:
       title: Heading of the page.
-      smoothing: Share of a curve's points that its smoothed line averages over; 0 draws the raw line only.
+      smoothing: Width of the average behind a smoothed line (one standard deviation of its weights), as a share
+        of the curve; 0 draws the raw line only.
     """
 
     title: str = "ELECTRA: results of a run"
-    smoothing: float = 0.02
+    smoothing: float = 0.015
 
     def __post_init__(self) -> None:
         if not self.title.strip():
             raise ValueError("title is empty; give the report a heading")
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing is {self.smoothing}, must be at least 0 and less than 1")
+        if not 0.0 <= self.smoothing <= 0.5:
+            raise ValueError(f"smoothing is {self.smoothing}, must be between 0 and 0.5")
 
 
 def run(config: ReportConfig, context: StageContext) -> None:

@@ -32,6 +32,8 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
 }
 
 
@@ -83,15 +85,15 @@ _CURVES = (
     _Curve(
         name="loss-generator",
         title="Generator loss",
-        unit="cross-entropy, nats per masked token",
-        caption="Masked language modelling loss of the generator. Pale: as logged; bold: smoothed.",
+        unit="nats per masked token",
+        caption="Cross-entropy of the generator at masked positions. Pale: as logged; bold: smoothed.",
         series=_both("loss/generator"),
     ),
     _Curve(
         name="loss-discriminator",
         title="Discriminator loss",
-        unit="cross-entropy, nats per token",
-        caption="Loss of the discriminator over all tokens, before its weight is applied.",
+        unit="nats per token",
+        caption="Binary cross-entropy of the discriminator over all tokens, before its weight is applied.",
         series=_both("loss/discriminator"),
     ),
     _Curve(
@@ -174,19 +176,22 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
 
 
 def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
-    """Exponential moving average without the pull of its first value.
+    """Weighted mean of each value's neighbours on both sides, so that the line lags behind nothing.
 
-    `y_n = sum_k d^(n-k) x_k / sum_k d^(n-k)`, `d = 1 - 1/w`, where the width `w` is `smoothing` times the
-    number of values, at least 1 (no smoothing). Values that are not finite are left out of both sums.
+    Args:
+      values: [n]; what is not finite has no weight and is a gap in the result.
+      smoothing: Standard deviation of the Gaussian weights, as a share of n.
     """
-    decay = 1.0 - 1.0 / max(1.0, smoothing * len(values))
-    smoothed = np.full(len(values), np.nan)
-    total = weight = 0.0
-    for index, value in enumerate(values):
-        if np.isfinite(value):
-            total, weight = decay * total + value, decay * weight + 1.0
-            smoothed[index] = total / weight
-    return smoothed
+    deviation = smoothing * len(values)
+    reach = min(int(3 * deviation), len(values) - 1)
+    if reach < 1:
+        return values.copy()
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    finite = np.isfinite(values)
+    full_sums = np.convolve(np.where(finite, values, 0.0), kernel)
+    full_weights = np.convolve(finite.astype(np.float64), kernel)
+    inside = slice(reach, reach + len(values))
+    return np.where(finite, full_sums[inside] / np.maximum(full_weights[inside], 1e-300), np.nan)
 
 
 def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -206,7 +211,7 @@ def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothin
         values = values * (100.0 if curve.percent else 1.0)
         exact = series.metric in _EXACT or series.split == "heldout" or smoothing == 0
         if not exact:
-            axes.plot(steps, values, color=series.color, alpha=0.25, linewidth=0.9)
+            axes.plot(steps, values, color=series.color, alpha=0.35, linewidth=0.9)
         marker = "o" if series.split == "heldout" and len(steps) <= 40 else None
         axes.plot(
             steps,
@@ -237,7 +242,7 @@ def _draw_scores(summary: Summary) -> Plot:
             if statistics is None:
                 continue
             scores = list(statistics.seeds.values())
-            label = f"from {init} weights" if init not in shown else None
+            label = f"{init} weights" if init not in shown else None
             shown.add(init)
             axes.scatter(scores, [row + offset] * len(scores), s=26, color=color, alpha=0.6, label=label, zorder=3)
             low, high = row + offset - 0.14, row + offset + 0.14
@@ -268,7 +273,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
         label = f"from {run.init} weights" if run.init not in drawn else None
         drawn.add(run.init)
         # Fine-tuning is short and its batches are small: the raw losses of several seeds hide one another.
-        axes.plot(steps, smooth(values, smoothing=max(smoothing, 0.05)), color=color, linewidth=1.4, label=label)
+        axes.plot(steps, smooth(values, smoothing=max(smoothing, 0.02)), color=color, linewidth=1.4, label=label)
     if not drawn:
         return None
     axes.set_title(_escape(task))
@@ -294,8 +299,9 @@ def _new_figure(*, height: float = 3.3) -> tuple[Figure, Axes]:
 def _format_axes(axes: Axes, *, with_legend: bool) -> None:
     axes.set_xlabel("step")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(_thousands())
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     high = axes.get_ylim()[1]
     if high >= 1000:
         axes.yaxis.set_major_formatter(_thousands())
