@@ -1,0 +1,224 @@
+"""Documents out of raw files, one at a time: text, JSON lines, Parquet; plain or compressed.
+
+A document is its lines without blank ones, joined by newlines. Nothing here holds more than one document (and
+one row group of Parquet) in memory.
+"""
+
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import IO, cast
+
+from stages.data.sources import SourceFile
+
+# A longer document is cut at a line: a file without blank lines is one document and must not fill the memory.
+MAX_DOCUMENT_BYTES = 8 << 20
+
+
+class Errors(StrEnum):
+    """What to do with a document that is not valid UTF-8."""
+
+    STOP = "stop"
+    REPLACE = "replace"
+    SKIP = "skip"
+
+
+def read_documents(file: SourceFile, *, text_field: str, errors: Errors, counts: Counter[str]) -> Iterator[str]:
+    """The documents of one file, in order; none is empty.
+
+    Args:
+      file: Its name decides format and compression.
+      text_field: Key (JSON lines) or column (Parquet) that holds the text.
+      errors: What to do with bytes that are not UTF-8.
+      counts: Counts `read`, `empty`, `undecodable` (dropped), `replaced` and `cut` documents as they pass.
+
+    Raises:
+      ValueError: Undecodable bytes under `Errors.STOP`, a damaged file, a line that is not JSON, no such field.
+    """
+    readers = {".txt": _from_text, ".jsonl": _from_json_lines, ".parquet": _from_parquet}
+    kind, compression = file.suffixes
+    with _opened(file, compression) as stream:
+        for lines in readers[kind](file, stream, text_field, _Decoder(file, errors, counts), counts):
+            text = "\n".join(stripped for line in lines if (stripped := line.strip()))
+            if text:
+                yield text
+            else:
+                counts["empty"] += 1
+
+
+class _UndecodableError(Exception):
+    """A document that is left out."""
+
+
+class _Decoder:
+    def __init__(self, file: SourceFile, errors: Errors, counts: Counter[str]) -> None:
+        self._file, self._errors, self._counts = file, errors, counts
+
+    def __call__(self, data: bytes, *, offset: int, where: str) -> tuple[str, bool]:
+        """Text, and whether bytes had to be replaced. `offset` and `where` say where `data` begins."""
+        try:
+            return data.decode(), False
+        except UnicodeDecodeError as error:
+            if self._errors is Errors.REPLACE:
+                return data.decode(errors="replace"), True
+            if self._errors is Errors.SKIP:
+                raise _UndecodableError from None
+            wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+            hint = "it looks like UTF-16: convert it to UTF-8" if wide else "set ingest.errors to replace or skip"
+            unpacked = " of the decompressed text" if self._file.suffixes[1] else ""
+            raise ValueError(
+                f"{self._file.name}: byte 0x{data[error.start]:02x} at offset {offset + error.start}{unpacked}"
+                f"{where} is not valid UTF-8; {hint}"
+            ) from None
+
+
+def _from_text(
+    file: SourceFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
+) -> Iterator[list[str]]:
+    lines: list[str] = []
+    size, offset = 0, 0
+    replaced = undecodable = False
+    for number, data in enumerate(stream, 1):
+        begin, offset = offset, offset + len(data)
+        if number == 1:
+            begin += len(data) - len(data := data.removeprefix(b"\xef\xbb\xbf"))
+        blank = not data.strip()
+        if not blank:
+            try:
+                line, was_replaced = decode(data, offset=begin, where=f" (line {number})")
+            except _UndecodableError:
+                undecodable = True
+                lines = []
+                continue
+            blank = not line.strip()  # white space that is not ASCII
+            replaced |= was_replaced
+        if blank or size + len(data) > MAX_DOCUMENT_BYTES:
+            if lines or undecodable:
+                counts["read"] += 1
+                counts["cut"] += not blank
+                counts["undecodable"] += undecodable
+                counts["replaced"] += replaced
+                if not undecodable:
+                    yield lines
+            lines, size = [], 0
+            replaced = False
+            undecodable &= not blank  # the rest of a cut document is left out with it
+        if not blank and not undecodable:
+            lines.append(line)
+            size += len(data)
+    if lines or undecodable:
+        counts["read"] += 1
+        counts["undecodable"] += undecodable
+        counts["replaced"] += replaced
+        if not undecodable:
+            yield lines
+
+
+def _from_json_lines(
+    file: SourceFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
+) -> Iterator[list[str]]:
+    offset = 0
+    for number, data in enumerate(stream, 1):
+        begin, offset = offset, offset + len(data)
+        if number == 1:
+            begin += len(data) - len(data := data.removeprefix(b"\xef\xbb\xbf"))
+        if not data.strip():
+            continue
+        counts["read"] += 1
+        try:
+            line, replaced = decode(data, offset=begin, where=f" (line {number})")
+        except _UndecodableError:
+            counts["undecodable"] += 1
+            continue
+        counts["replaced"] += replaced
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file.name}:{number}: not a JSON object: {error.msg}, column {error.colno}") from None
+        if not isinstance(row, dict) or text_field not in row:
+            found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else f"a {type(row).__name__}"
+            raise ValueError(
+                f"{file.name}:{number}: no text under {text_field!r}, found {found}; set ingest.text_field"
+            )
+        text = row[text_field]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"{file.name}:{number}: {text_field!r} is a {type(text).__name__}, expected a string or null"
+            )
+        yield from _cut((text or "").split("\n"), counts)
+
+
+def _from_parquet(
+    file: SourceFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
+) -> Iterator[list[str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(stream)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file.name}: not a whole Parquet file: {error}") from error
+    schema = table.schema_arrow
+    if text_field not in schema.names:
+        raise ValueError(
+            f"{file.name}: no column {text_field!r}, found {', '.join(map(repr, schema.names))}; set ingest.text_field"
+        )
+    kind = schema.field(text_field).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{file.name}: column {text_field!r} holds {kind}, expected strings")
+    number = 0
+    for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+        # Arrow does not check what it reads: take the bytes, decode them here.
+        for data in batch.column(0).cast(pa.large_binary()).to_pylist():
+            number += 1
+            counts["read"] += 1
+            try:
+                text, replaced = decode(data or b"", offset=0, where=f" of the text of row {number - 1}")
+            except _UndecodableError:
+                counts["undecodable"] += 1
+                continue
+            counts["replaced"] += replaced
+            yield from _cut(text.split("\n"), counts)
+
+
+def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
+    """Lines in runs of at most `MAX_DOCUMENT_BYTES` characters (or one line)."""
+    run: list[str] = []
+    size = 0
+    for line in lines:
+        if run and size + len(line) > MAX_DOCUMENT_BYTES:
+            counts["cut"] += 1
+            counts["read"] += 1
+            yield run
+            run, size = [], 0
+        run.append(line)
+        size += len(line)
+    yield run
+
+
+@contextmanager
+def _opened(file: SourceFile, compression: str) -> Iterator[IO[bytes]]:
+    import zstandard
+
+    damaged = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+    with cast(IO[bytes], file.path.open("rb")) as raw:
+        try:
+            if compression == ".gz":
+                yield cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+            elif compression == ".xz":
+                yield cast(IO[bytes], lzma.LZMAFile(raw))  # noqa: SIM115
+            elif compression == ".zst":
+                # Corpora are compressed with long windows (zstd --long=31), and as several frames by pzstd.
+                decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+                reader = decompressor.stream_reader(raw, read_across_frames=True)
+                yield io.BufferedReader(cast(io.RawIOBase, reader), 1 << 20)
+            else:
+                yield raw
+        except damaged as error:
+            raise ValueError(f"{file.name}: damaged or cut off: {error}; fetch it again") from error

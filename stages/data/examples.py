@@ -1,0 +1,116 @@
+"""Examples of one or two segments out of a document's lines: the rule of ELECTRA's `ExampleBuilder`."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SINGLE_SEGMENT_PROBABILITY = 0.1
+SHORT_TARGET_PROBABILITY = 0.05
+MIN_LENGTH = 5
+
+
+class LongLines(StrEnum):
+    """What becomes of the part of a line that does not fit an example.
+
+    SPLIT: It begins the next example; no token is lost.
+    TRUNCATE: It is dropped, as the original does.
+    """
+
+    SPLIT = "split"
+    TRUNCATE = "truncate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Token ids without the special ones: [CLS] first [SEP], and second [SEP] where there is a second segment."""
+
+    first: list[int]
+    second: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens with [CLS] and [SEP]."""
+        return len(self.first) + 2 + (len(self.second) + 1 if self.second else 0)
+
+
+class PairBuilder:
+    """Collects lines until they reach a target length, then divides them into two segments.
+
+    A line joins the first segment if that is empty, if it fits the first segment's target with room to spare, or, by
+    a fair coin, if the second is still empty and the first short of its target; otherwise the second. One example in
+    ten is meant to be a single segment (its first target is everything); after one example in twenty the next target
+    is uniform in 5 .. `max_length` instead of `max_length`.
+
+    With `LongLines.SPLIT` lines fill an example exactly and the rest of the last one starts the next. With
+    `LongLines.TRUNCATE` an example ends with the line that reaches the target, and what is over is cut off.
+
+    Args:
+      max_length: Tokens of an example, [CLS] and [SEP] included; at least 5.
+      seed: Seeds all of the draws above.
+    """
+
+    def __init__(self, *, max_length: int, seed: int | str, long_lines: LongLines = LongLines.SPLIT) -> None:
+        if max_length < MIN_LENGTH:
+            raise ValueError(f"max_length is {max_length}, must be at least {MIN_LENGTH}")
+        self._max_length = max_length
+        self._random = random.Random(seed)
+        self._split = long_lines is LongLines.SPLIT
+        self._lines: list[list[int]] = []
+        self._length = 0
+        self._target = max_length
+        self._single = self._draw_single()
+        self.dropped_tokens = 0
+
+    def add_line(self, ids: list[int]) -> Iterator[Example]:
+        """Takes a line; yields the examples that it completes."""
+        if not self._split:
+            self._take(ids)
+            if self._length >= self._target:
+                yield self._finish()
+            return
+        while ids:
+            # Here the special tokens count: [CLS] and a [SEP] a segment.
+            room = self._target - (2 if self._single else 3) - self._length
+            self._take(ids[:room])
+            if len(ids) < room:
+                return
+            yield self._finish()
+            ids = ids[room:]
+
+    def end_document(self) -> Iterator[Example]:
+        """Yields what is left, so that no example spans two documents."""
+        if self._length:
+            yield self._finish()
+
+    def _take(self, ids: list[int]) -> None:
+        self._lines.append(ids)
+        self._length += len(ids)
+
+    def _finish(self) -> Example:
+        first_target = 100_000 if self._single else (self._target - 3) // 2
+        first: list[int] = []
+        second: list[int] = []
+        for line in self._lines:
+            if (
+                not first
+                or len(first) + len(line) < first_target
+                or (not second and len(first) < first_target and self._random.random() < 0.5)
+            ):
+                first += line
+            else:
+                second += line
+        example = Example(
+            first=first[: self._max_length - 2], second=second[: max(0, self._max_length - len(first) - 3)]
+        )
+        self.dropped_tokens += self._length - len(example.first) - len(example.second)
+        self._lines = []
+        self._length = 0
+        self._target = self._max_length
+        if self._random.random() < SHORT_TARGET_PROBABILITY:
+            self._target = self._random.randint(MIN_LENGTH, self._max_length)
+        self._single = self._draw_single()
+        return example
+
+    def _draw_single(self) -> bool:
+        return self._random.random() < SINGLE_SEGMENT_PROBABILITY

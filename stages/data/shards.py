@@ -1,0 +1,188 @@
+"""Shards: fixed-length examples in Arrow IPC files under one index, written whole and read by row number.
+
+Legend: N rows, T tokens.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from upath import UPath
+
+from cluster.storage import is_local, write_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from stages.data.examples import Example
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """An entry of the index. `tokens` counts real ones, [CLS] and [SEP] included."""
+
+    file: str
+    rows: int
+    tokens: int
+    sha256: str
+
+
+def ids_dtype(vocab_size: int) -> np.dtype:
+    """The smallest type for token ids: uint16 up to 65,536 tokens, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def write_shard(
+    folder: UPath,
+    *,
+    file: str,
+    examples: "Sequence[Example]",
+    sequence_length: int,
+    special_ids: dict[str, int],
+    dtype: np.dtype,
+) -> Shard:
+    """Writes `folder / file`, one record batch without compression, so that it can be memory-mapped."""
+    import pyarrow as pa
+
+    ids_NT = np.full((len(examples), sequence_length), special_ids["pad"], dtype=dtype)
+    length_N = np.empty(len(examples), dtype=np.uint16)
+    first_length_N = np.empty(len(examples), dtype=np.uint16)
+    cls, sep = special_ids["cls"], special_ids["sep"]
+    for row, example in enumerate(examples):
+        tokens = [cls, *example.first, sep, *example.second]
+        if example.second:
+            tokens.append(sep)
+        ids_NT[row, : len(tokens)] = tokens
+        length_N[row] = len(tokens)
+        first_length_N[row] = len(example.first) + 2
+    values = pa.FixedSizeListArray.from_arrays(pa.array(ids_NT.reshape(-1)), sequence_length)
+    batch = pa.record_batch({"ids": values, "length": length_N, "first_length": first_length_N})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data = sink.getvalue().to_pybytes()
+    write_bytes(folder / file, data)
+    return Shard(
+        file=file,
+        rows=len(examples),
+        tokens=int(length_N.sum(dtype=np.int64)),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+class ShardReader:
+    """Rows of one split by number, over all of its shards.
+
+    Local shards are memory-mapped; others are copied once to a cache on this machine, under their checksum.
+
+    Args:
+      folder: Output of the `shard` stage.
+      split: `train` or `heldout`.
+      identity: The `identity` that the index must have (a checkpoint's), or None for any.
+      cache: Folder for copies of remote shards; None: one in the system's temporary folder.
+
+    Raises:
+      FileNotFoundError: No index, or a shard of it is gone.
+      ValueError: The split has no rows, the index is not the expected one, or a shard is damaged.
+    """
+
+    def __init__(self, folder: UPath, split: str, *, identity: str | None = None, cache: Path | None = None) -> None:
+        path = folder / INDEX
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: the shard stage has not finished there")
+        data = path.read_bytes()
+        self.identity = hashlib.sha256(data).hexdigest()
+        if identity is not None and identity != self.identity:
+            raise ValueError(
+                f"{path} is {self.identity[:12]}, expected {identity[:12]}: the examples are not those that "
+                "the run began with; start it in a new output folder"
+            )
+        self.index: dict[str, Any] = json.loads(data)
+        self.split = split
+        self.sequence_length: int = self.index["sequence_length"]
+        self.vocab_size: int = self.index["vocab_size"]
+        self.special_ids: dict[str, int] = self.index["special_ids"]
+        self._folder = folder
+        self._cache = cache or Path(tempfile.gettempdir()) / f"electra-pipeline-shards-{os.getuid()}"
+        self._shards = [Shard(**entry) for entry in self.index[split]]
+        self._ends = np.cumsum([shard.rows for shard in self._shards], dtype=np.int64)
+        self._columns: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        if not self.num_rows:
+            raise ValueError(
+                f"{path}: the split {split!r} has no examples; "
+                + ("raise ingest.heldout_fraction" if split == "heldout" else "the corpus is too small")
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all shards of the split."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens in all shards of the split, [CLS] and [SEP] included."""
+        return sum(shard.tokens for shard in self._shards)
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows `indices`, in that order: `ids` int32 [n, T], `length` and `first_length` int32 [n]."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.size and not (indices.min() >= 0 and indices.max() < self.num_rows):
+            bad = indices.min() if indices.min() < 0 else indices.max()
+            raise IndexError(f"row {bad} of {self.num_rows}")
+        ids_NT = np.empty((len(indices), self.sequence_length), dtype=np.int32)
+        length_N = np.empty(len(indices), dtype=np.int32)
+        first_length_N = np.empty(len(indices), dtype=np.int32)
+        numbers = np.searchsorted(self._ends, indices, side="right")
+        for number in np.unique(numbers):
+            at = np.flatnonzero(numbers == number)
+            begin = self._ends[number] - self._shards[number].rows
+            ids, length, first_length = self._open(int(number))
+            ids_NT[at] = ids[indices[at] - begin]
+            length_N[at] = length[indices[at] - begin]
+            first_length_N[at] = first_length[indices[at] - begin]
+        return {"ids": ids_NT, "length": length_N, "first_length": first_length_N}
+
+    def _open(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if number not in self._columns:
+            shard = self._shards[number]
+            batch = self._map(shard)
+            columns = (
+                batch.column("ids").flatten().to_numpy().reshape(batch.num_rows, -1),
+                batch.column("length").to_numpy(),
+                batch.column("first_length").to_numpy(),
+            )
+            if columns[0].shape != (shard.rows, self.sequence_length):
+                raise ValueError(
+                    f"{self._folder / shard.file}: {columns[0].shape[0]} rows of {columns[0].shape[1]} tokens, "
+                    f"the index says {shard.rows} of {self.sequence_length}; delete the folder and run the shard stage again"
+                )
+            self._columns[number] = columns
+        return self._columns[number]
+
+    def _map(self, shard: Shard) -> "pa.RecordBatch":
+        import pyarrow as pa
+
+        path = self._folder / shard.file
+        local = Path(str(path)) if is_local(path) else self._fetch(path, shard)
+        try:
+            return pa.ipc.open_file(pa.memory_map(str(local))).get_batch(0)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{local}: damaged ({error}); delete the folder and run the shard stage again") from error
+
+    def _fetch(self, path: UPath, shard: Shard) -> Path:
+        local = self._cache / f"{shard.sha256}.arrow"
+        if not local.exists():
+            data = path.read_bytes()
+            found = hashlib.sha256(data).hexdigest()
+            if found != shard.sha256:
+                raise ValueError(f"{path}: sha256 is {found[:12]}, the index says {shard.sha256[:12]}: damaged")
+            write_bytes(UPath(local), data)
+        return local

@@ -1,0 +1,290 @@
+"""Raw text files to clean documents: read, decoded, filtered, without duplicates, a held-out share set aside.
+
+Two passes. The first reads each group of source files into staged parts, with a hash of every document; the
+second looks at all hashes at once, then drops duplicates and gives the parts their final names. Every group and
+every part is written whole or not at all, so an interrupted run goes on with the next one.
+"""
+
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from upath import UPath
+
+from cluster.storage import read_json, write_bytes, write_json
+from stages.context import StageContext
+from stages.data.documents import Errors, read_documents
+from stages.data.sources import SourceFile, resolve_sources
+from stages.parallel import map_items
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS = ("train", "heldout")
+
+# Small files are read together up to this many bytes, so that a folder of tiny ones makes no tiny parts.
+GROUP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """What to read and what to keep.
+
+    Attributes:
+      sources: Paths, folders, globs and URLs (any fsspec location) of .txt (a blank line between documents),
+        .jsonl and .parquet files, each plain, .gz, .xz or .zst.
+      text_field: Key (.jsonl) or column (.parquet) that holds the text.
+      errors: What to do with a document that is not UTF-8: stop, replace the bytes by U+FFFD, or skip it.
+      min_characters: Shorter documents are dropped.
+      deduplicate: Whether of documents with exactly the same text only the first is kept. Takes some 40 bytes
+        of memory a document for a moment.
+      heldout_fraction: Share of documents to hold out. A document's own hash decides, so adding sources moves
+        none; only where it would hold out nothing at all, one document is. 0 holds out nothing.
+      part_megabytes: Text in one output file; the unit of work of the stages that follow.
+    """
+
+    sources: tuple[str, ...]
+    text_field: str = "text"
+    errors: Errors = Errors.STOP
+    min_characters: int = 1
+    deduplicate: bool = True
+    heldout_fraction: float = 0.005
+    part_megabytes: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty, must name at least one file, folder, glob or URL")
+        if self.min_characters < 1:
+            raise ValueError(f"min_characters is {self.min_characters}, must be at least 1")
+        if not 0 <= self.heldout_fraction < 1:
+            raise ValueError(f"heldout_fraction is {self.heldout_fraction}, must be at least 0 and below 1")
+        if not 1 <= self.part_megabytes <= 1024:
+            raise ValueError(f"part_megabytes is {self.part_megabytes}, must be from 1 to 1024")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Source files that one worker reads, one after the other."""
+
+    number: int
+    files: tuple[SourceFile, ...]
+
+    def folder(self, output: UPath) -> UPath:
+        return output / "work" / f"group-{self.number:05d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A staged file, its rows that stay, and the name that they get."""
+
+    staged: UPath
+    final: UPath
+    keep: "np.ndarray"
+
+
+def run(config: IngestConfig, context: StageContext) -> None:
+    """Writes `train/` and `heldout/` (Parquet: text, source) and `counts.json`.
+
+    Raises:
+      FileNotFoundError: A source matches nothing.
+      ValueError: A file cannot be read as config says, or no document is left.
+    """
+    files = resolve_sources([context.expand(source) for source in config.sources])
+    for source in config.sources:
+        context.tracker.dataset(name="corpus", source=context.expand(source), context="training")
+    groups = _grouped(files)
+    read = 0
+
+    def on_read(report: dict[str, Any]) -> None:
+        nonlocal read
+        read += len(report["files"])
+        context.tracker.progress(read, len(files), unit="files")
+
+    reports = map_items(partial(_read_group, config=config, output=context.output), groups, on_done=on_read)
+    parts, counts = _select(config, reports=reports, output=context.output)
+    map_items(_finish_part, parts)
+    write_json(context.output / "counts.json", counts)
+    context.tracker.params({key: value for key, value in counts.items() if key != "files"})
+    context.tracker.metrics(
+        {f"documents/{key}": float(value) for key, value in counts["documents"].items() if key != "dropped"}
+    )
+    context.tracker.metrics({f"dropped/{key}": float(n) for key, n in counts["documents"]["dropped"].items()})
+    work = context.output / "work"
+    work.fs.rm(work.path, recursive=True)
+
+
+def _grouped(files: list[SourceFile]) -> list[_Group]:
+    groups: list[list[SourceFile]] = [[]]
+    size = 0
+    for file in files:
+        if size >= GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(file)
+        size += GROUP_BYTES if file.size is None else file.size
+    return [_Group(number=number, files=tuple(group)) for number, group in enumerate(groups)]
+
+
+def _read_group(group: _Group, *, config: IngestConfig, output: UPath) -> dict[str, Any]:
+    """First pass over some files: staged parts, their hashes, and a report that is written last."""
+    import numpy as np
+
+    folder = group.folder(output)
+    done = folder / "report.json"
+    if done.exists():
+        return read_json(done)
+    writers = {split: _PartWriter(folder, split=split, limit=config.part_megabytes << 20) for split in SPLITS}
+    threshold = int(config.heldout_fraction * 2**64)
+    files = []
+    for file in group.files:
+        counts: Counter[str] = Counter()
+        for text in read_documents(file, text_field=config.text_field, errors=config.errors, counts=counts):
+            if len(text) < config.min_characters:
+                counts["too_short"] += 1
+                continue
+            data = text.encode()
+            digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+            writers["heldout" if digest < threshold else "train"].add(text, file.name, digest=digest, size=len(data))
+        files.append({"path": file.name, "bytes": file.size, **counts})
+    for split, writer in writers.items():
+        writer.flush()
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(writer.index, dtype=np.uint64).reshape(-1, 2))
+        write_bytes(folder / f"{split}.npy", buffer.getvalue())
+    report = {"files": files, "parts": {s: w.rows for s, w in writers.items()}}
+    write_json(done, report)
+    return report
+
+
+class _PartWriter:
+    """Documents to numbered Parquet files of a bounded size."""
+
+    def __init__(self, folder: UPath, *, split: str, limit: int) -> None:
+        self._folder, self._split, self._limit = folder, split, limit
+        self._texts: list[str] = []
+        self._sources: list[str] = []
+        self._size = 0
+        self.rows: list[int] = []
+        self.index: list[tuple[int, int]] = []
+
+    def add(self, text: str, source: str, *, digest: int, size: int) -> None:
+        self._texts.append(text)
+        self._sources.append(source)
+        self.index.append((digest, len(text)))
+        self._size += size
+        if self._size >= self._limit:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._texts:
+            import pyarrow as pa
+
+            table = pa.table({"text": self._texts, "source": self._sources})
+            _write_parquet(_staged(self._folder, self._split, len(self.rows)), table)
+            self.rows.append(len(self._texts))
+        self._texts, self._sources, self._size = [], [], 0
+
+
+def _staged(folder: UPath, split: str, number: int) -> UPath:
+    return folder / f"{split}-{number:05d}.parquet"
+
+
+def _write_parquet(path: UPath, table: Any) -> None:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=1024, use_dictionary=["source"])
+    write_bytes(path, buffer.getvalue())
+
+
+def _select(
+    config: IngestConfig, *, reports: list[dict[str, Any]], output: UPath
+) -> tuple[list[_Part], dict[str, Any]]:
+    """Which rows of the staged parts stay, and the counts of everything."""
+    import numpy as np
+
+    files = [file for report in reports for file in report["files"]]
+    totals: Counter[str] = Counter()
+    for file in files:
+        totals.update({key: value for key, value in file.items() if key not in ("path", "bytes")})
+    dropped = {key: totals[key] for key in ("empty", "too_short", "undecodable")} | {"duplicate": 0}
+    keep, numbers, characters, digests = {}, {}, {}, {}
+    for split in SPLITS:
+        digests[split], lengths = _load_index(reports, split, output=output)
+        keep[split] = np.ones(len(lengths), dtype=bool)
+        if config.deduplicate:
+            keep[split][:] = False
+            keep[split][np.unique(digests[split], return_index=True)[1]] = True
+            dropped["duplicate"] += int(np.sum(~keep[split]))
+        numbers[split] = int(np.sum(keep[split]))
+        characters[split] = int(lengths[keep[split]].sum())
+    if not sum(numbers.values()):
+        raise ValueError(
+            f"the corpus is empty: {len(files)} files hold {totals['read']} documents, and none is left after "
+            "dropping " + ", ".join(f"{number} {why}" for why, number in dropped.items())
+        )
+    parts = _parts(reports, keep, split="train", output=output)
+    if config.heldout_fraction and not numbers["heldout"] and numbers["train"] > 1:
+        lowest = int(np.argmin(np.where(keep["train"], digests["train"], np.iinfo(np.uint64).max)))
+        chosen = np.arange(len(keep["train"])) == lowest
+        characters["heldout"] = int(_load_index(reports, "train", output=output)[1][lowest])
+        characters["train"] -= characters["heldout"]
+        numbers = {"train": numbers["train"] - 1, "heldout": 1}
+        parts = _parts(reports, {"train": keep["train"] & ~chosen}, split="train", output=output)
+        moved = _parts(reports, {"train": chosen}, split="train", output=output)
+        parts += [replace(part, final=output / "heldout" / part.final.name) for part in moved]
+    else:
+        parts += _parts(reports, keep, split="heldout", output=output)
+    if not numbers["train"]:
+        raise ValueError(
+            f"all {numbers['heldout']} documents are held out and none is left to train on: "
+            f"heldout_fraction is {config.heldout_fraction}"
+        )
+    return parts, {
+        "documents": {"read": totals["read"], **numbers, "dropped": dropped},
+        "characters": characters,
+        "changed": {"replaced": totals["replaced"], "cut": totals["cut"]},
+        "files": files,
+    }
+
+
+def _load_index(reports: list[dict[str, Any]], split: str, *, output: UPath) -> tuple["np.ndarray", "np.ndarray"]:
+    """Hash and length in characters of every staged document of a split, in order."""
+    import numpy as np
+
+    folders = [_Group(number=number, files=()).folder(output) for number in range(len(reports))]
+    index = np.concatenate([np.load(io.BytesIO((folder / f"{split}.npy").read_bytes())) for folder in folders])
+    return index[:, 0], index[:, 1]
+
+
+def _parts(reports: list[dict[str, Any]], keep: dict[str, "np.ndarray"], *, split: str, output: UPath) -> list[_Part]:
+    """The parts of a split that keep any row, numbered without gaps."""
+    parts: list[_Part] = []
+    begin = 0
+    for group, report in enumerate(reports):
+        folder = _Group(number=group, files=()).folder(output)
+        for index, rows in enumerate(report["parts"][split]):
+            rows_kept = keep[split][begin : begin + rows]
+            begin += rows
+            if rows_kept.any():
+                final = output / split / f"part-{len(parts):05d}.parquet"
+                parts.append(_Part(staged=_staged(folder, split, index), final=final, keep=rows_kept))
+    return parts
+
+
+def _finish_part(part: _Part) -> None:
+    """Second pass over one part. What it rewrites stays staged until all is done: an interrupted run needs it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if part.final.exists():
+        return
+    if part.keep.all():
+        part.final.parent.mkdir(parents=True, exist_ok=True)
+        part.staged.rename(part.final)
+        return
+    table = pq.read_table(io.BytesIO(part.staged.read_bytes()))
+    _write_parquet(part.final, table.filter(pa.array(part.keep)))

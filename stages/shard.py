@@ -1,0 +1,212 @@
+"""Documents to fixed-length examples in Arrow shards, with an index.
+
+Each part of the ingested text becomes its own shards, with draws seeded by its own number: parts are worked on in
+parallel and in any order, and an interrupted run keeps the finished ones, without any effect on a single byte.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from upath import UPath
+
+from cluster.storage import read_json, write_json
+from stages.context import StageContext
+from stages.data.examples import MIN_LENGTH, Example, LongLines, PairBuilder
+from stages.parallel import map_items
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPLITS = ("train", "heldout")
+INDEX = "index.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """How documents become examples.
+
+    Attributes:
+      seed: Seeds the draws of the building rule.
+      sequence_length: Tokens of an example, [CLS], [SEP] and padding included.
+      long_lines: Whether text that does not fit an example begins the next one (split) or is dropped, as the original
+        does (truncate).
+      shard_megabytes: Size of a shard at most; a part of the ingested text fills one or more.
+    """
+
+    seed: int = 0
+    sequence_length: int = 128
+    long_lines: LongLines = LongLines.SPLIT
+    shard_megabytes: int = 64
+
+    def __post_init__(self) -> None:
+        if not MIN_LENGTH <= self.sequence_length <= 65_535:
+            raise ValueError(f"sequence_length is {self.sequence_length}, must be from {MIN_LENGTH} to 65535")
+        if not 1 <= self.shard_megabytes <= 1024:
+            raise ValueError(f"shard_megabytes is {self.shard_megabytes}, must be from 1 to 1024")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One file of ingested text."""
+
+    split: str
+    number: int
+    path: UPath
+
+
+def run(config: ShardConfig, context: StageContext) -> None:
+    """Writes `train/`, `heldout/` (Arrow IPC: ids, length, first_length) and `index.json`, last.
+
+    Raises:
+      ValueError: The vocabulary's files do not belong together, or no example came of the text.
+    """
+    vocab = context.inputs["vocab"]
+    info = _check_vocabulary(vocab)
+    ingest = context.inputs["ingest"]
+    parts = [
+        _Part(split=split, number=number, path=path)
+        for split in SPLITS
+        for number, path in enumerate(sorted((ingest / split).glob("part-*.parquet"), key=str))
+    ]
+    begin = time.monotonic()
+    done: Counter[str] = Counter()
+
+    def on_done(report: dict[str, Any]) -> None:
+        done.update(parts=1, tokens=report["counts"]["tokens"] if report["fresh"] else 0)
+        rate = done["tokens"] / (time.monotonic() - begin)
+        context.tracker.progress(done["parts"], len(parts), unit="parts", tokens_per_second=rate)
+
+    work = partial(_build_part, config=config, info=info, vocab=vocab, output=context.output)
+    reports = map_items(work, parts, on_done=on_done)
+    seconds = time.monotonic() - begin
+    counts: dict[str, Any] = {split: _total(reports, split) for split in SPLITS}
+    if not counts["train"]["rows"]:
+        raise ValueError(f"the {counts['train']['documents']} training documents of {ingest} gave no example")
+    index = {
+        "sequence_length": config.sequence_length,
+        "vocab_size": info["size"],
+        "tokenizer_sha256": info["sha256"],
+        "special_ids": info["special"],
+        "counts": counts,
+    }
+    for split in SPLITS:
+        index[split] = [shard for report in reports if report["split"] == split for shard in report["shards"]]
+    write_json(context.output / INDEX, index)
+    _clean(context.output, keep={shard["file"] for split in SPLITS for shard in index[split]})
+    context.tracker.params(counts)
+    for split in SPLITS:
+        if counts[split]["rows"]:
+            share = counts[split]["tokens_written"] / (counts[split]["rows"] * config.sequence_length)
+            context.tracker.metrics({f"{split}/filled": share, f"{split}/rows": counts[split]["rows"]})
+    if done["tokens"]:
+        context.tracker.metrics({"throughput/tokens_per_second": done["tokens"] / seconds})
+
+
+def _check_vocabulary(vocab: UPath) -> dict[str, Any]:
+    """The vocabulary's `info.json`, once its tokenizer is known to be the one described there."""
+    import hashlib
+
+    info = read_json(vocab / "info.json")
+    found = hashlib.sha256((vocab / "tokenizer.json").read_bytes()).hexdigest()
+    if found != info["sha256"]:
+        raise ValueError(
+            f"{vocab / 'tokenizer.json'}: sha256 is {found[:12]}, info.json beside it says {info['sha256'][:12]}: "
+            "the file was changed after the vocab stage wrote it; run that stage again"
+        )
+    return info
+
+
+def _build_part(
+    part: _Part, *, config: ShardConfig, info: dict[str, Any], vocab: UPath, output: UPath
+) -> dict[str, Any]:
+    """The shards of one part, and a report that is written last: where it exists, the part is done."""
+    from tokenizers import Tokenizer
+
+    from stages.data.shards import ids_dtype, write_shard
+
+    done = output / "work" / f"{part.split}-{part.number:05d}.json"
+    if done.exists():
+        return read_json(done) | {"fresh": False}
+    tokenizer = Tokenizer.from_str((vocab / "tokenizer.json").read_text(encoding="utf-8"))
+    builder = PairBuilder(
+        max_length=config.sequence_length,
+        seed=f"{config.seed}/{part.split}/{part.number}",
+        long_lines=config.long_lines,
+    )
+    dtype = ids_dtype(info["size"])
+    max_rows = max(1, (config.shard_megabytes << 20) // (config.sequence_length * dtype.itemsize + 4))
+    counts: Counter[str] = Counter()
+    shards: list[dict[str, Any]] = []
+    examples: list[Example] = []
+
+    def flush() -> None:
+        file = f"{part.split}/shard-{part.number:05d}-{len(shards):03d}.arrow"
+        shard = write_shard(
+            output,
+            file=file,
+            examples=examples,
+            sequence_length=config.sequence_length,
+            special_ids=info["special"],
+            dtype=dtype,
+        )
+        shards.append(asdict(shard))
+        examples.clear()
+
+    for lines in _encoded(part.path, tokenizer=tokenizer):
+        counts["documents"] += 1
+        for ids in lines:
+            counts["lines"] += 1
+            counts["tokens"] += len(ids)
+            counts["unknown"] += ids.count(info["special"]["unk"])
+            examples.extend(builder.add_line(ids))
+        examples.extend(builder.end_document())
+        while len(examples) >= max_rows:
+            rest = examples[max_rows:]
+            del examples[max_rows:]
+            flush()
+            examples.extend(rest)
+    if examples:
+        flush()
+    counts["dropped"] = builder.dropped_tokens
+    counts["rows"] = sum(shard["rows"] for shard in shards)
+    counts["tokens_written"] = sum(shard["tokens"] for shard in shards)
+    report = {"split": part.split, "counts": dict(counts), "shards": shards}
+    write_json(done, report)
+    return report | {"fresh": True}
+
+
+def _encoded(path: UPath, *, tokenizer: "Tokenizer") -> Iterator[list[list[int]]]:
+    """Token ids of the lines of each document, without special tokens."""
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["text"]):
+            documents = [text.split("\n") for text in batch.column(0).to_pylist()]
+            lines = [line for document in documents for line in document]
+            encodings = iter(tokenizer.encode_batch_fast(lines, add_special_tokens=False))
+            for document in documents:
+                yield [next(encodings).ids for _ in document]
+
+
+def _total(reports: list[dict[str, Any]], split: str) -> dict[str, int]:
+    """Counts of a split. `tokens` are those of the text, `tokens_written` those in examples with [CLS] and [SEP]."""
+    names = ("documents", "lines", "tokens", "unknown", "dropped", "rows", "tokens_written")
+    return {
+        name: sum(report["counts"].get(name, 0) for report in reports if report["split"] == split) for name in names
+    }
+
+
+def _clean(output: UPath, *, keep: set[str]) -> None:
+    """Removes what only an unfinished run needs, and what a killed one left half-written."""
+    work = output / "work"
+    if work.exists():
+        work.fs.rm(work.path, recursive=True)
+    for split in SPLITS:
+        if (output / split).exists():
+            for path in (output / split).iterdir():
+                if f"{split}/{path.name}" not in keep:
+                    path.unlink()

@@ -1,0 +1,278 @@
+"""The vocabulary: a WordPiece tokenizer trained on the ingested text, or one that is given."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from upath import UPath
+
+from cluster.storage import write_json, write_text
+from stages.context import StageContext
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# BERT's names, in the order of BERT's tokenizer class: a trained vocabulary begins with them.
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabConfig:
+    """One of `file` and `size`: adopt a vocabulary or train one.
+
+    Attributes:
+      file: A `vocab.txt` (a token a line) or `tokenizer.json`, at any fsspec location.
+      size: Tokens of a new vocabulary, special ones included.
+      lowercase: Whether text is lower-cased. None: as `tokenizer.json` says, else True.
+      strip_accents: Whether accents are removed. None: as `tokenizer.json` says, else as `lowercase` (BERT's rule).
+      min_frequency: A new token must have been seen so often.
+      max_alphabet: Single characters that a new vocabulary holds at most, the most frequent ones; a word with any
+        other is [UNK].
+      training_megabytes: Text that a new vocabulary is learnt from at most, spread evenly over the corpus.
+    """
+
+    file: str | None = None
+    size: int | None = None
+    lowercase: bool | None = None
+    strip_accents: bool | None = None
+    min_frequency: int = 2
+    max_alphabet: int = 1000
+    training_megabytes: int = 1000
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.size is None):
+            found = "neither is set" if self.file is None else f"file is {self.file!r}, size is {self.size}"
+            raise ValueError(f"set one of file (adopt a vocabulary) and size (train one); {found}")
+        if self.size is not None and self.size < 2 * len(SPECIAL_TOKENS):
+            raise ValueError(f"size is {self.size}, must be at least {2 * len(SPECIAL_TOKENS)}")
+        for name in ("min_frequency", "max_alphabet", "training_megabytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+
+
+def run(config: VocabConfig, context: StageContext) -> None:
+    """Writes `tokenizer.json`, `vocab.txt`, `tokenizer_config.json` and `info.json`.
+
+    Raises:
+      FileNotFoundError: `config.file` is not there.
+      ValueError: The vocabulary lacks a special token, does not fit `lowercase`, or `size` is too small.
+    """
+    tokenizer = _adopt(config, context=context) if config.file else _train(config, context=context)
+    tokens = _tokens_by_id(tokenizer, source=config.file or "the trained vocabulary")
+    text = tokenizer.to_str(pretty=True) + "\n"
+    normalizer = _bert_normalizer(tokenizer)
+    write_text(context.output / "tokenizer.json", text)
+    write_text(context.output / "vocab.txt", "\n".join(tokens) + "\n")
+    write_json(
+        context.output / "tokenizer_config.json",
+        {
+            "tokenizer_class": "BertTokenizer",  # ELECTRA's, in transformers 4 and 5
+            "do_lower_case": normalizer["lowercase"],
+            "strip_accents": normalizer["strip_accents"],
+            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+        },
+    )
+    info = {
+        "size": len(tokens),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "lowercase": normalizer["lowercase"],
+        "strip_accents": normalizer["strip_accents"],
+        "special": {name: tokens.index(token) for name, token in SPECIAL_TOKENS.items()},
+    }
+    write_json(context.output / "info.json", info)
+    context.tracker.params(info)
+
+
+def build_tokenizer(tokens: list[str], *, lowercase: bool, strip_accents: bool | None = None) -> "Tokenizer":
+    """BERT's WordPiece tokenizer over `tokens`, whose place in the list is their id.
+
+    The same as transformers' `BertTokenizer`: clean text, Chinese characters split, [CLS] A [SEP] B [SEP].
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS.values()])
+    return tokenizer
+
+
+def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    assert config.file is not None
+    path = UPath(context.expand(config.file)).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"vocab.file: {path} does not exist")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library: {error}") from error
+        _check_special(tokenizer.get_vocab(with_added_tokens=True), source=str(path))
+        normalizer = _bert_normalizer(tokenizer)
+        for name in ("lowercase", "strip_accents"):
+            wanted = getattr(config, name)
+            if wanted is not None and wanted != normalizer[name]:
+                raise ValueError(
+                    f"vocab.{name} is {str(wanted).lower()}, but {path} says {json.dumps(normalizer[name])}; leave "
+                    f"vocab.{name} out, or give the vocab.txt instead"
+                )
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+    tokens = text.removesuffix("\n").split("\n")
+    tokens = [token.removesuffix("\r") for token in tokens]
+    first: dict[str, int] = {}
+    for number, token in enumerate(tokens, 1):
+        if token in first:
+            raise ValueError(f"{path}:{number}: {token!r} is there twice, first on line {first[token]}")
+        first[token] = number
+    _check_special(first, source=str(path))
+    lowercase = True if config.lowercase is None else config.lowercase
+    _check_case(tokens, lowercase=lowercase, source=str(path))
+    return build_tokenizer(tokens, lowercase=lowercase, strip_accents=config.strip_accents)
+
+
+def _check_special(tokens: Any, *, source: str) -> None:
+    missing = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
+    if missing:
+        raise ValueError(
+            f"{source}: no {', '.join(missing)} among its {len(tokens)} tokens; a vocabulary must hold "
+            f"{', '.join(SPECIAL_TOKENS.values())}"
+        )
+
+
+def _check_case(tokens: list[str], *, lowercase: bool, source: str) -> None:
+    """A cased vocabulary under lower-cased text never uses half its tokens; the reverse makes [UNK] of every name."""
+    capitals = sum(token != token.lower() and not token.startswith("[") for token in tokens)
+    if lowercase and capitals > len(tokens) / 100:
+        raise ValueError(
+            f"{source}: {capitals} of {len(tokens)} tokens have capital letters, which lower-cased text never has; "
+            "set vocab.lowercase: false"
+        )
+    if not lowercase and "a" in tokens and "A" not in tokens:
+        raise ValueError(
+            f"{source}: has the letter 'a' and no 'A', so every word with a capital would be [UNK]; "
+            "set vocab.lowercase: true"
+        )
+
+
+def _bert_normalizer(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """The settings of the tokenizer's BERT normalizer, with what no such normalizer does where it has none."""
+    found = json.loads(tokenizer.to_str())["normalizer"] or {}
+    for step in [found, *found.get("normalizers", [])]:
+        if step["type"] == "BertNormalizer" if "type" in step else False:
+            return step
+    steps = {step.get("type") for step in [found, *found.get("normalizers", [])]}
+    return {
+        "lowercase": "Lowercase" in steps,
+        "strip_accents": "StripAccents" in steps,
+        "handle_chinese_chars": False,
+    }
+
+
+def _tokens_by_id(tokenizer: "Tokenizer", *, source: str) -> list[str]:
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    tokens = sorted(ids, key=lambda token: ids[token])
+    gap = next((number for number, token in enumerate(tokens) if ids[token] != number), None)
+    if gap is not None:
+        raise ValueError(f"{source}: ids must run from 0 without gaps; no token has the id {gap}")
+    return tokens
+
+
+def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
+    from tokenizers import trainers
+
+    assert config.size is not None
+    lowercase = True if config.lowercase is None else config.lowercase
+    special = list(SPECIAL_TOKENS.values())
+    tokenizer = build_tokenizer(special, lowercase=lowercase, strip_accents=config.strip_accents)
+    sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
+    letters = _alphabet(tokenizer, sample=sample, limit=config.max_alphabet)
+    # A letter within a word is a token of its own (##a). The trainer would number these in the order of a random hash,
+    # and break ties between merges by number: giving them here makes two trainings equal.
+    inner = [f"##{letter}" for letter in letters if _joins_words(tokenizer, letter)]
+    fixed = special + letters + inner
+    if config.size <= len(fixed):
+        raise ValueError(
+            f"size is {config.size}, but the special tokens and single letters of the corpus alone are {len(fixed)}; "
+            "raise vocab.size or lower vocab.max_alphabet"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.size,
+        min_frequency=config.min_frequency,
+        special_tokens=fixed,
+        limit_alphabet=len(letters),
+        initial_alphabet=letters,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample.texts(), trainer)
+    ids = tokenizer.get_vocab(with_added_tokens=False)
+    tokens = sorted(ids, key=lambda token: ids[token])
+    if len(tokens) < config.size:
+        context.tracker.params({"size_wanted": config.size, "size_reached": len(tokens)})
+    return build_tokenizer(tokens, lowercase=lowercase, strip_accents=config.strip_accents)
+
+
+class _Sample:
+    """Up to `limit` bytes of the corpus, taken evenly: the first documents of every row group of every part."""
+
+    def __init__(self, folder: UPath, *, limit: int) -> None:
+        self._parts = sorted(folder.glob("part-*.parquet"), key=str)
+        if not self._parts:
+            raise ValueError(f"{folder} holds no text to train a vocabulary on")
+        self._limit = limit
+        self._total: int | None = None
+
+    def texts(self) -> Iterator[list[str]]:
+        if self._total is None:
+            self._total = sum(sum(map(len, batch)) for batch in self._batches())
+        stride = max(1, -(-self._total // self._limit))
+        for number, batch in enumerate(self._batches()):
+            if number % stride == 0:
+                yield batch
+
+    def _batches(self) -> Iterator[list[str]]:
+        import pyarrow.parquet as pq
+
+        for part in self._parts:
+            with part.open("rb") as file:
+                for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["text"]):
+                    yield batch.column(0).to_pylist()
+
+
+def _alphabet(tokenizer: "Tokenizer", *, sample: _Sample, limit: int) -> list[str]:
+    """The most frequent characters of the normalized text, at most `limit`, in the order of their code points."""
+    import numpy as np
+
+    counts: np.ndarray = np.zeros(0x110000, dtype=np.int64)
+    for texts in sample.texts():
+        points = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+        counts += np.bincount(points, minlength=len(counts))
+    normalized: dict[str, int] = {}
+    for point in np.flatnonzero(counts):
+        for letter in tokenizer.normalizer.normalize_str(chr(point)):
+            if not letter.isspace():
+                normalized[letter] = normalized.get(letter, 0) + int(counts[point])
+    return sorted(sorted(normalized, key=lambda letter: (-normalized[letter], letter))[:limit])
+
+
+def _joins_words(tokenizer: "Tokenizer", letter: str) -> bool:
+    """False for punctuation and Chinese characters, which are always words of their own."""
+    text = tokenizer.normalizer.normalize_str(f"a{letter}a")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) == 1
