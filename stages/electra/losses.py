@@ -40,6 +40,10 @@ def predict_words(
     dtype: DTypeLike,
 ) -> WordPredictions:
     """Cross-entropy and samples of the logits `x table^T + bias`."""
+    # Whole groups of words, so that no array of N x V elements is ever padded: the table is much smaller.
+    padding = -table_VE.shape[0] % _GROUP_SIZE
+    table_VE = jnp.pad(table_VE, ((0, padding), (0, 0)))
+    bias_V = jnp.pad(bias_V, (0, padding), constant_values=-jnp.inf)
     logits_NV = matmul(x_NE, table_VE.T, dtype=dtype) + bias_V
     target_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=1)[:, 0]
     loss_N = jax.nn.logsumexp(logits_NV, axis=1) - target_N
@@ -47,9 +51,16 @@ def predict_words(
     scaled_NV = (frozen_NV - jnp.max(frozen_NV, axis=1, keepdims=True)) / temperature
     return WordPredictions(
         loss_N=loss_N,
-        best_N=jnp.argmax(frozen_NV, axis=1),
+        best_N=_argmax(frozen_NV.reshape(x_NE.shape[0], -1, _GROUP_SIZE)),
         samples_N=sample(key, jnp.exp(scaled_NV)),
     )
+
+
+def _argmax(scores_NGW: jax.Array) -> jax.Array:
+    """The first best word of all groups. XLA's argmax is slow on CPU, its max is not: find the group, then the word."""
+    group_N = jnp.argmax(jnp.max(scores_NGW, axis=2), axis=1)
+    scores_NW = jnp.take_along_axis(scores_NGW, group_N[:, None, None], axis=1)[:, 0]
+    return (group_N * scores_NGW.shape[2] + jnp.argmax(scores_NW, axis=1)).astype(jnp.int32)
 
 
 def sample(key: jax.Array, mass_NV: jax.Array) -> jax.Array:
