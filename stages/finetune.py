@@ -1,0 +1,233 @@
+"""Fine-tunes a pretrained discriminator, or the same network from random weights, on one task and scores it."""
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from stages.context import StageContext
+from stages.pretrain import ComputeDtype
+from stages.tasks.config import TASKS, TaskName
+
+EXPORTED_DISCRIMINATOR = "{export}/discriminator"
+
+
+class Init(StrEnum):
+    """Where the weights of embeddings and encoder come from; the head's are random."""
+
+    PRETRAINED = "pretrained"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """One fine-tuning run. `None` means the value that was published for a model of that width.
+
+    Attributes:
+      task: Which task.
+      data: Folder of its files, by their official names.
+      epochs: Passes over the training rows.
+      max_length: Longest input in tokens, special ones included; longer texts are cut or split in windows.
+      train_file: Training file, relative to `data` or absolute, where its name is another.
+      eval_file: File that is scored, likewise.
+      seed: Of the head's (and a random model's) weights, of order and dropout.
+      init: Pretrained or random embeddings and encoder.
+      model: Hugging Face folder or hub id: weights, sizes and tokenizer; a random run takes the last two.
+      batch_size: Rows a step.
+      learning_rate: Peak learning rate of the head.
+      layer_decay: Factor on the learning rate from each layer to the one below.
+      layer_decay_offset: Factors between head and last layer: 1 in the paper, 2 in its code.
+      weight_decay: Of all weights but biases and LayerNorm.
+      warmup_fraction: Share of the steps over which the learning rate rises from 0.
+      clip_norm: Largest global norm of the gradient.
+      doc_stride: Tokens between the starts of two windows over one context.
+      max_question_length: Tokens of a question that are kept.
+      max_answer_length: Longest answer in tokens.
+      n_best: Starts, ends and answers considered for a question.
+      double_unordered: Train on both orders of a pair whose order means nothing.
+      max_train_examples: Train on so many examples, evenly spaced over the file.
+      max_eval_examples: Score so many examples, likewise; such scores are not comparable to published ones.
+      evaluations: How often the dev split is scored, evenly spaced; the scores of the run are the last ones.
+      compute_dtype: Number format of matrix products.
+    """
+
+    task: TaskName
+    data: str
+    epochs: float
+    max_length: int
+    train_file: str | None = None
+    eval_file: str | None = None
+    seed: int = 0
+    init: Init = Init.PRETRAINED
+    model: str = EXPORTED_DISCRIMINATOR
+    batch_size: int = 32
+    learning_rate: float | None = None
+    layer_decay: float | None = None
+    layer_decay_offset: int = 1
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.1
+    clip_norm: float = 1.0
+    doc_stride: int = 128
+    max_question_length: int = 64
+    max_answer_length: int = 30
+    n_best: int = 20
+    double_unordered: bool = True
+    max_train_examples: int | None = None
+    max_eval_examples: int | None = None
+    evaluations: int = 1
+    compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.max_length < 16:
+            raise ValueError(f"max_length is {self.max_length}, must be at least 16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSection:
+    """One task of the YAML section `finetune.tasks`: its data, and what differs from the section's defaults."""
+
+    data: str
+    train_file: str | None = None
+    eval_file: str | None = None
+    seeds: tuple[int, ...] | None = None
+    epochs: float | None = None
+    max_length: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    layer_decay: float | None = None
+    layer_decay_offset: int | None = None
+    weight_decay: float | None = None
+    warmup_fraction: float | None = None
+    clip_norm: float | None = None
+    doc_stride: int | None = None
+    max_question_length: int | None = None
+    max_answer_length: int | None = None
+    n_best: int | None = None
+    double_unordered: bool | None = None
+    max_train_examples: int | None = None
+    max_eval_examples: int | None = None
+    evaluations: int | None = None
+    compute_dtype: ComputeDtype | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSection:
+    """The YAML section `finetune`: defaults of all tasks, and the tasks.
+
+    A value is taken from the task, else from here, else from what was published for the task.
+
+    Attributes:
+      model: Hugging Face folder or hub id; None takes the discriminator that this pipeline exports.
+      seeds: Seeds of each task; None takes the configuration's own seed.
+      from_random: Fine-tune from random weights too, to show what pretraining gave.
+      tasks: By name.
+    """
+
+    tasks: dict[TaskName, TaskSection] = field(default_factory=dict)
+    model: str | None = None
+    seeds: tuple[int, ...] | None = None
+    from_random: bool = False
+    epochs: float | None = None
+    max_length: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    layer_decay: float | None = None
+    layer_decay_offset: int | None = None
+    weight_decay: float | None = None
+    warmup_fraction: float | None = None
+    clip_norm: float | None = None
+    double_unordered: bool | None = None
+    max_train_examples: int | None = None
+    max_eval_examples: int | None = None
+    evaluations: int | None = None
+    compute_dtype: ComputeDtype | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConfig]:
+    """The runs of a section by stage name: `finetune/cola/seed-0`, and `finetune/cola/random-0` from random weights.
+
+    Args:
+      seed: The one seed of tasks for which none is configured.
+    """
+    runs: dict[str, FinetuneConfig] = {}
+    for name, task in section.tasks.items():
+        settings: dict[str, Any] = {"epochs": TASKS[name].epochs, "max_length": TASKS[name].max_length}
+        for source in (section, task):
+            for item in fields(FinetuneConfig):
+                value = getattr(source, item.name, None)
+                if value is not None:
+                    settings[item.name] = value
+        seeds = next(found for found in (task.seeds, section.seeds, (seed,)) if found is not None)
+        inits = [Init.PRETRAINED, *([Init.RANDOM] if section.from_random else [])]
+        for init in inits:
+            prefix = "seed" if init is Init.PRETRAINED else "random"
+            for number in seeds:
+                runs[f"finetune/{name}/{prefix}-{number}"] = FinetuneConfig(
+                    **settings, task=TaskName(name), seed=number, init=init
+                )
+    return runs
+
+
+def _check(config: FinetuneConfig | TaskSection | FinetuneSection) -> None:
+    """The limits of each field, wherever it is given."""
+
+    def require(name: str, allowed: Any, limits: str) -> None:
+        value = getattr(config, name, None)
+        if value is not None and not allowed(value):
+            raise ValueError(f"{name} is {value}, must be {limits}")
+
+    for name in ("epochs", "learning_rate", "clip_norm"):
+        require(name, lambda value: value > 0, "above 0")
+    for name in (
+        "batch_size",
+        "max_length",
+        "doc_stride",
+        "max_question_length",
+        "max_answer_length",
+        "n_best",
+        "max_train_examples",
+        "max_eval_examples",
+        "evaluations",
+    ):
+        require(name, lambda value: value >= 1, "at least 1")
+    require("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1")
+    require("layer_decay_offset", lambda value: value in (1, 2), "1 (paper) or 2 (original code)")
+    require("weight_decay", lambda value: value >= 0, "at least 0")
+    require("warmup_fraction", lambda value: 0 <= value <= 1, "from 0 to 1")
+    seeds = getattr(config, "seeds", None)
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ValueError(f"seeds are {list(seeds)}, must be one or more different numbers")
+
+
+def published_learning_rate(hidden_size: int) -> float:
+    """Of ELECTRA small, base and large, by the model's width (arXiv 2003.10555, table 7)."""
+    return 3e-4 if hidden_size <= 256 else 1e-4 if hidden_size <= 768 else 5e-5
+
+
+def published_layer_decay(hidden_size: int) -> float:
+    """Likewise."""
+    return 0.8 if hidden_size <= 768 else 0.9
+
+
+def run(config: FinetuneConfig, context: StageContext) -> None:
+    """Fine-tunes, scores and writes metrics.jsonl, result.json, the task's prediction files and `model/`.
+
+    An interrupted run starts again.
+
+    Raises:
+      ValueError: A task file is not what its task expects, or the model is too short for `max_length`.
+      FileNotFoundError: The data or the model are not there.
+      NonFiniteError: A loss became infinite or not a number.
+    """
+    from cluster.distributed import configure
+
+    configure(context.cluster)
+    from stages.tasks.finetuning import finetune
+
+    finetune(config, context)

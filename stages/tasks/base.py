@@ -1,0 +1,153 @@
+"""What a task is: examples from files, model inputs from examples, scores from the model's answers.
+
+B batch, T tokens, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from upath import UPath
+
+from stages.tasks.config import TaskKind
+from stages.tasks.tokens import WordPiece
+
+IGNORED = -1  # label of a position that is not trained on and not scored
+
+
+class Split(StrEnum):
+    """Which part of a task's data."""
+
+    TRAIN = "train"
+    DEV = "dev"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """How examples become inputs and answers; each task uses what concerns it.
+
+    Attributes:
+      max_length: Longest input, in tokens, special ones included.
+      doc_stride: Tokens between the starts of two windows over one context.
+      max_question_length: Tokens of a question that are kept.
+      max_answer_length: Longest answer, in tokens.
+      n_best: Starts, ends and answers that are considered for a question.
+      double_unordered: Train on both orders of a pair whose order means nothing.
+    """
+
+    max_length: int
+    doc_stride: int = 128
+    max_question_length: int = 64
+    max_answer_length: int = 30
+    n_best: int = 20
+    double_unordered: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """A task's examples and where they came from.
+
+    Attributes:
+      train: Training examples, of the task's own type.
+      dev: Examples that are scored, with their answers.
+      labels: Names of the classes by number; empty where the task has none.
+      train_file: Where `train` was read.
+      dev_file: Where `dev` was read.
+    """
+
+    train: Sequence[Any]
+    dev: Sequence[Any]
+    labels: tuple[str, ...] = ()
+    train_file: str
+    dev_file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Model inputs, one a row, not padded.
+
+    Attributes:
+      ids: Token ids of each row, int32.
+      first_length: Tokens of type 0 of each row; the rest is type 1.
+      examples: Which example each row comes from.
+      labels: Per row: a number (`label`, `start`, `end`), or an array as long as the row's ids (`labels`).
+      counts: What happened on the way (`truncated`, `skipped`, …).
+      details: What the task needs to turn the rows' logits into answers.
+    """
+
+    ids: Sequence[np.ndarray]
+    first_length: np.ndarray
+    examples: np.ndarray
+    labels: Mapping[str, Sequence[Any] | np.ndarray]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    details: Any = None
+
+    def __post_init__(self) -> None:
+        for name, values in self.labels.items():
+            assert len(values) == len(self.ids), (name, len(values), len(self.ids))
+        assert len(self.first_length) == len(self.examples) == len(self.ids)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self.ids], np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores in per cent, as they are published, and the predictions in the task's official form.
+
+    Attributes:
+      scores: By name; 0 to 100, correlations -100 to 100.
+      files: Text of each prediction file by file name.
+      warnings: What a reader of the scores must know (one class predicted, …).
+      details: Further results that can be written as JSON (confusion matrix, scores by type, …).
+    """
+
+    scores: Mapping[str, float]
+    files: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A kind of question, its files and its scores.
+
+    Attributes:
+      name: As in the configuration.
+      kind: Which head the model gets.
+      primary: The score by which runs are compared.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> TaskKind: ...
+    @property
+    def primary(self) -> str: ...
+
+    def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
+        """Reads both splits from a folder, or from files named relative to it or absolutely."""
+        ...
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
+    ) -> Features:
+        """Turns examples into inputs. Training may repeat or drop examples; dev keeps every one."""
+        ...
+
+    def evaluate(
+        self,
+        examples: Sequence[Any],
+        features: Features,
+        logits: Sequence[np.ndarray],
+        *,
+        labels: tuple[str, ...],
+    ) -> Evaluation:
+        """Scores dev. `logits` holds a row's [C], or its [T, C] for as many tokens as it has."""
+        ...

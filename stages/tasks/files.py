@@ -1,0 +1,67 @@
+"""Finding and reading task files, locally or remotely, compressed or not."""
+
+import fnmatch
+import gzip
+import lzma
+from collections.abc import Iterator, Sequence
+
+from upath import UPath
+
+
+def find_file(data: UPath, *, patterns: Sequence[str], override: str | None, what: str) -> UPath:
+    """The one file of a folder that matches a pattern, upper and lower case alike.
+
+    Args:
+      data: The task's folder.
+      patterns: Accepted names in lower case, wild cards allowed; an earlier pattern wins over a later one.
+      override: A file name relative to the folder, or a whole path or URL, that is taken instead.
+      what: The config key that names the file, for the error message.
+    """
+    if override is not None:
+        path = UPath(override) if "://" in override or override.startswith("/") else data / override
+        if not path.exists():
+            raise FileNotFoundError(f"{what}: {path} does not exist")
+        return path
+    if not data.exists():
+        raise FileNotFoundError(f"the task's data folder {data} does not exist")
+    if not data.is_dir():
+        raise ValueError(f"{data} is a file; data must be the folder that holds {patterns[0]}")
+    names = sorted(path.name for path in data.iterdir())
+    for pattern in patterns:
+        found = [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern)]
+        if len(found) > 1:
+            raise ValueError(f"{data} holds {len(found)} files like {pattern}: {', '.join(found)}; set {what}")
+        if found:
+            return data / found[0]
+    raise FileNotFoundError(
+        f"{data} has no {' or '.join(patterns)}; it holds {', '.join(names[:10]) or 'nothing'}"
+        f"{' …' if len(names) > 10 else ''}; set {what} where the file has another name"
+    )
+
+
+def read_text(path: UPath) -> str:
+    """Decodes a UTF-8 file, with or without byte order mark; .gz and .xz are decompressed."""
+    data = path.read_bytes()
+    try:
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+        elif path.name.lower().endswith(".xz"):
+            data = lzma.decompress(data)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise ValueError(f"{path} cannot be decompressed: {error}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: byte {error.start} ({data[error.start]:#04x}) is not UTF-8; convert the file"
+        ) from error
+
+
+def read_lines(path: UPath) -> Iterator[tuple[int, str]]:
+    """Numbered lines from 1, without their ends. Only a line feed ends a line: other breaks are text."""
+    lines = read_text(path).split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        yield number, line.removesuffix("\r")

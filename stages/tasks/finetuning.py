@@ -1,0 +1,358 @@
+"""A whole fine-tuning run: examples, features, training, scores, files."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from upath import UPath
+
+from cluster.storage import local_copy, write_json, write_text
+from stages.context import StageContext
+from stages.electra.card import ModelCard
+from stages.electra.config import ElectraConfig
+from stages.electra.pretrained import load_backbone, save_pretrained
+from stages.finetune import FinetuneConfig, Init, published_layer_decay, published_learning_rate
+from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
+from stages.tasks.batches import bucket_lengths
+from stages.tasks.config import TaskKind
+from stages.tasks.model import (
+    ARCHITECTURES,
+    constant_loss,
+    init_model,
+    make_layer_scale,
+    make_predict,
+    make_task_loss,
+)
+from stages.tasks.registry import make_task
+from stages.tasks.tokens import WordPiece
+from stages.tasks.training import EVAL_BATCH_SIZE, BatchShape, Window, num_steps, predict_rows, train
+from stages.training.config import OptimizerConfig
+from stages.training.metrics import MetricsLog
+from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
+from stages.training.state import init_state, make_train_step
+
+logger = logging.getLogger(__name__)
+
+_NUM_WINDOWS = 50  # rows of training metrics that a run writes
+_FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
+_PIPELINES = {
+    TaskKind.CLASSIFICATION: "text-classification",
+    TaskKind.TAGGING: "token-classification",
+    TaskKind.QUESTION_ANSWERING: "question-answering",
+}
+
+
+def finetune(config: FinetuneConfig, context: StageContext) -> None:
+    """Trains, scores and writes what `stages.finetune.run` promises. JAX is configured already."""
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        _finetune(config, context, folder=_model_folder(config, context, stack), started=started)
+
+
+def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, started: float) -> None:
+    network, backbone = load_backbone(folder)
+    config = _resolved(config, network)
+    tokenizer = _read_tokenizer(folder, network)
+
+    task = _make_task(config)
+    data = _read_data(task, config, context)
+    train_features, dev_features = (
+        task.features(examples, tokenizer, labels=data.labels, split=split)
+        for examples, split in ((data.train, Split.TRAIN), (data.dev, Split.DEV))
+    )
+    if not train_features.num_rows:
+        raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on")
+
+    # The order of things random: model by key(seed), batches by (seed, epoch), dropout by fold_in(key(seed), step).
+    graphdef, params = init_model(
+        task.kind,
+        config=network,
+        num_labels=len(data.labels),
+        seed=config.seed,
+        backbone=backbone if config.init is Init.PRETRAINED else None,
+    )
+    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    steps = num_steps(train_features.num_rows, batch_size=config.batch_size, epochs=config.epochs)
+    optimizer_config = OptimizerConfig(
+        learning_rate=config.learning_rate or 0.0,
+        num_steps=steps,
+        warmup_steps=round(steps * config.warmup_fraction),
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    layer_scale = make_layer_scale(
+        num_layers=network.num_hidden_layers,
+        decay=config.layer_decay or 1.0,
+        offset=config.layer_decay_offset,
+    )
+    write_text(context.output / "parameters.txt", parameter_table(params, lr_scale=layer_scale))
+    optimizer = make_optimizer(optimizer_config, lr_scale=layer_scale)
+    dtype = str(config.compute_dtype)
+    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, seed=config.seed)
+    predict = make_predict(graphdef, dtype=dtype)
+    schedule = make_schedule(optimizer_config)
+
+    lengths = np.concatenate([train_features.lengths, dev_features.lengths])
+    buckets = bucket_lengths(lengths, max_length=config.max_length)
+    shape = BatchShape(batch_size=config.batch_size, buckets=buckets, pad=tokenizer.pad)
+    context.tracker.params(
+        {
+            "num_parameters": num_parameters,
+            "steps": steps,
+            "train_examples": len(data.train),
+            "dev_examples": len(data.dev),
+            "train_rows": train_features.num_rows,
+            "dev_rows": dev_features.num_rows,
+            "padded_lengths": str(buckets),
+            "published/learning_rate": config.learning_rate,
+            "published/layer_decay": config.layer_decay,
+        }
+        | {f"train/{name}": count for name, count in train_features.counts.items()}
+    )
+    # An interrupted run starts again: its rows belong to work that was lost.
+    log = MetricsLog(context.output / "metrics.jsonl", until_step=-1)
+    windows: list[Window] = []
+    evaluations: list[Evaluation] = []
+
+    def on_window(window: Window) -> None:
+        windows.append(window)
+        metrics = {
+            "loss/total": window.loss,
+            "optimizer/learning_rate": float(schedule(window.step - 1)),
+            "optimizer/gradient_norm": window.sums["optimizer/gradient_norm"] / window.steps,
+            "throughput/examples_per_second": window.sums["examples"] / window.seconds,
+            "throughput/tokens_per_second": window.sums["tokens"] / window.seconds,
+        }
+        log.append({"step": window.step, "split": "train"} | metrics)
+        log.flush()
+        context.tracker.metrics(metrics, step=window.step)
+        context.tracker.progress(
+            window.step,
+            steps,
+            unit="steps",
+            loss=window.loss,
+            examples_per_second=metrics["throughput/examples_per_second"],
+        )
+
+    def on_evaluation(step: int, params: Any) -> None:
+        logits = predict_rows(params, dev_features, shape=replace(shape, batch_size=EVAL_BATCH_SIZE), predict=predict)
+        found = task.evaluate(data.dev, dev_features, logits, labels=data.labels)
+        evaluations.append(found)
+        log.append({"step": step, "split": "dev"} | dict(found.scores))
+        log.flush()
+        context.tracker.metrics({f"dev/{name}": value for name, value in found.scores.items()}, step=step)
+        logger.info("%s: step %d of %d: %s", task.name, step, steps, _as_text(found.scores))
+
+    state = train(
+        init_state(params, optimizer),
+        train_features,
+        steps=steps,
+        seed=config.seed,
+        shape=shape,
+        train_step=train_step,
+        log_every=max(1, steps // _NUM_WINDOWS),
+        on_window=on_window,
+        evaluate_every=max(1, -(-steps // config.evaluations)),
+        on_evaluation=on_evaluation,
+    )
+    evaluation = evaluations[-1]
+    warnings = _warnings(config, task, evaluation=evaluation, train_features=train_features, data=data, windows=windows)
+    _write(
+        config,
+        context,
+        task=task,
+        data=data,
+        network=network,
+        folder=folder,
+        params=jax.device_get(state.params),
+        evaluation=evaluation,
+        result={
+            "task": str(config.task),
+            "seed": config.seed,
+            "init": str(config.init),
+            "primary": task.primary,
+            "scores": dict(evaluation.scores),
+            "num_parameters": num_parameters,
+            "train_examples": len(data.train),
+            "train_rows": train_features.num_rows,
+            "dev_examples": len(data.dev),
+            "dev_rows": dev_features.num_rows,
+            "steps": steps,
+            "learning_rate": config.learning_rate,
+            "layer_decay": config.layer_decay,
+            "last_loss": windows[-1].loss,
+            "counts": {"train": dict(train_features.counts), "dev": dict(dev_features.counts)},
+            "details": dict(evaluation.details),
+            "warnings": warnings,
+            "examples_per_second": sum(window.sums["examples"] for window in windows)
+            / sum(window.seconds for window in windows),
+            "seconds": time.perf_counter() - started,
+        },
+    )
+
+
+def _model_folder(config: FinetuneConfig, context: StageContext, stack: ExitStack) -> UPath:
+    """The model's folder on this machine; that of a hub id is downloaded."""
+    location = context.expand(config.model)
+    path = UPath(location)
+    if path.is_dir():
+        return UPath(stack.enter_context(local_copy(path)))
+    load_backbone(location)  # says what is wrong with a location that is neither
+    from huggingface_hub import snapshot_download
+
+    return UPath(snapshot_download(location, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
+
+
+def _resolved(config: FinetuneConfig, network: ElectraConfig) -> FinetuneConfig:
+    """Fills in what was published for a model of this width, and checks what the model limits."""
+    if config.max_length > network.max_position_embeddings:
+        raise ValueError(
+            f"max_length is {config.max_length}, the model {config.model} has positions for "
+            f"{network.max_position_embeddings}: lower finetune.tasks.{config.task}.max_length"
+        )
+    return replace(
+        config,
+        learning_rate=config.learning_rate or published_learning_rate(network.hidden_size),
+        layer_decay=config.layer_decay or published_layer_decay(network.hidden_size),
+    )
+
+
+def _read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder}: no tokenizer.json; a model is fine-tuned with its own tokenizer")
+    tokenizer = WordPiece.from_file(path)
+    if tokenizer.vocab_size > network.vocab_size:
+        raise ValueError(
+            f"{path} has {tokenizer.vocab_size} tokens, the model's vocab_size is {network.vocab_size}: "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def _make_task(config: FinetuneConfig) -> Task:
+    return make_task(
+        config.task,
+        TaskOptions(
+            max_length=config.max_length,
+            doc_stride=config.doc_stride,
+            max_question_length=config.max_question_length,
+            max_answer_length=config.max_answer_length,
+            n_best=config.n_best,
+            double_unordered=config.double_unordered,
+        ),
+    )
+
+
+def _read_data(task: Task, config: FinetuneConfig, context: StageContext) -> TaskData:
+    folder = UPath(context.expand(config.data))
+    files = {
+        name: context.expand(value) if value is not None else None
+        for name, value in (("train_file", config.train_file), ("eval_file", config.eval_file))
+    }
+    data = task.load(folder, **files)
+    context.tracker.dataset(name=f"{task.name} train", source=data.train_file, context="training")
+    context.tracker.dataset(name=f"{task.name} dev", source=data.dev_file, context="validation")
+    return replace(
+        data,
+        train=evenly(data.train, config.max_train_examples),
+        dev=evenly(data.dev, config.max_eval_examples),
+    )
+
+
+def evenly(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
+    """At most `count` examples, evenly spaced: files are often sorted by source or article."""
+    if count is None or count >= len(examples):
+        return examples
+    return [examples[index * len(examples) // count] for index in range(count)]
+
+
+def _warnings(
+    config: FinetuneConfig,
+    task: Task,
+    *,
+    evaluation: Evaluation,
+    train_features: Features,
+    data: TaskData,
+    windows: Sequence[Window],
+) -> list[str]:
+    warnings = list(evaluation.warnings)
+    last = windows[-max(1, len(windows) // 10) :]
+    loss = sum(window.sums["loss"] for window in last) / max(1.0, sum(window.sums["targets"] for window in last))
+    constant = constant_loss(train_features, task.kind)
+    if constant > 0 and loss > _FLAT * constant:
+        warnings.append(
+            f"degenerate: flat loss, {loss:.3f} over the last steps; a guess that ignores the input has {constant:.3f}"
+        )
+    if config.max_eval_examples is not None and config.max_eval_examples <= len(data.dev):
+        warnings.append(f"scored on {len(data.dev)} examples only: not comparable to published scores")
+    if skipped := train_features.counts.get("answer_not_in_context"):
+        warnings.append(
+            f"{skipped} of {len(data.train)} training questions were skipped: their answer is not in the context"
+        )
+    return warnings
+
+
+def _write(
+    config: FinetuneConfig,
+    context: StageContext,
+    *,
+    task: Task,
+    data: TaskData,
+    network: ElectraConfig,
+    folder: UPath,
+    params: Mapping[str, Any],
+    evaluation: Evaluation,
+    result: Mapping[str, Any],
+) -> None:
+    for name, text in evaluation.files.items():
+        write_text(context.output / name, text)
+        context.tracker.artifact(context.output / name, folder="predictions")
+    model = context.output / "model"
+    save_pretrained(
+        model,
+        architecture=ARCHITECTURES[task.kind],
+        config=network,
+        params=params,
+        tokenizer=folder,
+        id2label=dict(enumerate(data.labels)) or None,
+        problem_type="single_label_classification" if task.kind is TaskKind.CLASSIFICATION else None,
+        card=_card(config, task, network=network, evaluation=evaluation),
+    )
+    for warning in result["warnings"]:
+        logger.warning("%s: %s", task.name, warning)
+    context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})
+    context.tracker.artifact(context.output / "metrics.jsonl")
+    context.tracker.artifact(context.output / "parameters.txt")
+    context.tracker.model(str(model), name=f"{task.name}-{config.init}-{config.seed}")
+    write_json(context.output / "result.json", result)
+    context.tracker.artifact(context.output / "result.json")
+
+
+def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation) -> ModelCard:
+    pipeline, architecture = _PIPELINES[task.kind], ARCHITECTURES[task.kind]
+    weights = "a pretrained discriminator" if config.init is Init.PRETRAINED else "random weights"
+    return ModelCard(
+        title=f"ELECTRA fine-tuned on {task.name}",
+        summary=(
+            f"{architecture} of {network.num_hidden_layers} layers of width {network.hidden_size}, fine-tuned "
+            f"on {task.name} from {weights} (seed {config.seed}, {config.epochs:g} epochs, learning rate "
+            f"{config.learning_rate:g}). Scores are of the dev split, in per cent."
+        ),
+        usage=(
+            f'from transformers import pipeline\n\nanswer = pipeline({json.dumps(pipeline)}, model="path/to/model")\n'
+        ),
+        task=pipeline,
+        dataset=task.name,
+        results=evaluation.scores,
+    )
+
+
+def _as_text(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in scores.items())

@@ -1,0 +1,161 @@
+"""The model of a task, its loss, its answers, and how fast each layer learns.
+
+B batch, T tokens, C classes.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stages.electra.config import ElectraConfig
+from stages.electra.model import (
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    Params,
+    merge,
+    split,
+)
+from stages.tasks.base import IGNORED, Features
+from stages.tasks.config import TaskKind
+from stages.training.state import Batch, LossFn, Sums
+
+ARCHITECTURES: Mapping[TaskKind, str] = {
+    TaskKind.CLASSIFICATION: "ElectraForSequenceClassification",
+    TaskKind.TAGGING: "ElectraForTokenClassification",
+    TaskKind.QUESTION_ANSWERING: "ElectraForQuestionAnswering",
+}
+
+
+def init_model(
+    kind: TaskKind,
+    *,
+    config: ElectraConfig,
+    num_labels: int,
+    seed: int,
+    backbone: Mapping[str, Any] | None = None,
+) -> tuple[Any, Params]:
+    """Structure and parameters of a task's model; `backbone` replaces its random embeddings and encoder.
+
+    The head depends on the seed alone, not on whether there is a backbone: so two runs that differ in the
+    backbone differ in nothing else.
+    """
+    key = jax.random.key(seed)
+    module: Any
+    match kind:
+        case TaskKind.CLASSIFICATION:
+            module = ElectraForSequenceClassification(config, num_labels=num_labels, rngs_key=key)
+        case TaskKind.TAGGING:
+            module = ElectraForTokenClassification(config, num_labels=num_labels, rngs_key=key)
+        case TaskKind.QUESTION_ANSWERING:
+            module = ElectraForQuestionAnswering(config, rngs_key=key)
+    graphdef, params = split(module)
+    if backbone is None:
+        return graphdef, params
+    for name in ("embeddings", "encoder"):
+        expected, found = _shapes(params[name]), _shapes(backbone[name])
+        assert expected == found, (name, expected, found)  # load_backbone read both from one config
+    return graphdef, params | {name: jax.tree.map(jnp.asarray, backbone[name]) for name in ("embeddings", "encoder")}
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+
+def make_layer_scale(*, num_layers: int, decay: float, offset: int) -> Callable[[str], float]:
+    """Factor on the learning rate of the parameter at a path: decay^(depth of the head - its own depth).
+
+    Depth is 0 for the embeddings and their projection, i + 1 for layer i, num_layers + offset for the head:
+    the paper's offset is 1, its code's 2 (google-research/electra issue 51).
+
+    Raises:
+      ValueError: A path that belongs to none of these.
+    """
+
+    def scale(path: str) -> float:
+        return decay ** (num_layers + offset - depth(path))
+
+    def depth(path: str) -> int:
+        if path.startswith(("embeddings/", "encoder/embeddings_project/")):
+            return 0
+        if path.startswith("head/"):
+            return num_layers + offset
+        if match := re.match(r"encoder/layers/(\d+)/", path):
+            layer = int(match[1])
+            if layer < num_layers:
+                return layer + 1
+        raise ValueError(f"{path}: not a parameter of the embeddings, of one of {num_layers} layers or a head")
+
+    return scale
+
+
+def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
+    """Mean cross-entropy of a batch: over texts, over labelled words, over starts and ends."""
+
+    def loss_fn(params: Any, batch: Batch, key: jax.Array, *, train: bool) -> tuple[jax.Array, Sums]:
+        logits = _forward(graphdef, params, batch, key=key if train else None, dtype=dtype)
+        weight_B = batch["weight"]
+        match kind:
+            case TaskKind.CLASSIFICATION:
+                losses, weights = _cross_entropy(logits, batch["label"]), weight_B
+            case TaskKind.TAGGING:
+                labels_BT = batch["labels"]
+                weights = (labels_BT != IGNORED) * weight_B[:, None]
+                losses = _cross_entropy(logits, jnp.maximum(labels_BT, 0))
+            case TaskKind.QUESTION_ANSWERING:
+                # Every real token may be chosen; [CLS] stands for 'not in this window'.
+                real_BT = _positions(batch) < batch["length"][:, None]
+                starts_BT, ends_BT = (jnp.where(real_BT, logits[..., n], -1e9) for n in (0, 1))
+                losses = (_cross_entropy(starts_BT, batch["start"]) + _cross_entropy(ends_BT, batch["end"])) / 2
+                weights = weight_B
+        total, count = jnp.sum(losses * weights), jnp.sum(weights)
+        sums = {
+            "loss": total,
+            "targets": count,
+            "examples": jnp.sum(weight_B),
+            "tokens": jnp.sum(batch["length"] * weight_B),
+        }
+        return total / jnp.maximum(count, 1.0), sums
+
+    return loss_fn
+
+
+def make_predict(graphdef: Any, *, dtype: str) -> Callable[[Any, Batch], jax.Array]:
+    """A compiled (params, batch) -> logits, without dropout."""
+    return jax.jit(lambda params, batch: _forward(graphdef, params, batch, key=None, dtype=dtype))
+
+
+def constant_loss(features: Features, kind: TaskKind) -> float:
+    """Mean cross-entropy of the best guess that does not look at the input: what a model that learns nothing
+    reaches. For answers the guess is any token of the row."""
+    if kind is TaskKind.QUESTION_ANSWERING:
+        return float(np.mean(np.log(features.lengths)))
+    labels = features.labels["label" if kind is TaskKind.CLASSIFICATION else "labels"]
+    numbers = np.concatenate([np.atleast_1d(value) for value in _arrays(labels)])
+    counts = np.bincount(numbers[numbers != IGNORED])
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return -sum(share * math.log(share) for share in shares.tolist())
+
+
+def _arrays(labels: Sequence[Any] | np.ndarray) -> list[np.ndarray]:
+    return [labels] if isinstance(labels, np.ndarray) else list(labels)
+
+
+def _positions(batch: Batch) -> jax.Array:
+    return jnp.arange(batch["ids"].shape[1])[None, :]
+
+
+def _forward(graphdef: Any, params: Any, batch: Batch, *, key: jax.Array | None, dtype: str) -> jax.Array:
+    mask_BT = _positions(batch) < batch["length"][:, None]
+    types_BT = ((_positions(batch) >= batch["first_length"][:, None]) & mask_BT).astype(jnp.int32)
+    return merge(graphdef, params)(batch["ids"], mask_BT, types_BT, key=key, dtype=jnp.dtype(dtype))
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen

@@ -1,0 +1,189 @@
+"""Tagging of words in CoNLL's column files, scored by chunks.
+
+T tokens, C classes.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from upath import UPath
+
+from stages.tasks import scores
+from stages.tasks.base import IGNORED, Evaluation, Features, Split, TaskData, TaskOptions
+from stages.tasks.config import TASKS, TaskKind, TaskName
+from stages.tasks.files import find_file, read_lines
+from stages.tasks.tokens import WordPiece
+
+_SEPARATOR = re.compile(r"[ \t]+")  # no other white space: a non-breaking space is part of a word
+_TAG = re.compile(r"O|[BIES]-\S+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """Words with their tags, and the lines they came from, to be written beside the predictions."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagging:
+    """A tagging task.
+
+    Attributes:
+      name: As in the configuration.
+      columns: Names of the columns, word first, tag last.
+      primary: The score by which runs are compared.
+      options: How examples become inputs.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    options: TaskOptions
+    primary: str = "f1"
+    kind: TaskKind = TaskKind.TAGGING
+
+    def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
+        """Reads both files. The labels are the tags of training: one that dev alone has can only be missed."""
+        train_path = find_file(data, patterns=("train.txt",), override=train_file, what="train_file")
+        dev_path = find_file(data, patterns=("dev.txt", "valid.txt", "test.txt"), override=eval_file, what="eval_file")
+        train, dev = (read_columns(path, columns=self.columns) for path in (train_path, dev_path))
+        tags = {tag for sentence in train for tag in sentence.tags}
+        labels = ("O", *sorted(tags - {"O"}, key=lambda tag: (tag[2:], tag)))
+        return TaskData(train=train, dev=dev, labels=labels, train_file=str(train_path), dev_file=str(dev_path))
+
+    def features(
+        self, examples: Sequence[Sentence], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
+    ) -> Features:
+        """A row a sentence, or several where it is longer than a row: no word goes without a prediction."""
+        del split
+        numbers = {tag: number for number, tag in enumerate(labels)}
+        vocabulary = sorted({word for sentence in examples for word in sentence.words})
+        pieces = dict(zip(vocabulary, tokenizer.encode_words(vocabulary), strict=True))
+        room = self.options.max_length - 2
+        ids, tags, owners, num_split = [], [], [], 0
+        for owner, sentence in enumerate(examples):
+            words = [pieces[word][:room] for word in sentence.words]
+            rows = pack([len(word) for word in words], room=room)
+            num_split += len(rows) > 1
+            for first, last in rows:
+                row, row_tags = [tokenizer.cls], [IGNORED]
+                for word, tag in zip(words[first:last], sentence.tags[first:last], strict=True):
+                    row += word
+                    row_tags += [numbers.get(tag, IGNORED), *[IGNORED] * (len(word) - 1)]
+                ids.append(np.array([*row, tokenizer.sep], np.int32))
+                tags.append(np.array([*row_tags, IGNORED], np.int32))
+                owners.append(owner)
+        # Where each word starts is kept apart from the labels: a word whose tag training never saw is IGNORED.
+        starts = [
+            np.concatenate([[0], np.cumsum([len(pieces[word][:room]) for word in sentence.words])[:-1]])
+            for sentence in examples
+        ]
+        return Features(
+            ids=ids,
+            first_length=np.array([len(row) for row in ids], np.int32),
+            examples=np.array(owners, np.int32),
+            labels={"labels": tags},
+            counts={"split": num_split},
+            details={"starts": starts},
+        )
+
+    def evaluate(
+        self,
+        examples: Sequence[Sentence],
+        features: Features,
+        logits: Sequence[np.ndarray],
+        *,
+        labels: tuple[str, ...],
+    ) -> Evaluation:
+        classes: list[list[np.ndarray]] = [[] for _ in examples]
+        for owner, logits_TC in zip(features.examples, logits, strict=True):
+            classes[owner].append(np.argmax(logits_TC, axis=-1)[1:-1])  # without [CLS] and [SEP]
+        predicted = [
+            [labels[number] for number in np.concatenate(parts)[starts]]
+            for parts, starts in zip(classes, features.details["starts"], strict=True)
+        ]
+        gold = [sentence.tags for sentence in examples]
+        flat_gold = [tag for tags in gold for tag in tags]
+        flat_predicted = [tag for tags in predicted for tag in tags]
+        matches = sum(a == b for a, b in zip(flat_gold, flat_predicted, strict=True))
+        warnings = []
+        if len(set(flat_predicted)) == 1:
+            warnings.append(f"degenerate: all {len(flat_predicted)} words are tagged {flat_predicted[0]}")
+        unseen = sorted(set(flat_gold) - set(labels))
+        if unseen:
+            number = sum(tag in unseen for tag in flat_gold)
+            warnings.append(f"{number} scored words have tags that training has not: {', '.join(unseen)}")
+        lines = (
+            "".join(f"{line} {tag}\n" for line, tag in zip(sentence.lines, tags, strict=True))
+            for sentence, tags in zip(examples, predicted, strict=True)
+        )
+        return Evaluation(
+            scores=scores.chunk_scores(gold, predicted) | {"accuracy": 100.0 * matches / len(flat_gold)},
+            files={"predictions.txt": "\n".join(lines) + "\n"},
+            warnings=tuple(warnings),
+            details={"by_type": scores.chunk_scores_by_type(gold, predicted)},
+        )
+
+
+def make_conll2000(options: TaskOptions) -> Tagging:
+    """Text chunking; Tjong Kim Sang and Buchholz 2000. Published results are on test: it has no dev part."""
+    return Tagging(
+        name=TaskName.CONLL2000,
+        columns=("word", "part of speech", "chunk tag"),
+        primary=TASKS[TaskName.CONLL2000].primary,
+        options=options,
+    )
+
+
+def pack(lengths: Sequence[int], *, room: int) -> list[tuple[int, int]]:
+    """Cuts words of these lengths, in order, into as few rows as fit: (first, after the last) of each."""
+    rows, first, used = [], 0, 0
+    for index, length in enumerate(lengths):
+        if used + length > room:
+            rows.append((first, index))
+            first, used = index, 0
+        used += length
+    return [*rows, (first, len(lengths))]
+
+
+def read_columns(path: UPath, *, columns: tuple[str, ...]) -> list[Sentence]:
+    """Reads sentences, a word a line, an empty line between them."""
+    sentences: list[Sentence] = []
+    rows: list[list[str]] = []
+
+    def finish() -> None:
+        if rows:
+            sentences.append(
+                Sentence(
+                    words=tuple(row[0] for row in rows),
+                    tags=tuple(row[-1] for row in rows),
+                    lines=tuple(" ".join(row) for row in rows),
+                )
+            )
+            rows.clear()
+
+    for number, line in read_lines(path):
+        line = line.strip(" \t")
+        if not line:
+            finish()
+            continue
+        fields = _SEPARATOR.split(line)
+        if len(fields) != len(columns):
+            raise ValueError(
+                f"{path}:{number}: expected {len(columns)} columns ({', '.join(columns)}), "
+                f"found {len(fields)}: {line[:80]!r}"
+            )
+        if not _TAG.fullmatch(fields[-1]):
+            raise ValueError(
+                f"{path}:{number}: column {columns[-1]!r} holds {fields[-1]!r}, expected O, B-TYPE, I-TYPE, "
+                "E-TYPE or S-TYPE"
+            )
+        rows.append(fields)
+    finish()
+    if not sentences:
+        raise ValueError(f"{path}: no sentences; expected lines of {', '.join(columns)}")
+    return sentences

@@ -1,0 +1,57 @@
+"""The model's own tokenizer, without special tokens, padding or truncation: tasks place those themselves."""
+
+from collections.abc import Sequence
+
+from tokenizers import Encoding, Tokenizer
+from upath import UPath
+
+# Encodings are large (several hundred bytes a token), so that texts are encoded a slice at a time.
+_SLICE = 1024
+
+
+class WordPiece:
+    """Token ids of texts and words, and the ids of the special tokens.
+
+    Attributes:
+      cls: Id of [CLS]; `sep`, `unk`, `pad` likewise.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        ids = {name: tokenizer.token_to_id(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")}
+        known = {name: number for name, number in ids.items() if number is not None}
+        if missing := [name for name in ids if name not in known]:
+            raise ValueError(f"the tokenizer has no {', '.join(missing)}; fine-tuning needs {', '.join(ids)}")
+        self.pad, self.unk, self.cls, self.sep = known.values()
+
+    @classmethod
+    def from_file(cls, path: UPath) -> "WordPiece":
+        """Reads a `tokenizer.json`."""
+        return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        return [
+            encoding.ids
+            for start in range(0, len(texts), _SLICE)
+            for encoding in self._tokenizer.encode_batch_fast(
+                list(texts[start : start + _SLICE]), add_special_tokens=False
+            )
+        ]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        """Encodings whose `offsets` are positions in the text as it was given, in characters."""
+        return self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Ids of each word on its own; a word of which the tokenizer leaves nothing is [UNK].
+
+        So every word has a first token to carry its label, and none shifts the labels of the others.
+        """
+        return [ids or [self.unk] for ids in self.encode(words)]
