@@ -1,0 +1,161 @@
+"""The whole configuration: one tree of dataclasses, checked before anything runs.
+
+Importing this imports every stage's config and nothing heavy: a wrong config answers in about a second.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.sample import SampleConfig
+
+from cluster.config import ClusterConfig
+from pipeline.errors import ConfigError, Problem
+from pipeline.validation import STRICT, validate
+from pipeline.yaml_tree import Keys, Tree, dotted, load_tree
+from stages.export import ExportConfig
+from stages.finetune import FinetuneSection
+from stages.ingest import IngestConfig
+from stages.pretrain import PretrainConfig
+from stages.report import ReportConfig
+from stages.shard import ShardConfig
+from stages.vocab import VocabConfig
+
+SEEDED = ("sample", "shard", "pretrain")
+# Stages from raw text to an exported model, in order; they are of no use without `pretrain`.
+CORPUS_STAGES = ("ingest", "vocab", "shard")
+REFERENCE = re.compile(r"\{([A-Za-z_][\w/-]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow records the run.
+
+    Attributes:
+      uri: Tracking server or database; None for `sqlite:///{output}/mlflow.db`.
+      experiment: Name of the experiment.
+      system_metrics_seconds: Time between samples of CPU, memory and accelerator use; 0 for none.
+    """
+
+    uri: str | None = None
+    experiment: str = "electra"
+    system_metrics_seconds: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """Everything a run is told. A section that is absent is a stage that does not exist.
+
+    Attributes:
+      output: Folder of all results, on any fsspec location.
+      seed: Default of the seed of every stage.
+      cluster: What the run may use; never part of a stage's identity.
+      tracking: Where it is recorded; None records nothing.
+    """
+
+    __pydantic_config__ = STRICT
+
+    output: str
+    seed: int = 0
+    sample: SampleConfig | None = None
+    ingest: IngestConfig | None = None
+    vocab: VocabConfig | None = None
+    shard: ShardConfig | None = None
+    pretrain: PretrainConfig | None = None
+    export: ExportConfig | None = None
+    finetune: FinetuneSection | None = None
+    report: ReportConfig | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig | None = field(default_factory=TrackingConfig)
+
+
+def load_config(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Reads and checks a config file and its `--set` overrides.
+
+    Raises:
+      UsageError: The file cannot be read, or an override is malformed.
+      ConfigError: Some values are wrong; all of them are named.
+    """
+    tree = _complete(load_tree(Path(path), overrides=overrides))
+    config, problems = validate(PipelineConfig, tree)
+    if not problems:
+        problems = _cross_check(config, tree)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _complete(tree: Tree) -> Tree:
+    """Fills in what follows from other values: sections that pretraining implies, seeds, tasks that were taken away."""
+    values = dict(tree.values)
+    finetune = values.get("finetune")
+    if isinstance(finetune, dict):
+        if _replaces_pretraining(finetune.get("model")):
+            for name in (*CORPUS_STAGES, "pretrain", "export"):
+                values.pop(name, None)
+        if isinstance(finetune.get("tasks"), dict):
+            # `tasks: {cola: null}` takes a task of an extended config away.
+            tasks = {name: task for name, task in finetune["tasks"].items() if task is not None}
+            values["finetune"] = finetune | {"tasks": tasks}
+    if values.get("pretrain") is not None:
+        for name in (*CORPUS_STAGES, "export"):
+            values[name] = {} if values.get(name) is None else values[name]
+    if values.get("pretrain") is not None or finetune is not None:
+        values["report"] = {} if values.get("report") is None else values["report"]
+    for name in SEEDED:
+        if isinstance(values.get(name), dict) and isinstance(values.get("seed"), int):
+            values[name] = {"seed": values["seed"], **values[name]}
+    return Tree(values, tree.origins)
+
+
+def _replaces_pretraining(model: object) -> bool:
+    """A model from outside the pipeline is fine-tuned as it is."""
+    return isinstance(model, str) and not REFERENCE.search(model)
+
+
+def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
+    """What no section can know of itself."""
+    problems: list[Problem] = []
+
+    def wrong(keys: Keys, found: object, message: str) -> None:
+        shown = None if found is None else str(found)
+        problems.append(Problem(dotted(keys), tree.origin(keys), shown, message))
+
+    if config.pretrain is None and config.finetune is None and config.ingest is None and config.sample is None:
+        wrong(("pretrain",), None, "is missing, and so are finetune, ingest and sample: there is nothing to do")
+    if config.pretrain is None and config.finetune is not None and config.finetune.model is None:
+        wrong(("finetune", "model"), None, "is required without pretrain: a Hugging Face folder or hub id")
+    if config.pretrain is not None and config.shard is not None:
+        model = config.pretrain.model
+        positions = model.resolve(vocab_size=1000)[0].max_position_embeddings
+        length = config.shard.sequence_length
+        if length > positions:
+            wrong(
+                ("shard", "sequence_length"),
+                length,
+                f"must be at most pretrain.model.max_position_embeddings = {positions}: lower it or raise that",
+            )
+    if config.tracking is not None and config.tracking.uri is None and "://" in config.output:
+        wrong(
+            ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"
+        )
+    if config.finetune is not None:
+        if not config.finetune.tasks:
+            wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
+        for name, task in config.finetune.tasks.items():
+            if not _may_exist(task.data):
+                keys = ("finetune", "tasks", str(name), "data")
+                wrong(keys, task.data, f"there is no such file or folder (looked in {Path.cwd()})")
+    return problems
+
+
+def _may_exist(location: str) -> bool:
+    """False for a local path where nothing is."""
+    from glob import glob, has_magic
+
+    if "://" in location or REFERENCE.search(location):
+        return True
+    path = os.path.expanduser(location)
+    return bool(glob(path, recursive=True)) if has_magic(path) else os.path.exists(path)

@@ -1,0 +1,118 @@
+"""Which stages a configuration asks for, and which of them reads from which. The only place where stages are wired."""
+
+import fnmatch
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.config import REFERENCE, PipelineConfig
+from pipeline.errors import ConfigError, Problem, UsageError, did_you_mean
+from pipeline.fingerprint import plain
+from pipeline.stage import Stage
+from stages.finetune import expand
+
+
+def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
+    """All stages in the order in which they can run.
+
+    Raises:
+      ConfigError: A `{stage}` reference names no stage of this pipeline.
+    """
+    stages: list[Stage] = []
+
+    def add(name: str, section: Any, *, needs: Iterable[str] = (), **fields: Any) -> None:
+        """Adds a stage; what it mentions as `{stage}` is needed too."""
+        if section is None:
+            return
+        module = importlib.import_module(f"stages.{name.partition('/')[0]}")
+        known = [stage.name for stage in stages]
+        mentioned = _references(section, stage=name, known=known)
+        wanted = {*needs, *mentioned}
+        stage = Stage(
+            name=name,
+            run=module.run,
+            config=section,
+            needs=tuple(need for need in known if need in wanted),
+            version=getattr(module, "VERSION", 1),
+            **fields,
+        )
+        stages.append(stage)
+
+    # These stages wait for tasks of their own, which need the cores: num_cpus=0.
+    add("sample", config.sample)
+    if config.ingest is not None:
+        add("ingest", config.ingest, sources=_raw(config.ingest.sources), num_cpus=0)
+    if config.vocab is not None:
+        adopted = config.vocab.file
+        add("vocab", config.vocab, needs=() if adopted else ("ingest",), sources=_raw((adopted,)), num_cpus=0)
+    add("shard", config.shard, needs=("ingest", "vocab"), num_cpus=0)
+    add("pretrain", config.pretrain, needs=("vocab", "shard"), num_cpus=0)
+    if config.pretrain is not None:
+        add("export", config.export, needs=("vocab", "pretrain"))
+    runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
+    for name, run in runs.items():
+        add(name, run, sources=_raw((run.data, run.model)), accelerated=True)
+    add("report", config.report, needs=[stage.name for stage in stages])
+    return tuple(stages)
+
+
+def select(stages: Sequence[Stage], pattern: str) -> list[Stage]:
+    """Stages that a `--only`, `--until` or `--rerun` pattern means: a glob, a name, or a group (`finetune/cola`).
+
+    Raises:
+      UsageError: None does.
+    """
+    chosen = [
+        stage
+        for stage in stages
+        if fnmatch.fnmatchcase(stage.name, pattern) or stage.name.startswith(pattern.rstrip("/") + "/")
+    ]
+    if not chosen:
+        names = [stage.name for stage in stages]
+        raise UsageError(f"No stage matches `{pattern}`.{did_you_mean(pattern, names)}\nstages: {', '.join(names)}")
+    return chosen
+
+
+def with_ancestors(stages: Sequence[Stage], chosen: Iterable[Stage]) -> list[Stage]:
+    """The chosen stages and all that they need, in order."""
+    by_name = {stage.name: stage for stage in stages}
+    wanted: set[str] = set()
+    queue = [stage.name for stage in chosen]
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue += by_name[name].needs
+    return [stage for stage in stages if stage.name in wanted]
+
+
+def _raw(locations: Iterable[str | None]) -> tuple[str, ...]:
+    """Locations outside the pipeline: those that mention no stage."""
+    return tuple(location for location in locations if location and not REFERENCE.search(location))
+
+
+def _references(section: Any, *, stage: str, known: Sequence[str]) -> set[str]:
+    """Stages mentioned as `{stage}` anywhere in a stage's config."""
+    found: set[str] = set()
+    problems: list[Problem] = []
+    for at, text in _texts(plain(section, at=stage), at=stage):
+        for name in REFERENCE.findall(text):
+            found.add(name)
+            if name not in known:
+                message = f"no stage before {stage} has this name.{did_you_mean(name, known)}"
+                allowed = f"allowed: {', '.join(known)}" if known else "it is the first stage"
+                problems.append(Problem(at, "", "{" + name + "}", f"{message}\n{allowed}"))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield at, value
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _texts(child, f"{at}.{key}")
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _texts(child, f"{at}[{index}]")

@@ -1,0 +1,190 @@
+"""One runner at a time on an output folder: a small file with a heartbeat."""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import is_local, write_json
+
+BEAT_SECONDS = 5.0
+# Without a beat for so long the holder is taken for dead.
+STALE_SECONDS = 30.0
+# On a store without exclusive creation: two claims written within this time, the later one holds.
+_SETTLE_SECONDS = 1.0
+
+
+class LeaseHeldError(Exception):
+    """Another runner works on this output folder."""
+
+
+class LeaseLostError(Exception):
+    """Another runner took this output folder over."""
+
+
+class Lease:
+    """`with Lease(output):` holds `{output}/lease.json`. Raises LeaseHeldError where another one does."""
+
+    def __init__(self, output: UPath, *, wait: bool = False) -> None:
+        self._path = output / "lease.json"
+        self._wait = wait
+        self._id = uuid.uuid4().hex
+        self._started = time.time()
+        self._stop = threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._beat_on, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        told = False
+        while not self._claim():
+            holder = self._read()
+            if not self._wait:
+                raise LeaseHeldError(
+                    f"{_describe(holder)} works on {self._path.parent}; wait for it with --wait, or use another output"
+                )
+            if not told:
+                print(f"Waiting: {_describe(holder)} works on {self._path.parent}.", flush=True)
+                told = True
+            time.sleep(BEAT_SECONDS)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=BEAT_SECONDS)
+        if not self._lost and self._is_mine(self._read()):
+            self._path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raises LeaseLostError where this runner was thought dead and replaced."""
+        if self._lost:
+            raise LeaseLostError(
+                f"{_describe(self._read())} took {self._path.parent} over: "
+                f"this runner gave no sign of life for {STALE_SECONDS:.0f} s"
+            )
+
+    def _claim(self) -> bool:
+        holder = self._read()
+        if holder and not self._is_dead(holder):
+            return False
+        if is_local(self._path):
+            return self._claim_local(holder)
+        write_json(self._path, self._record())
+        time.sleep(_SETTLE_SECONDS)
+        return self._is_mine(self._read())
+
+    def _claim_local(self, dead: dict[str, Any] | None) -> bool:
+        """A hard link appears whole and for one runner only; a dead holder's file is renamed away, by one only."""
+        path = Path(str(self._path))
+        if dead is not None:
+            grave = path.with_name(f".lease-{dead.get('id', 'broken')}")
+            try:
+                path.rename(grave)
+            except FileNotFoundError:
+                return False  # another runner was faster: look again
+            buried = _parse(grave)
+            if buried is not None and buried.get("id") != dead.get("id"):
+                os.replace(grave, path)  # that was a living one's, put it back
+                return False
+            grave.unlink(missing_ok=True)
+        mine = path.with_name(f".lease-{self._id}")
+        mine.write_text(json.dumps(self._record()))
+        try:
+            os.link(mine, path)
+        except FileExistsError:
+            return False
+        finally:
+            mine.unlink()
+        return True
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                holder = self._read()
+                if holder is not None and not self._is_mine(holder):
+                    self._lost = True
+                    return
+                write_json(self._path, self._record())
+            except OSError:
+                continue  # a full disk or a lost connection: the next beat may succeed
+
+    def _record(self) -> dict[str, Any]:
+        return {"id": self._id, **_here(), "started": self._started, "beat": time.time()}
+
+    def _read(self) -> dict[str, Any] | None:
+        return _parse(self._path)
+
+    def _is_mine(self, holder: dict[str, Any] | None) -> bool:
+        return holder is not None and holder.get("id") == self._id
+
+    def _is_dead(self, holder: dict[str, Any]) -> bool:
+        here = _here()
+        if all(holder.get(key) == here[key] for key in ("host", "boot")) and not _is_running(holder):
+            return True
+        if time.time() - float(holder.get("beat", 0.0)) < STALE_SECONDS:
+            return False
+        # The clocks of two machines may differ: only a beat that stands still means death.
+        deadline = time.monotonic() + 2 * BEAT_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / 5)
+            if self._read() != holder:
+                return False
+        return True
+
+
+def _parse(path: UPath | Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"id": "broken"}  # no beat: dead at once when it stands still
+    return value if isinstance(value, dict) else {"id": "broken"}
+
+
+def _here() -> dict[str, Any]:
+    """This process; `boot` tells machines, restarts and containers with the same host name apart."""
+    pid = os.getpid()
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = ""
+    return {"host": socket.gethostname(), "boot": boot, "pid": pid, "birth": _birth(pid)}
+
+
+def _birth(pid: int) -> str:
+    """When the process began, so that a later one with the same id is not taken for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_running(holder: dict[str, Any]) -> bool:
+    pid = holder.get("pid")
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return bool(_birth(pid) == holder.get("birth"))
+
+
+def _describe(holder: dict[str, Any] | None) -> str:
+    if not holder or "pid" not in holder:
+        return "Another runner"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(holder.get("started", 0.0))))
+    return f"Another runner (process {holder['pid']} on {holder.get('host')}, since {since})"

@@ -1,0 +1,107 @@
+"""The record of a stage: config.json, written first, and manifest.json, written last. Done means: it has a manifest."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import is_local, read_json, write_json
+from pipeline.fingerprint import Identity
+
+CONFIG, MANIFEST, LOG = "config.json", "manifest.json", "log.txt"
+_PACKAGES: tuple[str, ...] = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "ray",
+    "tokenizers",
+    "pyarrow",
+)
+_PACKAGES += ("safetensors", "scikit-learn", "scipy", "seqeval", "electra-pipeline")
+
+
+def write_config(folder: UPath, identity: Identity) -> None:
+    """Opens a stage's folder: says whose it is before anything is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, identity)
+
+
+def write_manifest(folder: UPath, identity: Identity, *, started: datetime) -> None:
+    """Closes a stage's folder: from here on it is done. Written whole or not at all."""
+    finished = datetime.now(UTC)
+    write_json(
+        folder / MANIFEST,
+        {
+            "identity": identity,
+            "fingerprint": folder.name,
+            "started": started.isoformat(),
+            "finished": finished.isoformat(),
+            "seconds": (finished - started).total_seconds(),
+            "files": list_files(folder),
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "packages": package_versions(),
+            "git_commit": git_commit(),
+        },
+    )
+
+
+def read_manifest(folder: UPath) -> dict[str, Any] | None:
+    """The manifest, or None where the stage is not done."""
+    path = folder / MANIFEST
+    return read_json(path) if path.exists() else None
+
+
+def list_files(folder: UPath) -> list[dict[str, Any]]:
+    """Every file the stage wrote, by its path in the folder, with its size."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    entries = [{"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size} for path in files]
+    record = (CONFIG, MANIFEST, LOG)
+    return sorted((entry for entry in entries if entry["path"] not in record), key=lambda entry: entry["path"])
+
+
+def find_damage(folder: UPath, manifest: dict[str, Any]) -> str | None:
+    """The first file that is gone or has another size than its manifest says; only local folders are looked at."""
+    if not is_local(folder):
+        return None
+    for entry in manifest["files"]:
+        path = folder / entry["path"]
+        if not path.is_file():
+            return f"{entry['path']} is gone"
+        if path.stat().st_size != entry["size"]:
+            return f"{entry['path']} has {path.stat().st_size} bytes, the manifest says {entry['size']}"
+    return None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that results may depend on."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the code, `-dirty` with local changes, or None outside a repository."""
+    from pathlib import Path
+
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None if described.returncode == 0 else None

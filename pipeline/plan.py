@@ -1,0 +1,113 @@
+"""What a run would do: for every stage whether it is done, can go on, or is new, and why."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import read_json
+from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
+from pipeline.manifest import CONFIG, MANIFEST, find_damage, read_manifest
+from pipeline.raw_inputs import resolve
+from pipeline.stage import Stage
+
+
+class Status(StrEnum):
+    """What is there of a stage's output."""
+
+    DONE = "done"
+    PARTIAL = "partial"
+    NEW = "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """A stage with its identity, its folder and what is there.
+
+    Attributes:
+      why: What it would resume from, or what differs from the nearest finished run of the stage.
+    """
+
+    stage: Stage
+    identity: Identity
+    folder: UPath
+    status: Status
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the identity, the name of the folder."""
+        return self.folder.name
+
+    def as_json(self) -> str:
+        """One line for programs."""
+        record = {"stage": self.name, "status": self.status.value, "path": str(self.folder), "why": self.why}
+        return json.dumps(record, ensure_ascii=False)
+
+
+def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, ...]:
+    """Looks at the output folder; changes nothing in it."""
+    planned: dict[str, PlannedStage] = {}
+    for stage in stages:
+        needs = {name: planned[name].fingerprint for name in stage.needs}
+        identity = make_identity(stage, needs=needs, sources=resolve(stage.sources))
+        folder = output / stage.name / fingerprint(identity)
+        status, why = _look(folder, identity)
+        planned[stage.name] = PlannedStage(stage=stage, identity=identity, folder=folder, status=status, why=why)
+    return tuple(planned.values())
+
+
+def output_folder(output: str) -> UPath:
+    """The output location, absolute where it is local: workers have another working folder."""
+    path = UPath(output)
+    return path if "://" in output else path.expanduser().absolute()
+
+
+def _look(folder: UPath, identity: Identity) -> tuple[Status, str]:
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        damage = find_damage(folder, manifest)
+        if damage is None:
+            return Status.DONE, f"finished {manifest['finished'][:19].replace('T', ' ')} UTC"
+        return Status.PARTIAL, f"was done, but {damage}"
+    if (folder / CONFIG).exists():
+        return Status.PARTIAL, f"resumes {_resume_point(folder, identity)}"
+    return Status.NEW, _why_new(folder, identity)
+
+
+def _resume_point(folder: UPath, identity: Identity) -> str:
+    """Newest checkpoint, or how much is there."""
+    checkpoints = folder / "checkpoints"
+    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.is_dir() else []
+    if steps:
+        total = identity["config"].get("steps")
+        return f"at step {max(steps)}" + (f" of {total}" if total else "")
+    count = sum(1 for path in folder.rglob("*") if path.is_file()) - 1
+    return f"with {count} file{'s' if count != 1 else ''} already there" if count > 0 else "from the start"
+
+
+def _why_new(folder: UPath, identity: Identity) -> str:
+    siblings = _finished_siblings(folder.parent)
+    if not siblings:
+        return "never finished before"
+    # The nearest differs in the fewest fields; of equals, the newest.
+    nearest = min(
+        sorted(siblings, key=lambda manifest: str(manifest["finished"]), reverse=True),
+        key=lambda manifest: len(diff(manifest["identity"], identity)),
+    )
+    changes = diff(nearest["identity"], identity)
+    return f"unlike {nearest['fingerprint']}: " + "; ".join(changes)
+
+
+def _finished_siblings(folder: UPath) -> list[Mapping[str, Any]]:
+    if not folder.is_dir():
+        return []
+    return [read_json(path / MANIFEST) for path in folder.iterdir() if (path / MANIFEST).exists()]

@@ -1,0 +1,48 @@
+"""The command line: `python -m pipeline.run configs/quickstart.yaml`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from pipeline.command import Command, execute_command
+from pipeline.errors import UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 where all is done, 1 where a stage failed, 2 for a wrong config or command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
+    parser.add_argument("config", help="a YAML file (see configs/)")
+    parser.add_argument("--plan", action="store_true", help="say what would run and why, and run nothing")
+    parser.add_argument("--json", action="store_true", help="the plan as one JSON object a line")
+    parser.add_argument("--only", metavar="GLOB", help="run only these stages; what they need must be done")
+    parser.add_argument("--until", metavar="STAGE", help="run these stages and what they need")
+    parser.add_argument("--rerun", metavar="GLOB", help="run these stages again from nothing, done or not")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="dotted.key=value, over the file's; may be repeated",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the whole config with all defaults")
+    parser.add_argument("--wait", action="store_true", help="wait where another runner works on the same output")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, JAX and the workers say")
+    options = parser.parse_args(arguments)
+    # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return execute_command(Command(**vars(options)))
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Runs what a plan lacks: stages as Ray tasks, siblings side by side, a failure stopping only what depends on it."""
+
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from upath import UPath
+
+from cluster.bootstrap import connect
+from cluster.config import ClusterConfig, Platform
+from cluster.distributed import process_environment
+from cluster.storage import is_local
+from pipeline.execution import Outcome, execute, explain
+from pipeline.manifest import LOG, MANIFEST
+from pipeline.plan import PlannedStage, Status
+from stages.context import NullTracker, StageContext, Tracker
+
+POLL_SECONDS = 0.5
+
+
+class State(StrEnum):
+    """Where a stage is in this run."""
+
+    DONE = "done"
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """How a stage came out of a run."""
+
+    name: str
+    state: State
+    folder: UPath
+    seconds: float = 0.0
+    error: str | None = None
+    blocked_by: str | None = None
+
+    @property
+    def log(self) -> UPath:
+        """The file to read."""
+        return self.folder / LOG
+
+
+Watch = Callable[[Mapping[str, StageResult]], None]
+
+
+def empty_folder(folder: UPath) -> None:
+    """Takes away what a stage left, its manifest first: what is half gone must not look done."""
+    if not folder.exists():
+        return
+    (folder / MANIFEST).unlink(missing_ok=True)
+    if is_local(folder):
+        shutil.rmtree(str(folder))
+    else:
+        folder.fs.rm(folder.path, recursive=True)
+
+
+def run_plan(
+    plan: Sequence[PlannedStage],
+    *,
+    names: Collection[str],
+    cluster: ClusterConfig,
+    verbose: bool = False,
+    tracker_of: Callable[[PlannedStage], Tracker] = lambda planned: NullTracker(),
+    watch: Watch = lambda results: None,
+) -> dict[str, StageResult]:
+    """Runs the named stages that are not done, each when what it needs is done.
+
+    Args:
+      plan: All stages in order, done ones too.
+      names: Those to run.
+      cluster: What they may use.
+      tracker_of: The tracker that a stage is given.
+      watch: Called after every change and every `POLL_SECONDS`.
+
+    Returns:
+      A result for each of `names` and each stage that is done.
+    """
+    run = _Run(plan, names=names, cluster=cluster, tracker_of=tracker_of)
+    if run.is_open():
+        connect(cluster, verbose=verbose)
+    try:
+        while run.is_open():
+            run.submit_ready()
+            watch(run.results)
+            run.collect(timeout=POLL_SECONDS)
+            watch(run.results)
+    except BaseException:
+        run.stop()
+        watch(run.results)
+        raise
+    watch(run.results)
+    return run.results
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        plan: Sequence[PlannedStage],
+        *,
+        names: Collection[str],
+        cluster: ClusterConfig,
+        tracker_of: Callable[[PlannedStage], Tracker],
+    ) -> None:
+        self._planned = {planned.name: planned for planned in plan}
+        self._cluster = cluster
+        self._tracker_of = tracker_of
+        self._tasks: dict[Any, str] = {}
+        self.results: dict[str, StageResult] = {}
+        for planned in plan:
+            if planned.status is Status.DONE:
+                self._set(planned.name, State.DONE)
+            elif planned.name in names:
+                self._set(planned.name, State.WAITING)
+
+    def is_open(self) -> bool:
+        """Whether a stage still waits or runs."""
+        return any(result.state in (State.WAITING, State.QUEUED) for result in self.results.values())
+
+    def submit_ready(self) -> None:
+        """Starts every stage whose needs are done; blocks those whose needs failed."""
+        for name, result in list(self.results.items()):
+            if result.state is not State.WAITING:
+                continue
+            needs = [self.results[need] for need in self._planned[name].stage.needs]
+            culprit = next((need for need in needs if need.state in (State.FAILED, State.BLOCKED)), None)
+            if culprit is not None:
+                self._set(name, State.BLOCKED, blocked_by=culprit.blocked_by or culprit.name)
+            elif all(need.state in (State.DONE, State.FINISHED) for need in needs):
+                self._tasks[self._submit(self._planned[name])] = name
+                self._set(name, State.QUEUED)
+
+    def collect(self, *, timeout: float) -> None:
+        """Takes what has ended within `timeout` seconds."""
+        import ray
+
+        if not self._tasks:
+            return
+        ended, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout)
+        for task in ended:
+            name = self._tasks.pop(task)
+            try:
+                outcome = ray.get(task)
+            except Exception as error:  # the stage's process died: the stage itself returns its errors
+                outcome = Outcome(seconds=0.0, error=explain(error, output=self._planned[name].folder))
+            state = State.FINISHED if outcome.error is None else State.FAILED
+            self._set(name, state, seconds=outcome.seconds, error=outcome.error)
+
+    def stop(self) -> None:
+        """Ends everything that runs."""
+        import ray
+
+        for task, name in self._tasks.items():
+            self._set(name, State.STOPPED)
+            if ray.is_initialized():
+                ray.cancel(task, force=True)
+        self._tasks.clear()
+
+    def _set(self, name: str, state: State, **fields: Any) -> None:
+        self.results[name] = StageResult(name=name, state=state, folder=self._planned[name].folder, **fields)
+
+    def _submit(self, planned: PlannedStage) -> Any:
+        import ray
+
+        cluster, stage = self._cluster, planned.stage
+        context = StageContext(
+            output=planned.folder,
+            inputs={need: self._planned[need].folder for need in stage.needs},
+            cluster=cluster,
+            tracker=self._tracker_of(planned),
+        )
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {
+            "name": stage.name,
+            "num_cpus": cluster.cpus_per_process if stage.num_cpus is None else stage.num_cpus,
+            # Of a process that died, not of an error: every stage goes on from what it has.
+            "max_retries": cluster.max_failures,
+        }
+        if stage.accelerated:
+            options["runtime_env"] = {"env_vars": process_environment(cluster)}
+            if cluster.platform is Platform.CUDA:
+                options["num_gpus"] = 1
+            elif cluster.platform is Platform.TPU:
+                options["resources"] = {"TPU": cluster.accelerators_per_process}
+        task: Any = ray.remote(execute).options(**options)  # type: ignore[arg-type]
+        return task.remote(stage, context, planned.identity, cwd=os.getcwd())

@@ -1,0 +1,33 @@
+"""What the pipeline knows of a stage."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stages.context import StageContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A step of the pipeline: a plain function, its configuration, and what must be there before it.
+
+    Attributes:
+      name: The one name of the stage: its folder, MLflow run and `--only` pattern (`finetune/cola/seed-0`).
+      run: `run(config, context)`; writes its results into `context.output`.
+      config: A frozen dataclass; all of it is the stage's identity.
+      needs: Names of the stages whose output it reads, in the order of the pipeline.
+      version: Raised when the code's results change, so that old results are not taken for new ones.
+      sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
+      num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
+        cluster's `cpus_per_process`.
+      accelerated: True where the task itself computes on an accelerator.
+    """
+
+    name: str
+    run: Callable[[Any, StageContext], None]
+    config: Any
+    needs: tuple[str, ...] = ()
+    version: int = 1
+    sources: tuple[str, ...] = ()
+    num_cpus: int | None = None
+    accelerated: bool = False
