@@ -1,6 +1,7 @@
 """Reads what the other stages left in their folders. Nothing is judged or computed here."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,11 +21,11 @@ class Init(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """How one stage was run: its folder, its resolved config and its manifest ({} where absent)."""
+    """How one stage was run: its folder, its identity (config.json) and its manifest, {} where absent."""
 
     name: str
     folder: UPath
-    config: Mapping[str, Any]
+    identity: Mapping[str, Any]
     manifest: Mapping[str, Any]
 
 
@@ -36,6 +37,7 @@ class FineTuning:
       result: The run's result.json.
       curve: Its metrics.jsonl.
       generated: Whether its data came from the `sample` stage.
+      incomparable: Why its scores must not be held against published ones; "" where they may.
     """
 
     stage: str
@@ -48,6 +50,7 @@ class FineTuning:
     result: Mapping[str, Any]
     curve: tuple[Mapping[str, Any], ...]
     generated: bool
+    incomparable: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ def _read_record(name: str, folder: UPath) -> StageRecord:
     return StageRecord(
         name=name,
         folder=folder,
-        config=_read_if_there(folder / "config.json"),
+        identity=_read_if_there(folder / "config.json"),
         manifest=_read_if_there(folder / "manifest.json"),
     )
 
@@ -178,6 +181,12 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
             f"{path}: the primary metric is {result['primary']!r}, "
             f"but scores holds {', '.join(sorted(result['scores'])) or 'nothing'}"
         )
+    scores = {name: float(value) for name, value in result["scores"].items() if math.isfinite(value)}
+    if result["primary"] not in scores:
+        gaps.append(Gap(what=name, reason=f"its {result['primary']} is {result['scores'][result['primary']]}"))
+        return None
+    identity = _read_if_there(folder / "config.json")
+    generated = _is_generated(identity, inputs)
     curve = folder / "metrics.jsonl"
     return FineTuning(
         stage=name,
@@ -185,11 +194,12 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
         seed=int(result["seed"]),
         init=Init(result["init"]),
         primary=str(result["primary"]),
-        scores=dict(result["scores"]),
+        scores=scores,
         warnings=tuple(str(warning) for warning in result.get("warnings", ())),
         result=result,
         curve=read_records(curve) if curve.exists() else (),
-        generated=_is_generated(_read_if_there(folder / "config.json"), inputs),
+        generated=generated,
+        incomparable="its data is generated" if generated else _cut(identity, result),
     )
 
 
@@ -198,9 +208,19 @@ def _failure(folder: UPath) -> str:
     return str(_read_if_there(folder / "failure.json").get("error", ""))
 
 
-def _is_generated(config: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:
-    """Whether any location in the config lies in the `sample` stage's folder."""
-    if "sample" not in inputs:
-        return False
-    text = json.dumps(config)
-    return "{sample}" in text or json.dumps(str(inputs["sample"]))[1:-1] in text
+def _is_generated(identity: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:
+    """Whether the data lies in the `sample` stage's folder."""
+    data = str(identity.get("config", {}).get("data", ""))
+    return "{sample}" in data or ("sample" in inputs and data.startswith(str(inputs["sample"])))
+
+
+def _cut(identity: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Says that only a part of the task's data was used."""
+    config = identity.get("config", {})
+    for limit, count, verb in (
+        ("max_eval_examples", "dev_examples", "scored"),
+        ("max_train_examples", "train_examples", "trained"),
+    ):
+        if config.get(limit) is not None and result.get(count, 0) >= config[limit]:
+            return f"it was {verb} on {result[count]:,} examples only ({limit})"
+    return ""

@@ -266,7 +266,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
     figure, axes = _new_figure()
     drawn: set[Init] = set()
     for run in sorted(runs, key=lambda run: run.init is Init.PRETRAINED):
-        steps, values = _points(run.curve, "loss", "train")
+        steps, values = _points(run.curve, "loss/total", "train")
         if not np.isfinite(values).any():
             continue
         color = BLUE if run.init is Init.PRETRAINED else GREY

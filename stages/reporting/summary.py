@@ -34,13 +34,15 @@ class TaskSummary:
 
     Attributes:
       metrics: Statistics of every metric, by initial weights, then by metric.
-      generated: Whether the data came from the `sample` stage, so that published numbers do not apply.
+      generated: Whether the data came from the `sample` stage.
+      incomparable: Why the scores must not be held against published ones; "" where they may.
     """
 
     task: str
     primary: str
     metrics: Mapping[Init, Mapping[str, Statistics]]
     generated: bool
+    incomparable: str
     published: Published | None
 
     def of(self, init: Init) -> Statistics | None:
@@ -159,6 +161,7 @@ def _summarize_task(runs: Sequence[FineTuning]) -> TaskSummary:
         primary=primaries[0],
         metrics=metrics,
         generated=any(run.generated for run in runs),
+        incomparable=next((run.incomparable for run in runs if run.incomparable), ""),
         published=PUBLISHED.get(runs[0].task),
     )
 
@@ -180,7 +183,7 @@ def _unpaired(results: Results) -> list[Gap]:
 
 def _task_as_json(task: TaskSummary) -> dict[str, Any]:
     published = None
-    if task.published is not None and not task.generated:
+    if task.published is not None and not task.incomparable:
         published = {
             "metric": task.published.label,
             "split": task.published.split,
@@ -190,6 +193,7 @@ def _task_as_json(task: TaskSummary) -> dict[str, Any]:
     return {
         "primary": task.primary,
         "generated_data": task.generated,
+        "incomparable_with_published": task.incomparable or None,
         "difference_of_medians": task.difference,
         "metrics": {
             str(init): {name: _statistics_as_json(value) for name, value in by_name.items()}
