@@ -30,7 +30,7 @@ def host_batches(
     process_count: int = 1,
     ahead: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of steps `start_step` .. `num_steps` - 1, those of one process.
+    """The batches of `num_steps` steps from `start_step` on, one process's part of each.
 
     Reading runs up to `ahead` batches in front of the caller; closing the iterator ends it.
 
@@ -40,7 +40,7 @@ def host_batches(
     mine = process_slice(order.batch_size, process_index=process_index, process_count=process_count)
     if order.num_rows != reader.num_rows:
         raise ValueError(f"the order is over {order.num_rows} rows, the shards hold {reader.num_rows}")
-    return _prefetched(reader, order, steps=range(start_step, num_steps), mine=mine, ahead=ahead)
+    return _prefetched(reader, order, steps=range(start_step, start_step + num_steps), mine=mine, ahead=ahead)
 
 
 def _prefetched(
