@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -159,7 +160,7 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
         return None
     folder = inputs["pretrain"]
     if not (folder / "metrics.jsonl").exists():
-        gaps.append(Gap(what="pretrain", reason=_failure(folder) or f"it left no metrics.jsonl in {folder}"))
+        gaps.append(Gap(what="pretrain", reason=_why_unfinished("pretrain", folder, missing="metrics.jsonl")))
         return None
     return Pretraining(
         metrics=read_records(folder / "metrics.jsonl"),
@@ -170,7 +171,7 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
 def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]) -> FineTuning | None:
     path = folder / "result.json"
     if not path.exists():
-        gaps.append(Gap(what=name, reason=_failure(folder) or f"it did not finish: no result.json in {folder}"))
+        gaps.append(Gap(what=name, reason=_why_unfinished(name, folder, missing="result.json")))
         return None
     result = _read_if_there(path)
     missing = [key for key in ("task", "seed", "init", "primary", "scores") if key not in result]
@@ -203,9 +204,11 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
     )
 
 
-def _failure(folder: UPath) -> str:
-    """Why a stage failed, where the runner wrote it down."""
-    return str(_read_if_there(folder / "failure.json").get("error", ""))
+def _why_unfinished(name: str, folder: UPath, *, missing: str) -> str:
+    """The error that a stage's log ends with, where there is one."""
+    log = folder / "log.txt"
+    errors = re.findall(rf"{re.escape(name)} failed: (.*)", log.read_text(encoding="utf-8")) if log.exists() else []
+    return f"{errors[-1]} (log: {log})" if errors else f"not finished: no {missing} in {folder}"
 
 
 def _is_generated(identity: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:

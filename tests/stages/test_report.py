@@ -107,12 +107,11 @@ def add_run(
     return folder
 
 
-def whole_run(root: Path, *, generated: bool = False) -> dict[str, UPath]:
+def whole_run(root: Path) -> dict[str, UPath]:
     """Folders of a finished run: four tasks, seeds 0 and 1 from pretrained and from random weights."""
     inputs: dict[str, UPath] = {}
-    stages = [*(["sample"] if generated else []), "ingest", "vocab", "shard", "pretrain", "export"]
     configs = {"pretrain": {"steps": 2000, "batch_size": 32, "learning_rate": 5e-4, "model": {"size": "tiny"}}}
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(("ingest", "vocab", "shard", "pretrain", "export")):
         inputs[stage] = UPath(root / stage / FINGERPRINT)
         identity = {"stage": stage, "version": 1, "config": configs.get(stage, {}), "needs": {}, "sources": []}
         write(root / stage / FINGERPRINT / "config.json", identity)
@@ -144,8 +143,7 @@ def whole_run(root: Path, *, generated: bool = False) -> dict[str, UPath]:
             for seed in (0, 1):
                 lost = loss if init == "random" else 0.0
                 chosen = {metric: values[seed] - lost for metric, values in scores.items()}
-                data = f"{{sample}}/tasks/{task}" if generated else None
-                add_run(inputs, root, task=task, seed=seed, init=init, scores=chosen, data=data)
+                add_run(inputs, root, task=task, seed=seed, init=init, scores=chosen)
     return inputs
 
 
@@ -163,10 +161,16 @@ def report(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def whole_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracker() -> RecordingTracker:
+    """Told of the whole report."""
+    return RecordingTracker()
+
+
+@pytest.fixture(scope="module")
+def whole_report(tmp_path_factory: pytest.TempPathFactory, tracker: RecordingTracker) -> Path:
     """The report of a finished run, which several tests read."""
     root = tmp_path_factory.mktemp("run")
-    return run_report(root / "report", whole_run(root))
+    return run_report(root / "report", whole_run(root), tracker=tracker)
 
 
 def test_statistics_are_those_of_numpy():
@@ -194,10 +198,8 @@ def test_one_seed_has_no_deviation(tmp_path, report):
     assert "| 57.0 | 57.0 | n/a | 4: 57.0 |" in (output / "report.md").read_text()
 
 
-def test_every_score_of_every_seed_is_shown(tmp_path, report):
-    tracker = RecordingTracker()
-    output = report(whole_run(tmp_path), tracker=tracker)
-    tasks = json.loads((output / "scores.json").read_text())["tasks"]
+def test_every_score_of_every_seed_is_shown(whole_report, tracker):
+    tasks = json.loads((whole_report / "scores.json").read_text())["tasks"]
     assert set(tasks) == {"cola", "mrpc", "squad_v1", "conll2000"}
     assert tasks["cola"]["metrics"]["pretrained"]["matthews"]["seeds"] == {"0": 41.0, "1": 44.5}
     assert tasks["cola"]["metrics"]["random"]["matthews"]["seeds"] == {"0": 17.0, "1": 20.5}
@@ -206,7 +208,7 @@ def test_every_score_of_every_seed_is_shown(tmp_path, report):
     assert tracker.recorded["scores/cola/random_median"] == pytest.approx(18.75)
     assert tracker.artifacts == ["report.html", "report.md", "scores.json", "plots"]
     for page in ("report.html", "report.md"):
-        text = (output / page).read_text()
+        text = (whole_report / page).read_text()
         for expected in ("41.0", "44.5", "17.0", "20.5", "+24.0", "on 4 of 4 tasks", "11,880", "0.10.2", "c0ffee"):
             assert expected in text, (page, expected)
         assert "batch_size: 32" in text  # the resolved configuration
@@ -222,23 +224,24 @@ def test_a_task_where_pretraining_did_not_help_is_named(tmp_path, report):
 
 
 def test_published_numbers_stand_beside_real_tasks(whole_report):
-    output = whole_report
     for page in ("report.html", "report.md"):
-        text = (output / page).read_text()
+        text = (whole_report / page).read_text()
         assert "Beside published results" in text
         assert "median over many" in text
         assert "97.2" in text
-    cola = json.loads((output / "scores.json").read_text())["tasks"]["cola"]
+    cola = json.loads((whole_report / "scores.json").read_text())["tasks"]["cola"]
     assert cola["published"]["scores"] == {"Small-OWT": 56.8, "Small": 57.0, "Base": 67.7, "Large": 69.1}
 
 
 def test_published_numbers_stay_away_from_generated_data(tmp_path, report):
-    output = report(whole_run(tmp_path, generated=True))
+    inputs: dict[str, UPath] = {"sample": UPath(tmp_path / "sample")}
+    add_run(inputs, tmp_path, task="cola", seed=0, scores={"matthews": 57.0}, data="{sample}/tasks/CoLA")
+    output = report(inputs)
     for page in ("report.html", "report.md"):
         text = (output / page).read_text()
         assert "Beside published results" not in text
         assert "cannot be compared with published results" in text
-        assert "97.2" not in text
+        assert "69.1" not in text
     assert json.loads((output / "scores.json").read_text())["tasks"]["cola"]["published"] is None
 
 
@@ -252,13 +255,17 @@ def test_published_numbers_stay_away_from_a_part_of_the_data(tmp_path, report):
 
 def test_a_failed_run_is_a_gap_with_its_reason(tmp_path, report):
     inputs = whole_run(tmp_path)
+    del inputs["pretrain"]
     failed = tmp_path / "finetune/squad_v1/seed-1" / FINGERPRINT
     (failed / "result.json").unlink()
-    write(failed / "failure.json", {"error": "the loss is nan at step 12"})
+    (failed / "log.txt").write_text(
+        "2026-01-01 10:00:00 INFO    pipeline: finetune/squad_v1/seed-1 starts\n"
+        "2026-01-01 10:01:00 ERROR   pipeline: finetune/squad_v1/seed-1 failed: the loss is nan at step 12\n"
+    )
     (tmp_path / "finetune/mrpc/random-0" / FINGERPRINT / "result.json").unlink()
     output = report(inputs)
     gaps = {gap["what"]: gap["reason"] for gap in json.loads((output / "scores.json").read_text())["gaps"]}
-    assert gaps["finetune/squad_v1/seed-1"] == "the loss is nan at step 12"
+    assert gaps["finetune/squad_v1/seed-1"] == f"the loss is nan at step 12 (log: {failed}/log.txt)"
     assert "no result.json" in gaps["finetune/mrpc/random-0"]
     for page in ("report.html", "report.md"):
         text = (output / page).read_text()
@@ -372,9 +379,8 @@ def test_names_and_texts_are_text_not_markup(tmp_path, report):
 
 
 def test_plots_show_something_and_are_those_in_the_pages(whole_report):
-    output = whole_report
-    markdown = (output / "report.md").read_text()
-    plots = sorted((output / "plots").iterdir())
+    markdown = (whole_report / "report.md").read_text()
+    plots = sorted((whole_report / "plots").iterdir())
     assert {plot.stem for plot in plots} == {
         *("scores", "loss-generator", "loss-discriminator", "replaced-precision-recall", "replaced-auc"),
         *("masked-accuracy", "learning-rate", "gradient-norm", "throughput"),
@@ -387,7 +393,7 @@ def test_plots_show_something_and_are_those_in_the_pages(whole_report):
         coloured = np.ptp(pixels[..., :3], axis=-1) > 0.2
         assert coloured.sum() > 200, f"{plot.name} has no line"
         assert f"(plots/{plot.name})" in markdown
-    assert (output / "report.html").read_text().count("data:image/png;base64,") == len(plots)
+    assert (whole_report / "report.html").read_text().count("data:image/png;base64,") == len(plots)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, report):
