@@ -1,0 +1,202 @@
+"""What we export is what transformers computes with, and what transformers saves is what we load."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from upath import UPath
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from stages.electra.config import ElectraConfig, ModelConfig, Size  # noqa: E402
+from stages.electra.model import (  # noqa: E402
+    Electra,
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    merge,
+    split,
+)
+from stages.electra.pretrained import load_pretrained, save_pretrained  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+VOCAB_SIZE = 300
+LENGTHS = np.array([20, 13, 7, 1])
+MASK = np.arange(20) < LENGTHS[:, None]
+TYPES = ((np.arange(20) >= LENGTHS[:, None] // 2) & MASK).astype(np.int64)
+IDS = np.random.default_rng(0).integers(0, VOCAB_SIZE, MASK.shape)
+LABELS = {0: "no", 1: "yes", 2: "maybe"}
+
+
+def configs(embedding_size: int = 24, **changes) -> tuple[ElectraConfig, ElectraConfig]:
+    return ModelConfig(
+        **{
+            "size": Size.TINY,
+            "embedding_size": embedding_size,
+            "hidden_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 96,
+            "max_position_embeddings": 32,
+            **changes,
+        }
+    ).resolve(VOCAB_SIZE)
+
+
+def perturbed(params):
+    """Every parameter off its initial value: with biases at 0 and scales at 1 a wrong name could pass."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def torch_outputs(folder: Path, architecture: str) -> dict[str, np.ndarray]:
+    model, info = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    with torch.no_grad():
+        outputs = model.eval()(
+            input_ids=torch.tensor(IDS),
+            attention_mask=torch.tensor(MASK.astype(np.int64)),
+            token_type_ids=torch.tensor(TYPES),
+        )
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def ours(call) -> np.ndarray:
+    return np.asarray(call(jnp.asarray(IDS), jnp.asarray(MASK), jnp.asarray(TYPES)))
+
+
+def save_network(folder: Path, name: str, **changes):
+    """Exports one network of a random ELECTRA; returns its architecture and the function that we compute."""
+    discriminator, generator = configs(**changes)
+    graphdef, params = split(Electra(discriminator, generator, rngs_key=jax.random.key(0)))
+    params = perturbed(params)
+    model = merge(graphdef, params)
+    architecture, config, call = {
+        "discriminator": ("ElectraForPreTraining", discriminator, model.discriminate),
+        "generator": ("ElectraForMaskedLM", generator, model.generate),
+    }[name]
+    save_pretrained(
+        UPath(folder),
+        architecture=architecture,
+        config=config,
+        params={"embeddings": params["embeddings"], "encoder": params[name], "head": params[f"{name}_head"]},
+    )
+    return architecture, call
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embedding_size": 24},
+        {"embedding_size": 64},
+        {"embedding_size": 32, "generator_multiplier": 1.0},
+        {"hidden_act": "gelu_new"},
+        {"hidden_act": "relu"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["discriminator", "generator"])
+def test_exports_load_in_transformers_and_give_our_logits(tmp_path, name, changes):
+    architecture, call = save_network(tmp_path, name, **changes)
+    theirs, found = torch_outputs(tmp_path, architecture)["logits"], ours(call)
+    assert theirs.shape == found.shape
+    assert np.abs(theirs).max() > 0.1
+    np.testing.assert_allclose(found[MASK], theirs[MASK], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("attention.self.query", "attention.self.key"),
+        ("attention.self.key", "attention.self.value"),
+        ("attention.output.LayerNorm", "output.LayerNorm"),
+    ],
+)
+def test_two_swapped_names_would_be_noticed(tmp_path, first, second):
+    architecture, call = save_network(tmp_path, "discriminator")
+    path = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    for leaf in ("weight", "bias"):
+        names = [f"electra.encoder.layer.1.{name}.{leaf}" for name in (first, second)]
+        tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+    theirs = torch_outputs(tmp_path, architecture)["logits"]
+    assert np.abs(ours(call) - theirs)[MASK].max() > 1e-3
+
+
+def test_fine_tuned_models_give_our_logits(tmp_path):
+    config = configs()[0]
+    key = jax.random.key(0)
+    cases = {
+        "ElectraForSequenceClassification": (
+            ElectraForSequenceClassification(config, num_labels=3, rngs_key=key),
+            LABELS,
+        ),
+        "ElectraForTokenClassification": (
+            ElectraForTokenClassification(config, num_labels=3, rngs_key=key),
+            LABELS,
+        ),
+        "ElectraForQuestionAnswering": (ElectraForQuestionAnswering(config, rngs_key=key), None),
+    }
+    for architecture, (module, id2label) in cases.items():
+        graphdef, params = split(module)
+        params = perturbed(params)
+        folder = tmp_path / architecture
+        save_pretrained(UPath(folder), architecture=architecture, config=config, params=params, id2label=id2label)
+        found, theirs = ours(merge(graphdef, params)), torch_outputs(folder, architecture)
+        if architecture == "ElectraForQuestionAnswering":
+            theirs["logits"] = np.stack([theirs["start_logits"], theirs["end_logits"]], axis=-1)
+        if architecture == "ElectraForSequenceClassification":
+            np.testing.assert_allclose(found, theirs["logits"], atol=1e-5)
+        else:
+            np.testing.assert_allclose(found[MASK], theirs["logits"][MASK], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "ElectraForPreTraining",
+        "ElectraForMaskedLM",
+        "ElectraForSequenceClassification",
+        "ElectraForTokenClassification",
+        "ElectraForQuestionAnswering",
+    ],
+)
+@pytest.mark.parametrize("embedding_size", [24, 64])
+def test_from_transformers_to_ours_and_back_every_tensor_is_the_same(tmp_path, architecture, embedding_size):
+    torch.manual_seed(0)
+    num_labels = 2 if architecture == "ElectraForQuestionAnswering" else 3
+    fields = configs(embedding_size)[0].to_dict()
+    model = getattr(transformers, architecture)(transformers.ElectraConfig(**fields, num_labels=num_labels))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "theirs")
+
+    loaded = load_pretrained(str(tmp_path / "theirs"))
+    assert loaded.architecture == architecture
+    has_labels = loaded.id2label is not None and num_labels == 3
+    save_pretrained(
+        UPath(tmp_path / "ours"),
+        architecture=architecture,
+        config=loaded.config,
+        params=loaded.params,
+        id2label=loaded.id2label if has_labels else None,
+    )
+    files = [safetensors.numpy.load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours")]
+    assert files[0].keys() == files[1].keys()
+    for name in files[0]:
+        np.testing.assert_array_equal(files[1][name], files[0][name], err_msg=name)
+    settings = [transformers.ElectraConfig.from_pretrained(tmp_path / name) for name in ("theirs", "ours")]
+    for name in fields:
+        assert getattr(settings[0], name) == getattr(settings[1], name), name
+    torch_outputs(tmp_path / "ours", architecture)

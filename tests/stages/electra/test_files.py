@@ -1,0 +1,245 @@
+"""Hugging Face folders, written and read, and what is said of broken ones."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from electra_miniature import perturb, tiny
+from upath import UPath
+
+from stages.context import NullTracker, StageContext
+from stages.electra.card import ModelCard
+from stages.electra.heads import ClassificationHeadKind
+from stages.electra.huggingface import ConversionError, flatten
+from stages.electra.model import (
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    split,
+)
+from stages.electra.pretrained import (
+    load_backbone,
+    load_parameters,
+    load_pretrained,
+    save_parameters,
+    save_pretrained,
+)
+from stages.export import ExportConfig, run
+
+LABELS = {0: "no", 1: "yes", 2: "maybe"}
+
+
+def discriminator(electra) -> dict:
+    params = electra[1]
+    return {
+        "embeddings": params["embeddings"],
+        "encoder": params["discriminator"],
+        "head": params["discriminator_head"],
+    }
+
+
+def save_discriminator(electra, folder: UPath) -> UPath:
+    save_pretrained(folder, architecture="ElectraForPreTraining", config=tiny()[0], params=discriminator(electra))
+    return folder
+
+
+def assert_equal(ours: dict, theirs: dict) -> None:
+    ours, theirs = flatten(ours), flatten(theirs)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "make", "id2label"),
+    [
+        (
+            "ElectraForSequenceClassification",
+            lambda c, k: ElectraForSequenceClassification(c, num_labels=3, rngs_key=k),
+            LABELS,
+        ),
+        (
+            "ElectraForTokenClassification",
+            lambda c, k: ElectraForTokenClassification(c, num_labels=3, rngs_key=k),
+            LABELS,
+        ),
+        ("ElectraForQuestionAnswering", lambda c, k: ElectraForQuestionAnswering(c, rngs_key=k), None),
+    ],
+)
+def test_a_fine_tuned_model_survives_its_folder(tmp_path, architecture, make, id2label):
+    config = tiny()[0]
+    params = perturb(split(make(config, jax.random.key(0)))[1])
+    folder = UPath(tmp_path / "model")
+    save_pretrained(folder, architecture=architecture, config=config, params=params, id2label=id2label)
+    loaded = load_pretrained(folder)
+    assert (loaded.architecture, loaded.config, loaded.id2label) == (architecture, config, id2label)
+    assert_equal(loaded.params, params)
+
+
+def test_the_backbone_of_any_folder_loads_without_its_head(tmp_path, electra):
+    config, params = load_backbone(save_discriminator(electra, UPath(tmp_path)))
+    assert config == tiny()[0]
+    expected = discriminator(electra)
+    assert_equal(params, {name: expected[name] for name in ("embeddings", "encoder")})
+
+
+def test_a_folder_on_another_file_system_is_the_same(electra):
+    folder = save_discriminator(electra, UPath("memory://models/discriminator"))
+    assert_equal(load_pretrained(folder).params, discriminator(electra))
+
+
+def test_every_fault_of_a_folder_is_named_at_once(tmp_path, electra):
+    folder = save_discriminator(electra, UPath(tmp_path))
+    weights = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(weights)
+    tensors["electra.extra"] = np.zeros(3, np.float32)
+    del tensors["electra.encoder.layer.1.output.dense.bias"]
+    name = "electra.embeddings.word_embeddings.weight"
+    tensors[name] = tensors[name][:-1]
+    safetensors.numpy.save_file(tensors, weights)
+    with pytest.raises(ConversionError) as caught:
+        load_backbone(folder)
+    for part in (
+        "unexpected electra.extra",
+        "missing electra.encoder.layer.1.output.dense.bias (32,)",
+        f"{name} has shape (199, 24), the configuration says (200, 24)",
+    ):
+        assert part in str(caught.value)
+
+
+def test_parameters_of_another_architecture_are_refused(tmp_path, electra):
+    with pytest.raises(ConversionError, match=r"missing head/bias .* unexpected head/prediction/bias"):
+        save_pretrained(
+            UPath(tmp_path),
+            architecture="ElectraForMaskedLM",
+            config=tiny()[0],
+            params=discriminator(electra),
+        )
+
+
+def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
+    params = electra[1]
+    save_pretrained(
+        UPath(tmp_path),
+        architecture="ElectraForMaskedLM",
+        config=tiny()[1],
+        params={
+            "embeddings": params["embeddings"],
+            "encoder": params["generator"],
+            "head": params["generator_head"],
+        },
+    )
+    weights = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(weights)
+    table = tensors["electra.embeddings.word_embeddings.weight"]
+    safetensors.numpy.save_file(tensors | {"generator_lm_head.weight": table}, weights)
+    load_pretrained(str(tmp_path))
+    safetensors.numpy.save_file(tensors | {"generator_lm_head.weight": table + 1}, weights)
+    with pytest.raises(ConversionError, match="must be tied"):
+        load_pretrained(str(tmp_path))
+
+
+def test_the_head_of_the_original_cannot_be_exported(tmp_path):
+    config = tiny()[0]
+    model = ElectraForSequenceClassification(
+        config, num_labels=3, rngs_key=jax.random.key(0), head=ClassificationHeadKind.ORIGINAL
+    )
+    with pytest.raises(ValueError, match="head 'huggingface'"):
+        save_pretrained(
+            UPath(tmp_path),
+            architecture="ElectraForSequenceClassification",
+            config=config,
+            params=split(model)[1],
+            id2label=LABELS,
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"hidden_act": "swish"}, "swish"),
+    ],
+)
+def test_another_kind_of_model_is_refused(tmp_path, electra, change, message):
+    folder = save_discriminator(electra, UPath(tmp_path))
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | change))
+    with pytest.raises(ValueError, match=message):
+        load_backbone(folder)
+
+
+def test_a_missing_folder_or_file_says_what_is_there(tmp_path, electra):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_backbone(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        load_backbone(str(tmp_path))
+    save_discriminator(electra, UPath(tmp_path))
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors; found .*pytorch_model\.bin"):
+        load_backbone(str(tmp_path))
+
+
+def test_own_parameters_survive_their_file(tmp_path, electra):
+    path = UPath(tmp_path / "parameters.safetensors")
+    save_parameters(path, electra[1])
+    assert_equal(load_parameters(path), electra[1])
+
+
+class Recorder(NullTracker):
+    def __init__(self) -> None:
+        self.models: dict[str, str] = {}
+
+    def model(self, path, *, name) -> None:
+        self.models[name] = str(path)
+
+
+def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_path, electra):
+    inputs = {name: UPath(tmp_path / name) for name in ("pretrain", "vocab")}
+    output, tracker = UPath(tmp_path / "export"), Recorder()
+    networks = dict(zip(("discriminator", "generator"), tiny(), strict=True))
+    save_parameters(inputs["pretrain"] / "model" / "parameters.safetensors", electra[1])
+    texts = {name: config.to_dict() for name, config in networks.items()}
+    (inputs["pretrain"] / "model" / "config.json").write_text(json.dumps(texts))
+    (inputs["pretrain"] / "result.json").write_text(json.dumps({"heldout": {"replaced/auc": 0.8125}}))
+    inputs["vocab"].mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (inputs["vocab"] / name).write_text(name)
+    output.mkdir()
+    run(
+        ExportConfig(name="mine", license="apache-2.0"),
+        StageContext(output=output, inputs=inputs, tracker=tracker),
+    )
+    assert tracker.models == {name: str(output / name) for name in networks}
+    for name, config in networks.items():
+        loaded = load_pretrained(output / name)
+        assert loaded.config == config
+        assert_equal(loaded.params["embeddings"], electra[1]["embeddings"])
+        assert_equal(loaded.params["encoder"], electra[1][name])
+        assert_equal(loaded.params["head"], electra[1][f"{name}_head"])
+        assert (output / name / "vocab.txt").read_text() == "vocab.txt"
+    card = (output / "discriminator" / "README.md").read_text()
+    assert card.startswith('---\nlanguage: ["en"]\nlicense: "apache-2.0"\n')
+    assert "# mine discriminator" in card
+    assert "| replaced/auc | 0.8125 |" in card
+
+
+def test_a_model_card_is_yaml_and_leaves_out_what_is_not_known():
+    import yaml
+
+    card = ModelCard(
+        title='a "quoted" model: yes',
+        summary="text",
+        task="text-classification",
+        dataset="cola",
+        results={"matthews": 0.5},
+    )
+    _, header, _ = card.render().split("---\n")
+    metadata = yaml.safe_load(header)
+    assert "license" not in metadata
+    assert metadata["metrics"] == ["matthews"]
+    assert metadata["model-index"][0]["name"] == 'a "quoted" model: yes'
+    assert metadata["model-index"][0]["results"][0]["metrics"] == [{"type": "matthews", "value": 0.5}]

@@ -1,0 +1,112 @@
+"""Cross-entropy, and samples that follow the softmax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from stages.electra.losses import binary_cross_entropy, predict_words, sample
+
+
+def draw(mass: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
+    """Index counts of `num` draws from one row of masses."""
+    rows = jnp.broadcast_to(jnp.asarray(mass, jnp.float32), (num, len(mass)))
+    return np.bincount(np.asarray(jax.jit(sample)(jax.random.key(seed), rows)), minlength=len(mass))
+
+
+def is_plausible(counts: np.ndarray, mass: np.ndarray) -> bool:
+    """Chi-square test of the counts against the shares, rare words pooled."""
+    expected = mass / mass.sum() * counts.sum()
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    observed, wanted = observed[wanted > 0], wanted[wanted > 0]
+    return stats.chisquare(observed, wanted).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("num_words", [3, 191, 192, 193, 1000])
+def test_samples_follow_the_softmax(num_words):
+    mass = np.exp(np.random.default_rng(num_words).normal(size=num_words))
+    counts = draw(mass, 20_000)
+    assert is_plausible(counts, mass)
+    # The same counts do not pass for another distribution.
+    assert not is_plausible(counts, np.roll(mass, 1))
+
+
+def test_words_without_mass_are_never_drawn():
+    mass = np.zeros(1000)
+    mass[[5, 400, 401, 990]] = [1, 2, 3, 4]
+    counts = draw(mass, 5000)
+    assert set(np.flatnonzero(counts)) == {5, 400, 401, 990}
+    assert is_plausible(counts, mass)
+
+
+def test_a_certain_word_is_always_drawn():
+    for word in (0, 499, 999):
+        mass = np.zeros(1000)
+        mass[word] = 1e-30
+        assert draw(mass, 200)[word] == 200
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24, 1.0])
+def test_the_ends_of_the_uniform_interval_draw_a_word_with_mass(uniform, monkeypatch):
+    mass = jnp.zeros((1, 500)).at[0, jnp.array([100, 300])].set(1.0)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform, jnp.float32))
+    assert int(sample(jax.random.key(0), mass)[0]) == (100 if uniform == 0 else 300)
+
+
+def naive(x_NE, table_VE, bias_V, targets_N):
+    logits_NV = x_NE @ table_VE.T + bias_V
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits_NV), targets_N[:, None], axis=1)[:, 0]
+
+
+def inputs(num: int = 13, width: int = 8, num_words: int = 300):
+    keys = jax.random.split(jax.random.key(3), 4)
+    return (
+        jax.random.normal(keys[0], (num, width)),
+        jax.random.normal(keys[1], (num_words, width)),
+        jax.random.normal(keys[2], (num_words,)),
+        jax.random.randint(keys[3], (num,), 0, num_words),
+    )
+
+
+def predict(*arguments, temperature=1.0, seed=0, dtype=jnp.float32):
+    return predict_words(*arguments, key=jax.random.key(seed), temperature=temperature, dtype=dtype)
+
+
+def test_cross_entropy_and_its_gradients_are_those_of_log_softmax():
+    *weights, targets = inputs()
+    scale = jnp.arange(13.0)
+    np.testing.assert_allclose(predict(*weights, targets).loss_N, naive(*weights, targets), rtol=1e-5)
+    ours = jax.grad(lambda w: jnp.sum(scale * predict(*w, targets).loss_N))(weights)
+    theirs = jax.grad(lambda w: jnp.sum(scale * naive(*w, targets)))(weights)
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4)
+
+
+def test_cross_entropy_survives_huge_logits():
+    x, table, bias, targets = inputs()
+    loss = predict(x * 1e4, table, bias, targets).loss_N
+    assert np.all(np.isfinite(loss))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_predicted_words_are_drawn_at_the_temperature(temperature):
+    x, table, bias, _ = inputs()
+    repeated = jnp.broadcast_to(x[:1], (20_000, x.shape[1]))
+    words = predict(repeated, table, bias, jnp.zeros(20_000, jnp.int32), temperature=temperature)
+    logits = np.asarray(x[0] @ table.T + bias, np.float64)
+    counts = np.bincount(np.asarray(words.samples_N), minlength=300)
+    assert is_plausible(counts, np.exp(logits / temperature))
+    assert not is_plausible(counts, np.exp(logits / temperature / 1.1))
+    assert np.all(np.asarray(words.best_N) == logits.argmax())
+
+
+def test_binary_cross_entropy_is_safe_at_any_logit():
+    logits = jnp.array([-1e4, -2.0, 0.0, 2.0, 1e4])
+    np.testing.assert_allclose(
+        binary_cross_entropy(logits, jnp.array([True, True, True, False, False])),
+        [1e4, np.log1p(np.exp(2.0)), np.log(2.0), np.log1p(np.exp(2.0)), 1e4],
+        rtol=1e-6,
+    )
