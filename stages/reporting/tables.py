@@ -31,7 +31,9 @@ def format_number(value: float | None, *, digits: int = 1, signed: bool = False)
 
 
 def format_duration(seconds: float) -> str:
-    """`48 s`, `12 min`, `3 h 05 min`."""
+    """`under 1 s`, `48 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 1:
+        return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -57,7 +59,8 @@ def data_tables(results: Results) -> list[Table]:
     if results.documents:
         tables.append(Table(title="Documents", columns=("",), rows=tuple(_document_rows(results.documents))))
     if results.vocabulary:
-        shown = {key: value for key, value in results.vocabulary.items() if key not in ("special", "sha256")}
+        hidden = ("special", "sha256")
+        shown = {key: value for key, value in results.vocabulary.items() if value is not None and key not in hidden}
         tables.append(Table(title="Vocabulary", columns=("",), rows=tuple(_flat_rows(shown))))
     counts = results.shards.get("counts", {})
     if counts:

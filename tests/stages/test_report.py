@@ -423,7 +423,12 @@ def test_numbers_read_well():
     assert format_number(-2.5, signed=True) == "−2.5"
     assert format_number(1234.5, digits=1) == "1,234.5"
     assert format_number(None) == format_number(math.nan) == "–"
-    assert [format_duration(seconds) for seconds in (48, 720, 11_100)] == ["48 s", "12 min", "3 h 05 min"]
+    assert [format_duration(seconds) for seconds in (0.4, 48, 720, 11_100)] == [
+        "under 1 s",
+        "48 s",
+        "12 min",
+        "3 h 05 min",
+    ]
 
 
 def test_wrong_configs_are_refused():
