@@ -42,3 +42,15 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
         configure_logging=verbose,
         include_dashboard=False if address == "local" else None,
     )
+
+
+def task_environment() -> dict[str, str]:
+    """Environment of tasks that start actors of their own, once connected.
+
+    Ray Train asks Ray's state API whether its controller lives, and that API, without this variable, asks the cluster
+    that started last on the machine. Where that is another one, Ray Train takes the controller for dead and ends the
+    training processes (seen with Ray 2.60).
+    """
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
