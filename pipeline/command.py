@@ -1,16 +1,18 @@
-"""What a command does, from the config to the exit code."""
+"""What a command does, from the config to the exit code. Imports nothing heavy before something must run."""
 
 import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from upath import UPath
 
 from pipeline.config import PipelineConfig, load_config
 from pipeline.dag import build_stages, select, with_ancestors
-from pipeline.errors import UsageError
+from pipeline.errors import ConfigError, Problem, UsageError
+from pipeline.fingerprint import plain
 from pipeline.plan import PlannedStage, Status, make_plan, output_folder
+from pipeline.raw_inputs import resolve
 from pipeline.stage import Stage
 
 
@@ -40,6 +42,9 @@ class Command:
 def execute_command(command: Command) -> int:
     """Plans, and unless that was all, runs.
 
+    Returns:
+      0 where all is done, 1 where a stage failed, 130 where the user stopped it.
+
     Raises:
       UsageError: The config or the command is wrong; nothing has run.
     """
@@ -48,55 +53,54 @@ def execute_command(command: Command) -> int:
     if command.print_config:
         print(format_config(config), end="")
         return 0
-    output = output_folder(config.output)
     chosen = _choose(stages, command)
-    plan = make_plan(stages, output=output)
+    fresh = frozenset({stage.name for stage in select(stages, command.rerun)} & chosen if command.rerun else ())
+    output = output_folder(config.output)
+    plan = _plan(stages, output=output, fresh=fresh)
     if command.plan or command.json:
         _print_plan([planned for planned in plan if planned.name in chosen], json=command.json)
         return 0
     _require_needs(plan, chosen, command)
+    _require_sources(plan, chosen)
     if all(planned.status is Status.DONE for planned in plan if planned.name in chosen):
+        from pipeline.summary import print_summary
+
         print("Nothing to do: every stage is done.")
-        _print_results(plan, config)
+        print_summary(plan, config=config, output=output)
         return 0
-    return _run(config, plan, chosen, command, output=output)
+    from pipeline.session import run_session
+
+    return run_session(
+        config,
+        name=Path(command.config).stem,
+        # Planned again under the lease: another runner may have done something meanwhile.
+        make_plan=lambda: _plan(stages, output=output, fresh=fresh),
+        chosen=chosen,
+        fresh=fresh,
+        output=output,
+        config_yaml=format_config(config),
+        again=command.again(),
+        verbose=command.verbose,
+        wait=command.wait,
+    )
 
 
-def _run(
-    config: PipelineConfig, plan: Sequence[PlannedStage], chosen: set[str], command: Command, *, output: UPath
-) -> int:
-    # Only what really runs something imports Ray.
-    from rich.console import Console
+def format_config(config: PipelineConfig) -> str:
+    """The whole config as YAML that loads to the same config."""
+    import yaml
 
-    from pipeline.display import make_display
-    from pipeline.lease import Lease, LeaseHeldError
-    from pipeline.runner import State, run_plan
-
-    console = Console()
-    display = make_display(console, stages=[planned.name for planned in plan])
-    try:
-        with Lease(output, wait=command.wait) as lease, display:
-
-            def watch(results: Mapping[str, StageResult]) -> None:
-                lease.check()
-                display.update(results, {})
-
-            results = run_plan(plan, names=chosen, cluster=config.cluster, verbose=command.verbose, watch=watch)
-    except KeyboardInterrupt:
-        print(f"Stopped. Go on where it left off: {command.again()}", file=sys.stderr)
-        return 130
-    except LeaseHeldError as error:
-        print(error, file=sys.stderr)
-        return 1
-    failed = [result for result in results.values() if result.state is State.FAILED]
-    for result in failed:
-        print(f"\n{result.name} failed: {result.error}\n  log: {result.log}", file=sys.stderr)
-    _print_results(plan, config)
-    return 1 if failed else 0
+    tree = {key: value for key, value in plain(config, at="config").items() if value is not None or key == "tracking"}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _print_results(plan, config):
-    pass
+def _plan(stages: Sequence[Stage], *, output: UPath, fresh: frozenset[str]) -> tuple[PlannedStage, ...]:
+    plan = make_plan(stages, output=output)
+    return tuple(
+        replace(planned, status=Status.NEW, why=f"--rerun; before: {planned.status}, {planned.why}")
+        if planned.name in fresh
+        else planned
+        for planned in plan
+    )
 
 
 def _choose(stages: Sequence[Stage], command: Command) -> set[str]:
@@ -125,17 +129,16 @@ def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Comm
     """
     by_name = {planned.name: planned for planned in plan}
     missing: dict[str, list[str]] = {}
-    for name in (planned.name for planned in plan if planned.name in chosen):
-        if by_name[name].status is Status.DONE:
-            continue
-        for need in by_name[name].stage.needs:
-            if need not in chosen and by_name[need].status is not Status.DONE:
-                missing.setdefault(need, []).append(name)
+    for planned in plan:
+        if planned.name in chosen and planned.status is not Status.DONE:
+            for need in planned.stage.needs:
+                if need not in chosen and by_name[need].status is not Status.DONE:
+                    missing.setdefault(need, []).append(planned.name)
     if not missing:
         return
     lines = [
-        f"{', '.join(wanted)} needs {need}, which is not done ({by_name[need].status})"
-        for need, wanted in missing.items()
+        f"{', '.join(wanting)} needs {need}, which is not done ({by_name[need].status})"
+        for need, wanting in missing.items()
     ]
     # The command for the last of a chain does all of it.
     stages = [planned.stage for planned in plan]
@@ -146,9 +149,19 @@ def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Comm
     raise UsageError("\n".join([*lines, f"This does {'it' if len(missing) == 1 else 'them'}:", *commands]))
 
 
-def format_config(config: PipelineConfig) -> str:
-    """The whole config as YAML that loads to the same config."""
-    import yaml
+def _require_sources(plan: Sequence[PlannedStage], chosen: set[str]) -> None:
+    """Local inputs of stages that will run must be there, however late they run.
 
-    tree = {key: value for key, value in plain(config, at="config").items() if value is not None}
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    Raises:
+      ConfigError: Some match nothing.
+    """
+    problems: dict[str, Problem] = {}
+    for planned in plan:
+        if planned.name not in chosen or planned.status is Status.DONE:
+            continue
+        for source in planned.stage.sources:
+            if "://" not in source and not resolve([source]):
+                message = f"matches no file (looked in {Path.cwd()})"
+                problems.setdefault(source, Problem(f"input of {planned.name}", "", source, message))
+    if problems:
+        raise ConfigError(list(problems.values()))

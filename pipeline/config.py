@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.sample import SampleConfig
-
 from cluster.config import ClusterConfig
 from pipeline.errors import ConfigError, Problem
 from pipeline.validation import STRICT, validate
@@ -20,6 +18,7 @@ from stages.finetune import FinetuneSection
 from stages.ingest import IngestConfig
 from stages.pretrain import PretrainConfig
 from stages.report import ReportConfig
+from stages.sample import SampleConfig
 from stages.shard import ShardConfig
 from stages.vocab import VocabConfig
 
@@ -141,21 +140,6 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
         wrong(
             ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"
         )
-    if config.finetune is not None:
-        if not config.finetune.tasks:
-            wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
-        for name, task in config.finetune.tasks.items():
-            if not _may_exist(task.data):
-                keys = ("finetune", "tasks", str(name), "data")
-                wrong(keys, task.data, f"there is no such file or folder (looked in {Path.cwd()})")
+    if config.finetune is not None and not config.finetune.tasks:
+        wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
     return problems
-
-
-def _may_exist(location: str) -> bool:
-    """False for a local path where nothing is."""
-    from glob import glob, has_magic
-
-    if "://" in location or REFERENCE.search(location):
-        return True
-    path = os.path.expanduser(location)
-    return bool(glob(path, recursive=True)) if has_magic(path) else os.path.exists(path)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import importlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,8 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         add("export", config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
     for name, run in runs.items():
-        add(name, run, sources=_raw((run.data, run.model)), accelerated=True)
+        model = run.model if _is_path(run.model) else None
+        add(name, run, sources=_raw((run.data, run.train_file, run.eval_file, model)), accelerated=True)
     add("report", config.report, needs=[stage.name for stage in stages])
     return tuple(stages)
 
@@ -84,6 +86,11 @@ def with_ancestors(stages: Sequence[Stage], chosen: Iterable[Stage]) -> list[Sta
             wanted.add(name)
             queue += by_name[name].needs
     return [stage for stage in stages if stage.name in wanted]
+
+
+def _is_path(model: str) -> bool:
+    """Whether a model is a folder; else it is a name on the Hugging Face hub."""
+    return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
 
 
 def _raw(locations: Iterable[str | None]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline.progress import Progress
-from pipeline.runner import StageResult, State
+from pipeline.results import StageResult, State
 
 LINE_SECONDS = 15.0
 _STYLES = {

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,9 @@ from upath import UPath
 from cluster.storage import is_local
 from pipeline.fingerprint import Identity
 from pipeline.manifest import LOG, write_config, write_manifest
+from pipeline.recorder import StageTracker
 from pipeline.stage import Stage
-from stages.context import StageContext
+from stages.context import StageContext, Tracker
 
 # These tell much that is of no use to the reader of a stage's log.
 _CHATTY = ("jax", "absl", "orbax", "fsspec", "urllib3", "filelock", "matplotlib", "asyncio", "botocore")
@@ -44,7 +45,8 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
             logger.info("%s starts in %s", stage.name, context.output)
             try:
                 write_config(context.output, identity)
-                stage.run(stage.config, context)
+                with _recording(context.tracker):
+                    stage.run(stage.config, context)
                 write_manifest(context.output, identity, started=started)
                 logger.info("%s is done", stage.name)
             except Exception as failure:
@@ -53,6 +55,12 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
     except OSError as failure:  # the log itself could not be written
         error = error or explain(failure, output=context.output)
     return Outcome(seconds=(datetime.now(UTC) - started).total_seconds(), error=error)
+
+
+@contextmanager
+def _recording(tracker: Tracker) -> Iterator[None]:
+    with tracker.running() if isinstance(tracker, StageTracker) else nullcontext():
+        yield
 
 
 def explain(failure: BaseException, *, output: UPath) -> str:

@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 where all is done, 1 where a stage failed, 2 for a wrong config or command line."""
+    """Returns 0 where all is done, 1 where a stage failed, 2 for a wrong config or command line, 130 if stopped."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
     parser.add_argument("config", help="a YAML file (see configs/)")
     parser.add_argument("--plan", action="store_true", help="say what would run and why, and run nothing")

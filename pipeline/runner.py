@@ -3,52 +3,21 @@
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from upath import UPath
 
-from cluster.bootstrap import connect
+from cluster.bootstrap import task_environment
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import process_environment
 from cluster.storage import is_local
 from pipeline.execution import Outcome, execute, explain
-from pipeline.manifest import LOG, MANIFEST
+from pipeline.manifest import MANIFEST
 from pipeline.plan import PlannedStage, Status
+from pipeline.results import StageResult, State
 from stages.context import NullTracker, StageContext, Tracker
 
 POLL_SECONDS = 0.5
-
-
-class State(StrEnum):
-    """Where a stage is in this run."""
-
-    DONE = "done"
-    WAITING = "waiting"
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    BLOCKED = "blocked"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """How a stage came out of a run."""
-
-    name: str
-    state: State
-    folder: UPath
-    seconds: float = 0.0
-    error: str | None = None
-    blocked_by: str | None = None
-
-    @property
-    def log(self) -> UPath:
-        """The file to read."""
-        return self.folder / LOG
 
 
 Watch = Callable[[Mapping[str, StageResult]], None]
@@ -70,11 +39,10 @@ def run_plan(
     *,
     names: Collection[str],
     cluster: ClusterConfig,
-    verbose: bool = False,
     tracker_of: Callable[[PlannedStage], Tracker] = lambda planned: NullTracker(),
     watch: Watch = lambda results: None,
 ) -> dict[str, StageResult]:
-    """Runs the named stages that are not done, each when what it needs is done.
+    """Runs the named stages that are not done, each when what it needs is done. Ray must be connected.
 
     Args:
       plan: All stages in order, done ones too.
@@ -87,8 +55,6 @@ def run_plan(
       A result for each of `names` and each stage that is done.
     """
     run = _Run(plan, names=names, cluster=cluster, tracker_of=tracker_of)
-    if run.is_open():
-        connect(cluster, verbose=verbose)
     try:
         while run.is_open():
             run.submit_ready()
@@ -188,11 +154,13 @@ class _Run:
             # Of a process that died, not of an error: every stage goes on from what it has.
             "max_retries": cluster.max_failures,
         }
+        environment = task_environment()
         if stage.accelerated:
-            options["runtime_env"] = {"env_vars": process_environment(cluster)}
+            environment |= process_environment(cluster)
             if cluster.platform is Platform.CUDA:
                 options["num_gpus"] = 1
             elif cluster.platform is Platform.TPU:
                 options["resources"] = {"TPU": cluster.accelerators_per_process}
+        options["runtime_env"] = {"env_vars": environment}
         task: Any = ray.remote(execute).options(**options)  # type: ignore[arg-type]
         return task.remote(stage, context, planned.identity, cwd=os.getcwd())

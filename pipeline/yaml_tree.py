@@ -94,6 +94,7 @@ def _override(tree: Tree, override: str) -> Tree:
         raise UsageError("--set extends=…: write `extends` in a file")
     # `{sample}/documents` would be a broken mapping to YAML.
     is_reference = _REFERENCE.match(text) is not None
+    value: Any
     value, inner = (text, {}) if is_reference else _parse_value(text, origin="--set")
     parent: Any = tree.values
     for depth, key in enumerate(keys[:-1], start=1):

@@ -1,0 +1,62 @@
+"""Use of the machine that a stage runs on, under MLflow's names, so that its UI shows them as system metrics."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class SystemMetrics:
+    """Samples in a thread of its own for the length of a `with` block."""
+
+    def __init__(self, send: Callable[[Mapping[str, float]], None], *, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample_on, name="system-metrics", daemon=True)
+
+    def __enter__(self) -> "SystemMetrics":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _sample_on(self) -> None:
+        import psutil
+
+        psutil.cpu_percent()  # the first call has nothing to compare with
+        gpus = _find_gpus()
+        while not self._stop.wait(self._seconds):
+            memory = psutil.virtual_memory()
+            sample = {
+                "system/cpu_utilization_percentage": psutil.cpu_percent(),
+                "system/system_memory_usage_megabytes": memory.used / 1e6,
+                "system/system_memory_usage_percentage": memory.percent,
+            }
+            for number, gpu in enumerate(gpus):
+                sample |= {f"system/gpu_{number}_{name}": value for name, value in _sample_gpu(gpu).items()}
+            self._send(sample)
+
+
+def _find_gpus() -> list[Any]:
+    """Handles of the NVIDIA GPUs; none where their library or driver is not there."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:  # ImportError, or an error class of a library that may be absent
+        return []
+
+
+def _sample_gpu(gpu: Any) -> dict[str, float]:
+    import pynvml
+
+    memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+    return {
+        "utilization_percentage": float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu),
+        "memory_usage_megabytes": memory.used / 1e6,
+        "memory_usage_percentage": 100 * memory.used / memory.total,
+        "power_usage_watts": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+    }
