@@ -226,7 +226,8 @@ def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothin
     axes.set_title(curve.title)
     axes.set_ylabel(curve.unit)
     if curve.from_zero:
-        axes.set_ylim(bottom=0)
+        # A curve that is zero throughout gets a scale all the same.
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.0) if curve.percent else None)
     _format_axes(axes, with_legend=len(curve.series) > 1)
     return Plot(name=curve.name, section="pretraining", caption=curve.caption, png=_to_png(figure))
 
@@ -270,7 +271,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
         if not np.isfinite(values).any():
             continue
         color = BLUE if run.init is Init.PRETRAINED else GREY
-        label = f"from {run.init} weights" if run.init not in drawn else None
+        label = f"{run.init} weights" if run.init not in drawn else None
         drawn.add(run.init)
         # Fine-tuning is short and its batches are small: the raw losses of several seeds hide one another.
         axes.plot(steps, smooth(values, smoothing=max(smoothing, 0.02)), color=color, linewidth=1.4, label=label)

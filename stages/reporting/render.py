@@ -71,7 +71,7 @@ def _view(title: str, results: Results, summary: Summary, plots: Sequence[Plot])
         "published": _published_view(summary),
         "runs": _run_rows(results),
         "gaps": summary.gaps,
-        "warnings": summary.warnings,
+        "warnings": _warnings_by_run(summary),
         "pretraining": _pretraining_rows(results),
         "throughput": _throughput(results),
         "pretrained_here": results.pretraining is not None,
@@ -151,7 +151,7 @@ def _task_view(task: TaskSummary, results: Results) -> dict[str, Any]:
         "pretrained": _statistics_view(task.pretrained),
         "random": _statistics_view(task.random),
         "difference": format_number(task.difference, signed=True),
-        "better": (task.difference or 0.0) > 0,
+        "trend": "" if not task.difference else "up" if task.difference > 0 else "down",
     }
 
 
@@ -181,6 +181,14 @@ def _published_view(summary: Summary) -> dict[str, Any] | None:
             }
         )
     return {"rows": rows, "checkpoints": CHECKPOINTS, "statement": STATEMENT} if rows else None
+
+
+def _warnings_by_run(summary: Summary) -> list[tuple[str, str]]:
+    """What each run warned of, in one line a run."""
+    texts: dict[str, list[str]] = {}
+    for warning in summary.warnings:
+        texts.setdefault(warning.where, []).append(warning.text)
+    return [(where, "; ".join(found)) for where, found in texts.items()]
 
 
 def _run_rows(results: Results) -> list[dict[str, str]]:
