@@ -1,0 +1,128 @@
+"""Killed in mid-run, started again with the same command: the result has the bits of an uninterrupted run.
+
+Through the real command line, in processes of its own.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+CONFIG = Path(__file__).with_name("tiny.yaml")
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def start(output: Path, *arguments: str) -> subprocess.Popen:
+    output.mkdir(parents=True, exist_ok=True)
+    log = (output.parent / f"{output.name}.log").open("ab")
+    command = [sys.executable, "-m", "pipeline.run", str(CONFIG), "--set", f"output={output}", *arguments]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def finish(output: Path, *arguments: str) -> None:
+    process = start(output, *arguments)
+    assert process.wait(timeout=400) == 0, (output.parent / f"{output.name}.log").read_text()[-4000:]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float, process: subprocess.Popen, output: Path) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        log = output.parent / f"{output.name}.log"
+        assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()[-4000:]}"
+        assert time.monotonic() < until, f"did not come so far in {seconds} s:\n{log.read_text()[-4000:]}"
+        time.sleep(0.05)
+
+
+def stage_folder(output: Path, stage: str) -> Path:
+    (folder,) = (entry for entry in (output / stage).iterdir() if entry.is_dir())
+    return folder
+
+
+def has_checkpoint(output: Path, step: int) -> bool:
+    return any((output / "pretrain").glob(f"*/checkpoints/{step}/commit_success.txt"))
+
+
+def losses(output: Path) -> list[dict[str, float]]:
+    """Rows of metrics without those that measure time."""
+    lines = (stage_folder(output, "pretrain") / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("throughput/")} for line in lines]
+
+
+def parameters(output: Path) -> bytes:
+    return (stage_folder(output, "pretrain") / "model" / "parameters.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Output of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("resume") / "whole"
+    finish(output, "--until", "pretrain")
+    return output
+
+
+def test_a_killed_driver_resumes_from_the_last_checkpoint_and_ends_with_the_same_bits(whole, tmp_path):
+    output = tmp_path / "killed"
+    process = start(output, "--until", "pretrain")
+    wait_for(lambda: has_checkpoint(output, 60), seconds=200, process=process, output=output)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish(output, "--until", "pretrain")
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["resumed_from_step"] >= 60
+    assert losses(output) == losses(whole)
+    assert parameters(output) == parameters(whole)
+
+
+def test_a_killed_training_process_is_replaced_and_the_run_ends_with_the_same_bits(whole, tmp_path):
+    output = tmp_path / "lost"
+    process = start(output, "--until", "pretrain")
+    wait_for(lambda: has_checkpoint(output, 60), seconds=200, process=process, output=output)
+    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_training_process(p)]
+    assert len(workers) == 2, [p.cmdline() for p in psutil.Process(process.pid).children(recursive=True)]
+    workers[1].kill()
+    assert process.wait(timeout=400) == 0, (tmp_path / "lost.log").read_text()[-4000:]
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["resumed_from_step"] >= 60
+    assert losses(output) == losses(whole)
+    assert parameters(output) == parameters(whole)
+
+
+def is_training_process(process: psutil.Process) -> bool:
+    try:
+        return "TrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def test_one_process_and_two_read_the_same_batches_and_lose_the_same(whole, tmp_path):
+    output = tmp_path / "one"
+    finish(output, "--until", "pretrain", "--set", "cluster.num_processes=1")
+    for one, two in zip(losses(output), losses(whole), strict=True):
+        for name in ("loss/total", "loss/generator", "loss/discriminator"):
+            np.testing.assert_allclose(one[name], two[name], rtol=1e-4, err_msg=f"{name} at step {one['step']}")
+
+
+def test_killed_while_it_shards_it_keeps_finished_shards_and_ends_with_the_same_bytes(whole, tmp_path):
+    output = tmp_path / "sharding"
+    process = start(output, "--until", "shard")
+    wait_for(lambda: any((output / "shard").rglob("*.arrow")), seconds=200, process=process, output=output)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {p: p.stat().st_mtime_ns for p in (output / "shard").rglob("*.arrow") if not p.name.startswith(".")}
+    finish(output, "--until", "shard")
+    ours, theirs = stage_folder(output, "shard"), stage_folder(whole, "shard")
+    files = sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.suffix == ".arrow" or p.name == "index.json")
+    assert files
+    assert all((ours / file).read_bytes() == (theirs / file).read_bytes() for file in files)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
