@@ -34,6 +34,8 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
 
     if ray.is_initialized():
         return
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.ERROR)
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     ray.init(
         address=address,
