@@ -104,7 +104,7 @@ class PlainLines:
             elif changed:
                 self._say(name, _change(result, state))
                 self._last[name] = time.monotonic()
-            elif state is State.RUNNING and here and time.monotonic() - self._last[name] >= LINE_SECONDS:
+            elif state is State.RUNNING and here and time.monotonic() - self._last[name] >= _pause(here):
                 self._say(name, _line(here))
                 self._last[name] = time.monotonic()
 
@@ -113,6 +113,11 @@ class PlainLines:
         self._console.print(
             f"{time.strftime('%H:%M:%S')}  {name:<24} {text}", soft_wrap=True, highlight=False, markup=False
         )
+
+
+def _pause(progress: Progress) -> float:
+    """A stage that has no numbers to show is mentioned seldom."""
+    return LINE_SECONDS if progress.total else 4 * LINE_SECONDS
 
 
 def shown_state(result: StageResult, progress: Progress | None) -> State:
@@ -131,7 +136,11 @@ def _change(result: StageResult, state: State) -> str:
 
 
 def _line(progress: Progress) -> str:
-    parts = [f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress.total else "running"]
+    parts = [
+        f"{progress.done:,} of {progress.total:,} {progress.unit}"
+        if progress.total
+        else f"running for {_clock(progress.elapsed_seconds)}"
+    ]
     if _loss(progress):
         parts.append(f"loss {_loss(progress)}")
     if _rate(progress):

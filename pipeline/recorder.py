@@ -149,7 +149,7 @@ class StageTracker:
         """Records the use of the machine, by time."""
         self._send(Metrics(key=self._key, values=dict(metrics), step=None, time=time.time()))
 
-    def artifact(self, path: str | os.PathLike[str], *, folder: str = "") -> None:
+    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None:
         """Keeps a copy; it is read at once, so that the stage may delete it."""
         source = UPath(path)
         prefix = f"{folder}/" if folder else ""
@@ -166,7 +166,7 @@ class StageTracker:
         """Names an input."""
         self._send(Dataset(key=self._key, name=name, source=source, context=context))
 
-    def model(self, path: str | os.PathLike[str], *, name: str) -> None:
+    def model(self, path: str | os.PathLike[str] | UPath, *, name: str) -> None:
         """Logs an exported Hugging Face folder as a model; it must stay where it is."""
         self._send(Model(key=self._key, path=str(path), name=name))
 

@@ -1,10 +1,8 @@
 """The command line: `python -m pipeline.run configs/quickstart.yaml`."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from pipeline.command import Command, execute_command
 from pipeline.errors import UsageError
@@ -31,17 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", action="store_true", help="wait where another runner works on the same output")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, JAX and the workers say")
     options = parser.parse_args(arguments)
-    # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return execute_command(Command(**vars(options)))
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """One run from the lease to the last line: holds the output, connects to Ray, records, shows, says how it ended."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 
 from rich.console import Console
 from upath import UPath
@@ -75,6 +78,9 @@ def _run(
     console = Console()
     by_name = {planned.name: planned for planned in plan}
     connect(config.cluster, verbose=verbose)
+    # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. Ray, when connected, sets a handler of its own.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     recording = Recording(
         plan, tracking=config.tracking, output=output, name=name, config_yaml=config_yaml, fresh=fresh
     )
@@ -110,6 +116,10 @@ def _run(
         print(f"\nWhat is finished is kept. When the cause is mended, this goes on:\n  {again}", file=sys.stderr)
     print_summary(plan, config=config, output=output, finished=_finished(latest))
     return 1 if failed else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _finished(results: Mapping[str, StageResult]) -> set[str]:

@@ -3,15 +3,23 @@
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import read_json, write_json
+from upath import UPath
+
+from cluster.storage import local_copy, read_json, write_json
 from pipeline.recorder import CloseRun, Dataset, Files, Message, Metrics, Model, OpenRun, Params, WriterSettings
 
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_CHARACTERS = 1000, 100, 6000
 _MAX_TAG_CHARACTERS = 5000
+_ROOT = Path(__file__).resolve().parents[1]
+# What a logged model needs to predict.
+_NEEDED: tuple[str, ...] = ("jax", "flax", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "tokenizers")
+_NEEDED += ("huggingface-hub", "universal-pathlib")
 # Faults of what was asked, which another try does not mend.
 _FINAL_ERRORS = {
     "INVALID_PARAMETER_VALUE",
@@ -79,6 +87,7 @@ class MlflowWriter:
                 if experiment is not None
                 else client.create_experiment(self._settings.experiment, artifact_location=self._settings.artifacts)
             )
+            mlflow.set_experiment(experiment_id=self._experiment_id)  # where logged models go
             self._connection = client
         return self._connection
 
@@ -170,14 +179,30 @@ class MlflowWriter:
         from mlflow.entities import DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        source: Any = mlflow.data.dataset_source_registry.resolve_dataset_source(message.source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it registers the class for local files twice, and says so each time
+            source: Any = mlflow.data.dataset_source_registry.resolve_dataset_source(message.source)
         dataset = MetaDataset(source, name=message.name)  # type: ignore[abstract]
         entry = DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag(MLFLOW_DATASET_CONTEXT, message.context)])
         self._client.log_inputs(self._run_ids[message.key], datasets=[entry])
 
     def _write_model(self, message: Model) -> None:
         """Logs the folder with the code that predicts with it, so that it loads where this project is not installed."""
-        raise NotImplementedError
+        import mlflow
+
+        code = [str(_ROOT / package) for package in ("stages", "cluster")]
+        path = UPath(message.path)
+        with local_copy(path) as folder:
+            mlflow.models.Model.log(
+                artifact_path=None,
+                name=re.sub(r"""[/:.%"']""", "-", message.name),
+                flavor=mlflow.pyfunc,
+                run_id=self._run_ids[message.key],
+                loader_module="stages.predictor",
+                data_path=str(folder),
+                code_paths=code,
+                pip_requirements=_requirements(),
+            )
 
     def _read_ledger(self) -> dict[str, str]:
         if not self._settings.ledger.exists():
@@ -199,6 +224,10 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = str(list(value) if isinstance(value, tuple) else value)
     return flat
+
+
+def _requirements() -> list[str]:
+    return [f"{name}=={metadata.version(name)}" for name in _NEEDED]
 
 
 def _clean(name: str) -> str:
