@@ -69,13 +69,13 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     if not train_features.num_rows:
         raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on")
 
-    # The order of things random: model by key(seed), batches by (seed, epoch), dropout by fold_in(key(seed), step).
+    # The order of things random: model by key(seed), batches by (seed, epoch), dropout by (step, seed).
     graphdef, params = init_model(
         task.kind,
         config=network,
         num_labels=len(data.labels),
         seed=config.seed,
-        backbone=backbone if config.init is Init.PRETRAINED else None,
+        backbone=backbone if config.init == Init.PRETRAINED else None,
     )
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     steps = num_steps(train_features.num_rows, batch_size=config.batch_size, epochs=config.epochs)
@@ -94,7 +94,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     write_text(context.output / "parameters.txt", parameter_table(params, lr_scale=layer_scale))
     optimizer = make_optimizer(optimizer_config, lr_scale=layer_scale)
     dtype = str(config.compute_dtype)
-    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, seed=config.seed)
+    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, seed=0)
     predict = make_predict(graphdef, dtype=dtype)
     schedule = make_schedule(optimizer_config)
 
@@ -337,7 +337,7 @@ def _write(
 
 def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation) -> ModelCard:
     pipeline, architecture = _PIPELINES[task.kind], ARCHITECTURES[task.kind]
-    weights = "a pretrained discriminator" if config.init is Init.PRETRAINED else "random weights"
+    weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"
     return ModelCard(
         title=f"ELECTRA fine-tuned on {task.name}",
         summary=(

@@ -31,6 +31,8 @@ ARCHITECTURES: Mapping[TaskKind, str] = {
     TaskKind.QUESTION_ANSWERING: "ElectraForQuestionAnswering",
 }
 
+_FINETUNING = 0xF17E
+
 
 def init_model(
     kind: TaskKind,
@@ -45,7 +47,8 @@ def init_model(
     The head depends on the seed alone, not on whether there is a backbone: so two runs that differ in the
     backbone differ in nothing else.
     """
-    key = jax.random.key(seed)
+    # Folded, so that a run of the same seed as the pretraining's does not start from its first weights.
+    key = jax.random.fold_in(jax.random.key(seed), _FINETUNING)
     module: Any
     match kind:
         case TaskKind.CLASSIFICATION:
@@ -95,9 +98,13 @@ def make_layer_scale(*, num_layers: int, decay: float, offset: int) -> Callable[
 
 
 def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
-    """Mean cross-entropy of a batch: over texts, over labelled words, over starts and ends."""
+    """Mean cross-entropy of a batch: over texts, over labelled words, over starts and ends.
+
+    The seed comes with the batch: as a constant of the step it would make every seed compile its own.
+    """
 
     def loss_fn(params: Any, batch: Batch, key: jax.Array, *, train: bool) -> tuple[jax.Array, Sums]:
+        key = jax.random.fold_in(key, batch["seed"])
         logits = _forward(graphdef, params, batch, key=key if train else None, dtype=dtype)
         weight_B = batch["weight"]
         match kind:

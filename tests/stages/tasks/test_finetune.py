@@ -1,0 +1,233 @@
+"""Whole runs of fine-tuning on a few examples, and the section that unfolds into them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from upath import UPath
+
+from cluster.config import ClusterConfig
+from stages.context import NullTracker, StageContext
+from stages.electra.pretrained import load_pretrained
+from stages.finetune import FinetuneConfig, FinetuneSection, Init, TaskSection, expand, run
+from stages.tasks.config import TaskName
+from stages.tasks.finetuning import evenly
+from stages.training.loop import NonFiniteError
+
+PREDICTIONS = {
+    TaskName.COLA: "predictions.tsv",
+    TaskName.MRPC: "predictions.tsv",
+    TaskName.SQUAD_V1: "predictions.json",
+    TaskName.CONLL2000: "predictions.txt",
+}
+
+
+class Recorded(NullTracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Any]] = {"metrics": [], "progress": [], "model": [], "dataset": [], "artifact": []}
+
+    def metrics(self, metrics, *, step=None) -> None:
+        self.found["metrics"].append((step, dict(metrics)))
+
+    def progress(self, done, total, *, unit, **fields) -> None:
+        self.found["progress"].append((done, total, unit))
+
+    def model(self, path, *, name) -> None:
+        self.found["model"].append((str(path), name))
+
+    def dataset(self, *, name, source, context) -> None:
+        self.found["dataset"].append((name, context))
+
+    def artifact(self, path, *, folder="") -> None:
+        self.found["artifact"].append(Path(path).name)
+
+
+def _config(task: TaskName, data: Path, model: UPath, **changes: Any) -> FinetuneConfig:
+    return FinetuneConfig(
+        **{
+            "task": task,
+            "data": str(data / task),
+            "model": str(model),
+            "epochs": 60,
+            "max_length": 48,
+            "batch_size": 8,
+            "learning_rate": 5e-3,
+            "layer_decay": 1.0,
+        }
+        | changes
+    )
+
+
+def _run(config: FinetuneConfig, output: Path, tracker: Any = None) -> dict[str, Any]:
+    folder = UPath(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = StageContext(
+        output=folder, cluster=ClusterConfig(compilation_cache=None), tracker=tracker or NullTracker()
+    )
+    run(config, context)
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("task", list(TaskName))
+def test_a_few_examples_are_learnt_by_heart(
+    task: TaskName, task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    tracker, output = Recorded(), tmp_path / "out"
+    result = _run(_config(task, task_data, model_folder), output, tracker)
+    assert result["scores"][result["primary"]] > 95, result
+    assert result["warnings"] == []
+    assert result["task"] == task
+    assert result["init"] == "pretrained"
+    assert (output / PREDICTIONS[task]).exists()
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    train_rows = [row for row in rows if row["split"] == "train"]
+    assert train_rows[-1]["step"] == result["steps"]
+    assert train_rows[-1]["loss/total"] < train_rows[0]["loss/total"] / 2
+    assert rows[-1] == {"step": result["steps"], "split": "dev"} | result["scores"]
+    assert tracker.found["progress"][-1] == (result["steps"], result["steps"], "steps")
+    assert tracker.found["model"] == [(str(UPath(output) / "model"), f"{task}-pretrained-0")]
+    assert [context for _, context in tracker.found["dataset"]] == ["training", "validation"]
+    assert {PREDICTIONS[task], "metrics.jsonl", "result.json"} <= set(tracker.found["artifact"])
+    saved = load_pretrained(UPath(output / "model"))
+    if task is not TaskName.SQUAD_V1:
+        labels = list((saved.id2label or {}).values())
+        assert labels[0] in ("unacceptable", "not_equivalent", "O")
+
+
+def test_the_same_run_twice_gives_the_same_bits_and_another_seed_others(
+    task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    config = _config(TaskName.COLA, task_data, model_folder, epochs=2)
+    files = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        _run(replace(config, seed=seed), tmp_path / name)
+        files.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_a_run_that_was_interrupted_starts_again(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss/total": 7}\n')
+    result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=2), tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [*range(1, result["steps"] + 1), result["steps"]]
+    assert rows[0]["loss/total"] != 7
+
+
+def test_a_random_start_does_not_read_the_weights(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    config = _config(TaskName.COLA, task_data, model_folder, epochs=0.1, learning_rate=1e-12)
+    weights = {}
+    for init in Init:
+        _run(replace(config, init=init), tmp_path / init)
+        weights[init] = load_pretrained(UPath(tmp_path / init / "model")).params
+    pretrained = load_pretrained(model_folder).params
+    word = [params["embeddings"]["word"]["embedding"] for params in (*weights.values(), pretrained)]
+    np.testing.assert_allclose(word[0], word[2], atol=1e-6)
+    assert np.abs(word[1] - word[2]).max() > 1e-2
+    heads = [params["head"]["prediction"]["kernel"] for params in weights.values()]
+    np.testing.assert_allclose(heads[0], heads[1], atol=1e-6)
+
+
+def test_a_run_that_learns_nothing_says_so(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    text = "".join(f"x\t{label}\t\tthe cat .\n" for label in (0, 1) * 4)  # one text, two labels
+    (task_data / "cola" / "train.tsv").write_text(text)
+    (task_data / "cola" / "dev.tsv").write_text(text)
+    result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=5), tmp_path / "out")
+    warnings = " ".join(result["warnings"])
+    assert "flat loss" in warnings
+    assert "all 8 predictions are" in warnings
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(
+    task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    config = _config(TaskName.COLA, task_data, model_folder, learning_rate=1e30, warmup_fraction=0.0)
+    with pytest.raises(NonFiniteError, match=r"step \d+ of 60: not finite: .*training examples of this batch"):
+        _run(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_dev_is_scored_as_often_as_asked(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    config = _config(TaskName.COLA, task_data, model_folder, epochs=6, evaluations=3)
+    _run(config, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "dev"] == [2, 4, 6]
+
+
+def test_fewer_examples_can_be_asked_for(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    config = _config(TaskName.MRPC, task_data, model_folder, epochs=1, max_train_examples=3, max_eval_examples=4)
+    result = _run(config, tmp_path / "out")
+    assert (result["train_examples"], result["train_rows"], result["dev_examples"]) == (3, 6, 4)
+    assert any("not comparable" in warning for warning in result["warnings"])
+
+
+def test_examples_are_taken_evenly() -> None:
+    assert evenly(range(10), 4) == [0, 2, 5, 7]
+    assert evenly(range(3), 4) == range(3)
+
+
+def test_a_model_that_is_too_short_is_refused(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    config = _config(TaskName.COLA, task_data, model_folder, max_length=128)
+    with pytest.raises(ValueError, match=r"max_length is 128, the model .* has positions for 64"):
+        _run(config, tmp_path / "out")
+
+
+def test_a_model_that_is_not_there_is_named(task_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        _run(_config(TaskName.COLA, task_data, UPath(tmp_path / "nowhere")), tmp_path / "out")
+
+
+def test_a_section_unfolds_into_tasks_seeds_and_starts() -> None:
+    section = FinetuneSection(
+        seeds=(3, 4),
+        from_random=True,
+        epochs=5,
+        tasks={
+            TaskName.COLA: TaskSection(data="a"),
+            TaskName.SQUAD_V1: TaskSection(data="b", seeds=(7,), epochs=1, max_length=384),
+        },
+    )
+    runs = expand(section)
+    assert list(runs) == [
+        *("finetune/cola/seed-3", "finetune/cola/seed-4", "finetune/cola/random-3", "finetune/cola/random-4"),
+        *("finetune/squad_v1/seed-7", "finetune/squad_v1/random-7"),
+    ]
+    cola, squad = runs["finetune/cola/seed-3"], runs["finetune/squad_v1/random-7"]
+    assert (cola.epochs, cola.max_length, cola.seed, cola.init) == (5, 128, 3, Init.PRETRAINED)
+    assert (squad.epochs, squad.max_length, squad.seed, squad.init) == (1, 384, 7, Init.RANDOM)
+    assert cola.model == "{export}/discriminator"
+
+
+def test_pretrained_and_random_runs_have_the_same_configuration_but_for_the_start() -> None:
+    runs = expand(FinetuneSection(from_random=True, tasks={TaskName.MRPC: TaskSection(data="a")}), seed=5)
+    assert replace(runs["finetune/mrpc/random-5"], init=Init.PRETRAINED) == runs["finetune/mrpc/seed-5"]
+
+
+def test_published_settings_are_the_defaults() -> None:
+    section = FinetuneSection(tasks={name: TaskSection(data="a") for name in TaskName})
+    epochs = {config.task: config.epochs for config in expand(section).values()}
+    assert epochs == {"cola": 3, "mrpc": 3, "squad_v1": 2, "conll2000": 3}
+    config = expand(section)["finetune/cola/seed-0"]
+    assert (config.batch_size, config.warmup_fraction, config.weight_decay) == (32, 0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("batch_size", 0), ("layer_decay", 1.5), ("layer_decay_offset", 3), ("warmup_fraction", 2.0)],
+)
+def test_a_value_out_of_range_is_named_wherever_it_is_given(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} is {value}, must be"):
+        FinetuneSection(**{field: value})
+    with pytest.raises(ValueError, match=f"{field} is {value}, must be"):
+        TaskSection(data="a", **{field: value})
+
+
+def test_the_same_seed_twice_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"seeds are \[1, 1\]"):
+        FinetuneSection(seeds=(1, 1))

@@ -1,0 +1,153 @@
+"""What a task's model learns from, how fast each layer learns, and what a random start changes."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stages.electra.config import ElectraConfig
+from stages.tasks.base import IGNORED, Features
+from stages.tasks.config import TaskKind
+from stages.tasks.model import constant_loss, init_model, make_layer_scale, make_predict, make_task_loss
+from stages.training.optimizer import parameter_paths
+
+CONFIG = ElectraConfig(
+    vocab_size=20,
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=16,
+)
+
+
+def _batch(kind: TaskKind) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = {
+        TaskKind.CLASSIFICATION: {"label": np.array([0, 2, 1], np.int32)},
+        TaskKind.TAGGING: {"labels": np.where(np.arange(8) < 3, random.integers(0, 3, (3, 8)), IGNORED)},
+        TaskKind.QUESTION_ANSWERING: {"start": np.array([0, 1, 2]), "end": np.array([0, 3, 2])},
+    }[kind]
+    return labels | {
+        "ids": random.integers(5, 20, (3, 8)).astype(np.int32),
+        "length": np.array([8, 5, 4], np.int32),
+        "first_length": np.array([4, 5, 2], np.int32),
+        "weight": np.ones(3, np.float32),
+        "seed": np.uint32(0),
+    }
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_padding_and_rows_without_weight_change_no_loss(kind: TaskKind) -> None:
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
+    loss_fn = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")
+    batch = _batch(kind)
+    expected, _ = loss_fn(params, batch, jax.random.key(0), train=False)
+
+    padded = dict(batch)
+    padded["ids"] = np.pad(batch["ids"], ((0, 2), (0, 5)), constant_values=7)
+    for name in ("length", "first_length", "label", "start", "end"):
+        if name in batch:
+            padded[name] = np.pad(batch[name], (0, 2), mode="edge")
+    if "labels" in batch:
+        padded["labels"] = np.pad(
+            np.pad(batch["labels"], ((0, 0), (0, 5)), constant_values=IGNORED), ((0, 2), (0, 0)), mode="edge"
+        )
+    padded["weight"] = np.array([1, 1, 1, 0, 0], np.float32)
+    found, _ = loss_fn(params, padded, jax.random.key(0), train=False)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    kind = TaskKind.CLASSIFICATION
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
+    batch = _batch(kind)
+    loss, sums = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")(
+        params, batch, jax.random.key(0), train=False
+    )
+    logits = np.asarray(make_predict(graphdef, dtype="float32")(params, batch))
+    log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert float(loss) == pytest.approx(-log_shares[np.arange(3), batch["label"]].mean(), rel=1e-5)
+    assert {name: float(value) for name, value in sums.items() if name != "loss"} == {
+        "targets": 3.0,
+        "examples": 3.0,
+        "tokens": 17.0,
+    }
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_dropout_follows_seed_and_key(kind: TaskKind) -> None:
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
+    loss_fn = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")
+
+    def loss(seed: int, key: int, *, train: bool = True) -> float:
+        batch = _batch(kind) | {"seed": np.uint32(seed)}
+        return float(loss_fn(params, batch, jax.random.key(key), train=train)[0])
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
+    assert loss(0, 0, train=False) == loss(1, 1, train=False)
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_random_and_pretrained_runs_differ_in_the_backbone_only(kind: TaskKind) -> None:
+    _, random = init_model(kind, config=CONFIG, num_labels=3, seed=1)
+    _, other = init_model(kind, config=CONFIG, num_labels=3, seed=2)
+    backbone = {name: other[name] for name in ("embeddings", "encoder")}
+    _, pretrained = init_model(kind, config=CONFIG, num_labels=3, seed=1, backbone=backbone)
+
+    def equal(a: object, b: object) -> bool:
+        return all(jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    assert equal(pretrained["head"], random["head"])
+    assert equal(pretrained["encoder"], other["encoder"])
+    assert not equal(pretrained["encoder"], random["encoder"])
+    assert not equal(random["head"], other["head"])
+
+
+@pytest.mark.parametrize(("offset", "last"), [(1, 0.5), (2, 0.25)])
+def test_lower_layers_learn_slower(offset: int, last: float) -> None:
+    scale = make_layer_scale(num_layers=12, decay=0.5, offset=offset)
+    assert scale("head/dense/kernel") == 1.0
+    assert scale("encoder/layers/11/output/kernel") == last
+    assert scale("encoder/layers/10/output/kernel") == last / 2
+    assert scale("encoder/layers/1/output/kernel") == last / 2**10
+    assert scale("embeddings/word/embedding") == last / 2**12
+    assert scale("encoder/embeddings_project/bias") == last / 2**12
+
+
+@pytest.mark.parametrize("path", ["encoder/layers/12/output/kernel", "encoder/extra/kernel", "pooler/kernel"])
+def test_a_parameter_of_no_layer_is_an_error(path: str) -> None:
+    with pytest.raises(ValueError, match=path):
+        make_layer_scale(num_layers=12, decay=0.8, offset=1)(path)
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_every_parameter_has_a_rate(kind: TaskKind) -> None:
+    _, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
+    scale = make_layer_scale(num_layers=2, decay=0.8, offset=2)
+    assert {round(scale(path), 6) for path in jax.tree.leaves(parameter_paths(params))} == {
+        1.0,
+        round(0.8**2, 6),
+        round(0.8**3, 6),
+        round(0.8**4, 6),
+    }
+
+
+def test_the_loss_of_a_constant_guess() -> None:
+    features = Features(
+        ids=[np.zeros(8, np.int32)] * 4,
+        first_length=np.full(4, 8),
+        examples=np.arange(4),
+        labels={
+            "label": np.array([0, 0, 0, 1]),
+            "labels": [np.array([IGNORED, 0, 0, IGNORED])] * 3 + [np.array([1, 1, IGNORED, IGNORED])],
+        },
+    )
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert constant_loss(features, TaskKind.CLASSIFICATION) == pytest.approx(entropy)
+    assert constant_loss(features, TaskKind.TAGGING) == pytest.approx(entropy)
+    assert constant_loss(features, TaskKind.QUESTION_ANSWERING) == pytest.approx(math.log(8))

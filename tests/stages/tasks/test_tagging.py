@@ -1,0 +1,134 @@
+"""CoNLL's files and inputs: every word keeps its tag."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from upath import UPath
+
+from stages.tasks.base import IGNORED, Features, Split, TaskOptions
+from stages.tasks.config import TaskName
+from stages.tasks.registry import make_task
+from stages.tasks.tagging import Sentence, Tagging, pack
+from stages.tasks.tokens import WordPiece
+
+Write = Callable[[str, str], UPath]
+LABELS = ("O", "B-NP", "I-NP")
+
+
+def _task(max_length: int = 32) -> Tagging:
+    task = make_task(TaskName.CONLL2000, TaskOptions(max_length=max_length))
+    assert isinstance(task, Tagging)
+    return task
+
+
+def _sentence(words: str, tags: str) -> Sentence:
+    pairs = list(zip(words.split(" "), tags.split(" "), strict=True))
+    return Sentence(
+        words=tuple(word for word, _ in pairs),
+        tags=tuple(tag for _, tag in pairs),
+        lines=tuple(f"{word} X {tag}" for word, tag in pairs),
+    )
+
+
+def _answers(features: Features, labels: tuple[str, ...]) -> list[np.ndarray]:
+    """Logits that say the gold label wherever there is one."""
+    return [np.eye(len(labels))[np.maximum(row, 0)] for row in features.labels["labels"]]
+
+
+def test_sentences_end_at_empty_lines(write: Write) -> None:
+    folder = write("train.txt", "\n\nHe PRP B-NP\r\nran VBD B-VP\r\n \n\nWe PRP B-NP").parent
+    write("test.txt", "a\u00a0b\tNN\tI-NP\n")
+    data = _task().load(folder)
+    assert [sentence.words for sentence in data.train] == [("He", "ran"), ("We",)]
+    assert data.dev[0].words == ("a\u00a0b",)
+    assert data.labels == ("O", "B-NP", "B-VP")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "He PRP B-NP\nran VBD\n",
+            r"train.txt:2: expected 3 columns \(word, part of speech, chunk tag\), found 2: 'ran VBD'",
+        ),
+        ("He PRP NP\n", "train.txt:1: column 'chunk tag' holds 'NP', expected O, B-TYPE"),
+        ("\n\n", "train.txt: no sentences"),
+    ],
+)
+def test_a_wrong_line_is_named(write: Write, text: str, message: str) -> None:
+    folder = write("train.txt", text).parent
+    write("test.txt", "He PRP B-NP\n")
+    with pytest.raises(ValueError, match=message):
+        _task().load(folder)
+
+
+def test_only_the_first_token_of_a_word_has_its_tag(tokenizer: WordPiece) -> None:
+    sentence = _sentence("the jumping cat", "B-NP I-NP I-NP")
+    features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.TRAIN)
+    assert features.labels["labels"][0].tolist() == [IGNORED, 1, 2, IGNORED, 2, IGNORED]
+
+
+def test_a_word_of_no_tokens_does_not_shift_the_others(tokenizer: WordPiece) -> None:
+    sentence = _sentence("the \u200b cat", "B-NP O B-NP")
+    assert tokenizer.encode(["\u200b"]) == [[]]
+    features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
+    assert features.ids[0][2] == tokenizer.unk
+    found = _task().evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
+    assert found.files["predictions.txt"] == "the X B-NP B-NP\n\u200b X O O\ncat X B-NP B-NP\n\n"
+
+
+def test_a_sentence_longer_than_a_row_loses_no_word(tokenizer: WordPiece) -> None:
+    sentence = _sentence(" ".join(["cat", "jumping"] * 30), " ".join(["B-NP", "I-NP"] * 30))
+    task = _task(max_length=16)
+    features = task.features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
+    assert features.num_rows > 1
+    assert features.lengths.max() <= 16
+    assert features.counts == {"split": 1}
+    assert sum(int((row != IGNORED).sum()) for row in features.labels["labels"]) == 60
+    found = task.evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
+    assert found.scores["f1"] == 100.0
+
+
+def test_a_word_longer_than_a_row_is_cut(tokenizer: WordPiece) -> None:
+    sentence = _sentence("the " + "q" * 60 + " cat", "B-NP I-NP I-NP")
+    features = _task(max_length=16).features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
+    assert [len(row) for row in features.ids] == [3, 16, 3]
+
+
+def test_words_are_packed_in_order_and_never_parted() -> None:
+    assert pack([2, 3, 3, 1], room=5) == [(0, 2), (2, 4)]
+    assert pack([5, 5], room=5) == [(0, 1), (1, 2)]
+
+
+def test_a_tag_that_training_has_not_is_missed_and_reported(tokenizer: WordPiece) -> None:
+    sentence = _sentence("the cat", "B-NP B-LST")
+    features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
+    found = _task().evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
+    assert found.scores["recall"] == 50.0
+    assert found.scores["precision"] == 100.0
+    assert found.warnings == ("1 scored words have tags that training has not: B-LST",)
+
+
+def test_the_same_tag_everywhere_is_reported(tokenizer: WordPiece) -> None:
+    sentence = _sentence("the cat", "B-NP I-NP")
+    features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
+    logits = [np.tile(np.eye(3)[0], (len(row), 1)) for row in features.ids]
+    found = _task().evaluate([sentence], features, logits, labels=LABELS)
+    assert found.warnings == ("degenerate: all 2 words are tagged O",)
+    assert found.scores["f1"] == 0.0
+
+
+def test_every_published_word_keeps_its_tag(real_data: Path, real_tokenizer: WordPiece) -> None:
+    task = _task(max_length=64)
+    data = task.load(UPath(real_data / "conll2000"))
+    assert (len(data.train), len(data.dev)) == (8936, 2012)
+    assert sum(len(sentence.words) for sentence in data.train) == 211_727
+    for examples in (data.train, data.dev):
+        known = [s for s in examples if set(s.tags) <= set(data.labels)]
+        features = task.features(known, real_tokenizer, labels=data.labels, split=Split.DEV)
+        found = task.evaluate(known, features, _answers(features, data.labels), labels=data.labels)
+        assert found.scores["f1"] == found.scores["accuracy"] == 100.0
+        lines = [line for line in found.files["predictions.txt"].split("\n") if line]
+        assert len(lines) == sum(len(sentence.words) for sentence in known)
