@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.system_metrics import SystemMetrics
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 0.25
+_LAST_WORDS_SECONDS = 30.0
 _MAX_QUEUED = 200_000
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 60.0
 
@@ -130,11 +131,19 @@ class StageTracker:
     def running(self) -> Iterator[None]:
         """Around the stage's work, in its process: opens its runs and samples its machine."""
         self._actor.begin.remote(self._stage, list(self._opening))
-        if self._system_metrics_seconds <= 0:
-            yield
-            return
-        with SystemMetrics(self.system_metrics, seconds=self._system_metrics_seconds):
-            yield
+        try:
+            with SystemMetrics(self.system_metrics, seconds=self._system_metrics_seconds):
+                yield
+        finally:
+            self._wait_until_heard()
+
+    def _wait_until_heard(self) -> None:
+        """The runner may close the recorder as soon as the stage has ended, before its last words arrive."""
+        import ray
+        from ray.exceptions import RayError
+
+        with suppress(RayError):
+            ray.get(self._actor.snapshot.remote(), timeout=_LAST_WORDS_SECONDS)
 
     def params(self, params: Mapping[str, object]) -> None:
         """Records what the stage found out about its own run."""

@@ -89,8 +89,9 @@ class Recording:
             files={"config.json": json.dumps(planned.identity, indent=2).encode()},
             is_new=planned.name in self._fresh,
         )
+        # The pipeline's run too: Ray keeps the order of one process's messages, not of several.
         return StageTracker(
-            self._actor, stage=planned.name, opening=(*parents[1:], own), system_metrics_seconds=self._seconds
+            self._actor, stage=planned.name, opening=(*parents, own), system_metrics_seconds=self._seconds
         )
 
     def watch(self, results: Mapping[str, StageResult], plan: Mapping[str, PlannedStage]) -> Mapping[str, Progress]:
@@ -132,6 +133,8 @@ class Recording:
             return list(ray.get(self._actor.close.remote(seconds=seconds), timeout=seconds + 30))
         except RayError as error:
             return [f"what was recorded last (the recorder ended: {type(error).__name__})"]
+        finally:
+            ray.kill(self._actor)
 
     def _send(self, message: Message) -> None:
         self._actor.record.remote(message)

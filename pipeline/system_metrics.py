@@ -6,7 +6,7 @@ from typing import Any
 
 
 class SystemMetrics:
-    """Samples in a thread of its own for the length of a `with` block."""
+    """Samples in a thread of its own for the length of a `with` block, every `seconds`; never where that is 0."""
 
     def __init__(self, send: Callable[[Mapping[str, float]], None], *, seconds: float) -> None:
         self._send = send
@@ -15,12 +15,14 @@ class SystemMetrics:
         self._thread = threading.Thread(target=self._sample_on, name="system-metrics", daemon=True)
 
     def __enter__(self) -> "SystemMetrics":
-        self._thread.start()
+        if self._seconds > 0:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=5)
+        if self._seconds > 0:
+            self._thread.join(timeout=5)
 
     def _sample_on(self) -> None:
         import psutil

@@ -94,10 +94,9 @@ class MlflowWriter:
     def _open(self, message: OpenRun) -> None:
         from mlflow.exceptions import MlflowException
 
+        if message.key in self._run_ids:
+            return  # several stages open the runs that they share
         client = self._client
-        if message.key in self._run_ids and not message.is_new:
-            client.update_run(self._run_ids[message.key], status="RUNNING")
-            return
         tags = {"mlflow.runName": message.name, **message.tags}
         if message.parent is not None:
             tags["mlflow.parentRunId"] = self._run_ids[message.parent]

@@ -1,0 +1,221 @@
+"""What a user may write in a config, and what is said of mistakes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.command import format_config
+from pipeline.config import PipelineConfig, load_config
+from pipeline.dag import build_stages
+from pipeline.errors import ConfigError, UsageError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+MINIMAL = """
+output: out
+ingest: {sources: [text/*.txt]}
+vocab: {size: 300}
+shard: {sequence_length: 64}
+pretrain: {model: {size: tiny}, steps: 100, batch_size: 8, learning_rate: 5e-4, warmup_steps: 10}
+"""
+WITH_TASK = MINIMAL + "finetune: {tasks: {cola: {data: data/CoLA}}}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str, name: str = "config.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def mistakes(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides=overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_of_the_project_loads_and_prints_to_itself(path, tmp_path):
+    config = load_config(path)
+    build_stages(config)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(format_config(config))
+    assert load_config(printed) == config
+
+
+def test_numbers_mean_what_they_look_like(write):
+    text = MINIMAL.replace("steps: 100,", "steps: 1_000,") + "tracking: {experiment: 'no'}\n"
+    config = load_config(write(text))
+    assert config.pretrain.learning_rate == 5e-4
+    assert config.pretrain.steps == 1000
+    assert config.tracking.experiment == "no"
+
+
+def test_words_that_yaml_1_1_takes_for_other_things_stay_words(write):
+    config = load_config(
+        write(MINIMAL + "tracking: {experiment: no}\nexport: {name: 2020-01-01, language: [no, on]}\n")
+    )
+    assert config.tracking.experiment == "no"
+    assert config.export.name == "2020-01-01"
+    assert config.export.language == ("no", "on")
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_valid_name(write):
+    message = mistakes(write(MINIMAL.replace("warmup_steps", "warmup_step")))
+    assert "pretrain.warmup_step" in message
+    assert "config.yaml:6" in message
+    assert "Did you mean `warmup_steps`?" in message
+    assert "pretrain.warmup_steps" in message
+    assert "is required: a whole number" in message
+
+
+def test_an_unknown_key_deep_inside_is_not_ignored(write):
+    assert "pretrain.model.sizes" in mistakes(write(MINIMAL), "pretrain.model.sizes=3")
+
+
+def test_all_mistakes_are_shown_at_once(write):
+    message = mistakes(
+        write(WITH_TASK),
+        "pretrain.model.size=smal",
+        "vocab.size=many",
+        "sharrd.seed=1",
+        "pretrain.steps=1e3",
+        "ingest.deduplicate=1",
+        "finetune.tasks.coal.data=x",
+    )
+    assert "7 mistakes" not in message
+    for part in (
+        "6 mistakes",
+        "Did you mean `small`?",
+        'found: "many" (text)',
+        "sharrd",
+        "Did you mean `shard`?",
+        "write 1000",
+        "must be true or false",
+        "Did you mean `cola`?",
+    ):
+        assert part in message
+
+
+def test_a_value_out_of_range_is_told_with_its_numbers(write):
+    message = mistakes(write(MINIMAL), "pretrain.batch_size=0")
+    assert "pretrain" in message
+    assert "batch_size is 0, must be at least 1" in message
+
+
+@pytest.mark.parametrize("text", [".nan", ".inf"])
+def test_a_number_that_is_none_is_refused(write, text):
+    assert "must be finite" in mistakes(write(MINIMAL), f"pretrain.learning_rate={text}")
+
+
+def test_a_sequence_longer_than_the_model_has_positions_names_both_numbers_and_keys(write):
+    message = mistakes(write(MINIMAL), "shard.sequence_length=1024")
+    for part in ("shard.sequence_length", "1024", "pretrain.model.max_position_embeddings", "512"):
+        assert part in message
+
+
+def test_pretraining_without_sources_says_so(write):
+    message = mistakes(write(MINIMAL.replace("ingest: {sources: [text/*.txt]}\n", "")))
+    assert "ingest.sources" in message
+    assert "is required: a list, each text" in message
+
+
+def test_fine_tuning_without_any_model_says_so(write):
+    message = mistakes(write("output: out\nfinetune: {tasks: {cola: {data: d}}}\n"))
+    assert "finetune.model" in message
+
+
+def test_a_key_that_stands_twice_is_refused(write):
+    message = mistakes(write(MINIMAL + "vocab: {size: 3}\n"))
+    assert "stands twice" in message
+    assert "config.yaml:4" in message
+
+
+def test_text_that_is_not_yaml_is_named_with_its_place(write):
+    with pytest.raises(UsageError, match=r"config\.yaml is not YAML"):
+        load_config(write("output: [1,"))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_extends_merges_deeply_and_relative_to_the_file(write, tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(MINIMAL)
+    child = write("extends: ../config.yaml\noutput: other\npretrain: {steps: 70}\n", "sub/child.yaml")
+    config = load_config(child)
+    assert (config.output, config.pretrain.steps, config.pretrain.batch_size) == ("other", 70, 8)
+
+
+def test_a_mistake_in_an_extended_file_names_that_file(write):
+    write(MINIMAL.replace("size: 300", "size: x"))
+    message = mistakes(write("extends: config.yaml\n", "child.yaml"))
+    assert "config.yaml:4" in message
+
+
+def test_extending_in_a_circle_is_noticed(write):
+    write("extends: b.yaml\n", "a.yaml")
+    with pytest.raises(UsageError, match="circle"):
+        load_config(write("extends: a.yaml\n", "b.yaml"))
+
+
+def test_set_overrides_the_file_and_takes_yaml_values(write):
+    config = load_config(
+        write(MINIMAL),
+        overrides=[
+            "pretrain.learning_rate=1e-3",
+            "ingest.sources=[a.txt, b.txt]",
+            "vocab.size=null",
+            "vocab.file=v.txt",
+        ],
+    )
+    assert config.pretrain.learning_rate == 1e-3
+    assert config.ingest.sources == ("a.txt", "b.txt")
+    assert config.vocab.file == "v.txt"
+
+
+def test_set_takes_a_reference_to_a_stage_without_quotes(write):
+    config = load_config(write(WITH_TASK), overrides=["sample={}", "finetune.tasks.cola.data={sample}/tasks/CoLA"])
+    assert config.finetune.tasks["cola"].data == "{sample}/tasks/CoLA"
+
+
+@pytest.mark.parametrize("override", ["pretrain.steps", "=3", "pretrain..steps=3"])
+def test_a_malformed_set_shows_how_it_is_written(write, override):
+    with pytest.raises(UsageError, match=r"dotted\.key=value"):
+        load_config(write(MINIMAL), overrides=[override])
+
+
+def test_the_seed_is_the_default_of_every_stage(write):
+    config = load_config(write(WITH_TASK + "seed: 5\n"), overrides=["sample={}", "shard.seed=9"])
+    assert (config.sample.seed, config.shard.seed, config.pretrain.seed) == (5, 9, 5)
+    assert "finetune/cola/seed-5" in [stage.name for stage in build_stages(config)]
+
+
+def test_a_task_of_an_extended_config_can_be_taken_away(write):
+    config = load_config(write(WITH_TASK), overrides=["finetune.tasks.mrpc.data=d", "finetune.tasks.cola=null"])
+    assert list(config.finetune.tasks) == ["mrpc"]
+
+
+def test_a_printed_config_is_yaml(write):
+    values = yaml.safe_load(format_config(load_config(write(WITH_TASK))))
+    assert values["pretrain"]["learning_rate"] == 0.0005
+
+
+def test_tracking_can_be_switched_off(write):
+    assert load_config(write(MINIMAL + "tracking: null\n")).tracking is None
+
+
+def test_a_remote_output_needs_a_tracking_server(write):
+    assert "tracking.uri" in mistakes(write(MINIMAL), "output=gs://bucket/out")
+
+
+def test_config_is_immutable(write):
+    config = load_config(write(MINIMAL))
+    assert isinstance(config, PipelineConfig)
+    with pytest.raises(AttributeError):
+        config.output = "x"

@@ -1,0 +1,126 @@
+"""Which stages a config asks for, and who needs whom."""
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.dag import build_stages, select, with_ancestors
+from pipeline.errors import ConfigError, UsageError
+
+TEXT = """
+output: out
+sample: {}
+ingest: {sources: ["{sample}/documents/*.txt"]}
+vocab: {size: 300}
+shard: {sequence_length: 64}
+pretrain: {model: {size: tiny}, steps: 100, batch_size: 8, learning_rate: 5e-4, warmup_steps: 10}
+finetune:
+  seeds: [0, 1]
+  from_random: true
+  tasks:
+    cola: {data: "{sample}/tasks/CoLA"}
+    mrpc: {data: /data/MRPC, seeds: [3]}
+"""
+
+
+@pytest.fixture
+def stages(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(TEXT)
+
+    def stages(*overrides: str):
+        return {stage.name: stage for stage in build_stages(load_config(path, overrides=overrides))}
+
+    return stages
+
+
+def test_every_stage_needs_what_it_reads(stages):
+    needs = {name: stage.needs for name, stage in stages().items()}
+    assert needs["sample"] == ()
+    assert needs["ingest"] == ("sample",)
+    assert needs["vocab"] == ("ingest",)
+    assert needs["shard"] == ("ingest", "vocab")
+    assert needs["pretrain"] == ("vocab", "shard")
+    assert needs["export"] == ("vocab", "pretrain")
+    assert needs["finetune/cola/seed-0"] == ("sample", "export")
+    assert needs["finetune/mrpc/seed-3"] == ("export",)
+    assert set(needs["report"]) == set(needs) - {"report"}
+
+
+def test_every_task_seed_and_start_is_a_stage(stages):
+    assert [name for name in stages() if name.startswith("finetune/")] == [
+        "finetune/cola/seed-0",
+        "finetune/cola/seed-1",
+        "finetune/cola/random-0",
+        "finetune/cola/random-1",
+        "finetune/mrpc/seed-3",
+        "finetune/mrpc/random-3",
+    ]
+
+
+def test_an_adopted_vocabulary_does_not_wait_for_the_corpus(stages):
+    vocab = stages("vocab.size=null", "vocab.file=vocab.txt")["vocab"]
+    assert vocab.needs == ()
+    assert vocab.sources == ("vocab.txt",)
+
+
+def test_with_a_given_model_nothing_is_pretrained(stages):
+    assert list(stages("finetune.model=google/electra-small-discriminator", "finetune.from_random=false")) == [
+        "sample",
+        "finetune/cola/seed-0",
+        "finetune/cola/seed-1",
+        "finetune/mrpc/seed-3",
+        "report",
+    ]
+
+
+def test_a_model_of_this_pipeline_is_still_pretrained(stages):
+    assert "pretrain" in stages("finetune.model={export}/generator")
+
+
+def test_raw_inputs_are_what_lies_outside_the_pipeline(stages):
+    found = stages()
+    assert found["ingest"].sources == ()
+    assert found["finetune/cola/seed-0"].sources == ()
+    assert found["finetune/mrpc/seed-3"].sources == ("/data/MRPC",)
+
+
+def test_a_hub_id_is_no_file_and_a_folder_is(stages, tmp_path):
+    assert stages("finetune.model=google/electra")["finetune/mrpc/seed-3"].sources == ("/data/MRPC",)
+    model = stages(f"finetune.model={tmp_path}")["finetune/mrpc/seed-3"]
+    assert model.sources == ("/data/MRPC", str(tmp_path))
+
+
+def test_a_reference_to_no_stage_is_a_mistake(stages):
+    with pytest.raises(ConfigError, match=r"(?s)finetune/cola/seed-0.data.*Did you mean `sample`"):
+        stages("finetune.tasks.cola.data={smaple}/tasks/CoLA")
+
+
+def test_a_reference_to_a_later_stage_is_a_mistake(stages):
+    with pytest.raises(ConfigError, match="no stage before ingest"):
+        stages("ingest.sources=['{export}/x']")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("shard", ["shard"]),
+        (
+            "finetune/cola",
+            ["finetune/cola/seed-0", "finetune/cola/seed-1", "finetune/cola/random-0", "finetune/cola/random-1"],
+        ),
+        ("finetune/*/seed-3", ["finetune/mrpc/seed-3"]),
+    ],
+)
+def test_a_pattern_means_a_name_a_group_or_a_glob(stages, pattern, names):
+    assert [stage.name for stage in select(tuple(stages().values()), pattern)] == names
+
+
+def test_a_pattern_that_matches_nothing_is_a_mistake(stages):
+    with pytest.raises(UsageError, match="Did you mean `shard`"):
+        select(tuple(stages().values()), "shards")
+
+
+def test_until_takes_everything_that_is_needed(stages):
+    every = tuple(stages().values())
+    names = [stage.name for stage in with_ancestors(every, select(every, "finetune/mrpc/seed-3"))]
+    assert names == ["sample", "ingest", "vocab", "shard", "pretrain", "export", "finetune/mrpc/seed-3"]

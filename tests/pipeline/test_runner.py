@@ -1,0 +1,139 @@
+"""Stages on Ray: what runs when, what a failure stops, what is left behind."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fake_stages import stage
+from upath import UPath
+
+from cluster.config import ClusterConfig
+from pipeline.plan import Status, make_plan
+from pipeline.results import StageResult, State
+from pipeline.runner import empty_folder, run_plan
+from pipeline.stage import Stage
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def run(stages: Sequence[Stage], output: UPath, *, only: set[str] | None = None) -> dict[str, StageResult]:
+    plan = make_plan(stages, output=output)
+    names = {made.name for made in stages} if only is None else only
+    return run_plan(plan, names=names, cluster=ClusterConfig(max_failures=0))
+
+
+def states(results: dict[str, StageResult]) -> dict[str, str]:
+    return {name: result.state.value for name, result in results.items()}
+
+
+@pytest.fixture
+def output(tmp_path) -> UPath:
+    return UPath(tmp_path / "out")
+
+
+def test_a_stage_reads_what_it_needs_and_leaves_a_record(output):
+    results = run([stage("a", text="one "), stage("b", text="two", needs=("a",))], output)
+    assert states(results) == {"a": "finished", "b": "finished"}
+    folder = results["b"].folder
+    assert (folder / "out.txt").read_text() == "one two"
+    identity = json.loads((folder / "config.json").read_text())
+    assert identity["needs"] == {"a": results["a"].folder.name}
+    assert json.loads((folder / "manifest.json").read_text())["identity"] == identity
+    assert "b is done" in results["b"].log.read_text()
+
+
+def test_what_is_done_does_not_run_again(output, tmp_path):
+    log = tmp_path / "calls"
+    for _ in range(2):
+        results = run([stage("a", log=str(log))], output)
+    assert states(results) == {"a": "done"}
+    assert log.read_text().count("begin") == 1
+
+
+def test_siblings_run_side_by_side(output, tmp_path):
+    log = tmp_path / "calls"
+    siblings = [stage(name, log=str(log), meet=2) for name in ("x", "y")]
+    assert states(run(siblings, output)) == {"x": "finished", "y": "finished"}
+
+
+def test_a_failure_stops_its_dependants_and_not_its_siblings(output):
+    results = run(
+        [
+            stage("a"),
+            stage("bad", needs=("a",), fail="value"),
+            stage("good", needs=("a",)),
+            stage("child", needs=("bad",)),
+            stage("grandchild", needs=("child", "good")),
+        ],
+        output,
+    )
+    assert states(results) == {
+        "a": "finished",
+        "bad": "failed",
+        "good": "finished",
+        "child": "blocked",
+        "grandchild": "blocked",
+    }
+    assert results["grandchild"].blocked_by == "bad"
+    assert not (results["bad"].folder / "manifest.json").exists()
+
+
+def test_a_failure_is_told_in_the_users_words_and_its_log_has_the_rest(output):
+    result = run([stage("a", fail="value")], output)["a"]
+    assert result.error == "corpus.txt:3: expected 2 columns, found 1"
+    log = Path(str(result.log)).read_text()
+    assert "Traceback" in log
+    assert "corpus.txt:3" in log
+
+
+def test_an_error_of_a_task_of_the_stage_is_told_without_rays_wrapping(output):
+    assert run([stage("a", fail="task")], output)["a"].error == "the batch of a remote task is wrong"
+
+
+def test_no_space_left_says_where_and_that_it_goes_on(output):
+    error = run([stage("a", fail="space")], output)["a"].error
+    assert error is not None
+    assert error.startswith(f"no space left for {output}")
+    assert "GiB are free" in error
+    assert "run the same command again" in error
+
+
+def test_a_process_that_dies_fails_its_stage_only(output):
+    results = run([stage("a", fail="die"), stage("b")], output)
+    assert states(results) == {"a": "failed", "b": "finished"}
+
+
+def test_a_failed_stage_goes_on_in_the_folder_it_left(output):
+    folder = run([stage("a", fail="value")], output)["a"].folder
+    (folder / "left").write_text("over")
+    assert make_plan([stage("a", fail="value")], output=output)[0].status is Status.PARTIAL
+    assert run([stage("a", fail="value")], output)["a"].folder == folder
+    assert (folder / "left").exists()
+    assert (folder / "log.txt").read_text().count("a starts") == 2
+
+
+def test_an_emptied_folder_is_new(output):
+    folder = run([stage("a")], output)["a"].folder
+    empty_folder(folder)
+    assert make_plan([stage("a")], output=output)[0].status is Status.NEW
+
+
+def test_a_stage_that_is_not_chosen_does_not_run(output):
+    results = run([stage("a"), stage("b", needs=("a",)), stage("c")], output, only={"a", "b"})
+    assert states(results) == {"a": "finished", "b": "finished"}
+
+
+def test_an_interrupt_stops_what_runs_and_loses_nothing(output):
+    plan = make_plan([stage("a"), stage("b", needs=("a",), seconds=60.0)], output=output)
+    latest: dict[str, StageResult] = {}
+
+    def watch(results: dict[str, StageResult]) -> None:
+        latest.update(results)
+        if results["b"].state is State.QUEUED and (results["b"].folder / "log.txt").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, names={"a", "b"}, cluster=ClusterConfig(), watch=lambda found: watch(dict(found)))
+    again = make_plan([stage("a"), stage("b", needs=("a",), seconds=60.0)], output=output)
+    assert [planned.status for planned in again] == [Status.DONE, Status.PARTIAL]

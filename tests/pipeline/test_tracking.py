@@ -1,0 +1,282 @@
+"""What stands in MLflow after a run, in a real database."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mlflow
+import pytest
+from fake_stages import stage
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from upath import UPath
+
+from cluster.config import ClusterConfig
+from pipeline import tracking as tracking_module
+from pipeline.config import TrackingConfig
+from pipeline.plan import make_plan
+from pipeline.progress import Progress
+from pipeline.recorder import Dataset, Metrics, OpenRun, Params, Recorder, StageTracker, WriterSettings
+from pipeline.recording import Recording, tracking_uri
+from pipeline.results import StageResult
+from pipeline.runner import run_plan
+from pipeline.tracking import MlflowWriter, flatten
+
+TRACKING = TrackingConfig(experiment="tests", system_metrics_seconds=0.5)
+
+
+def record(stages: list, output: UPath, *, fresh: frozenset[str] = frozenset()) -> list[str]:
+    """Runs stages as the command does; returns what could not be written."""
+    plan = make_plan(stages, output=output)
+    recording = Recording(
+        plan, tracking=TRACKING, output=output, name="quickstart", config_yaml="seed: 0\n", fresh=fresh
+    )
+    by_name = {planned.name: planned for planned in plan}
+    latest: Mapping[str, StageResult] = {}
+    progress: dict[str, Progress] = {}
+
+    def watch(results: Mapping[str, StageResult]) -> None:
+        nonlocal latest
+        latest = results
+        progress.update(recording.watch(results, by_name))
+
+    run_plan(
+        plan, names=set(by_name), cluster=ClusterConfig(max_failures=0), tracker_of=recording.tracker_of, watch=watch
+    )
+    return recording.close(latest)
+
+
+def runs(output: UPath) -> dict[str, Any]:
+    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    experiment = client.get_experiment_by_name("tests")
+    newest_last = reversed(client.search_runs([experiment.experiment_id], max_results=100))
+    return {run.info.run_name: run for run in newest_last}
+
+
+@pytest.fixture(scope="module")
+def output(ray_cluster, tmp_path_factory) -> UPath:
+    output = UPath(tmp_path_factory.mktemp("tracking") / "out")
+    lost = record(
+        [
+            stage("pretrain", seconds=2.0, options={"k": 1}),
+            stage("finetune/cola/seed-0", needs=("pretrain",)),
+            stage("finetune/cola/seed-1", needs=("pretrain",), fail="value"),
+        ],
+        output,
+    )
+    assert lost == []
+    return output
+
+
+def test_runs_are_nested_pipeline_stage_seed(output):
+    found = runs(output)
+    assert set(found) == {"quickstart", "pretrain", "finetune", "finetune/cola/seed-0", "finetune/cola/seed-1"}
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in found.items()}
+    assert parents["quickstart"] is None
+    assert parents["pretrain"] == parents["finetune"] == found["quickstart"].info.run_id
+    assert parents["finetune/cola/seed-0"] == found["finetune"].info.run_id
+
+
+def test_runs_end_as_their_stages_did(output):
+    found = runs(output)
+    assert {name: run.info.status for name, run in found.items()} == {
+        "quickstart": "FAILED",
+        "pretrain": "FINISHED",
+        "finetune": "FAILED",
+        "finetune/cola/seed-0": "FINISHED",
+        "finetune/cola/seed-1": "FAILED",
+    }
+    assert found["finetune/cola/seed-1"].data.tags["error"] == "corpus.txt:3: expected 2 columns, found 1"
+
+
+def test_the_config_is_flattened_into_params(output):
+    params = runs(output)["pretrain"].data.params
+    assert params["options.k"] == "1"
+    assert params["rate"] == "0.001"
+    assert params["num_texts"] == "0"
+
+
+def test_metrics_are_curves_by_step(output):
+    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    curve = client.get_metric_history(runs(output)["pretrain"].info.run_id, "loss/total")
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
+
+
+def test_use_of_the_machine_is_recorded_as_mlflow_does(output):
+    metrics = runs(output)["pretrain"].data.metrics
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_inputs_and_artifacts_are_kept(output):
+    found = runs(output)
+    (entry,) = found["pretrain"].inputs.dataset_inputs
+    assert entry.dataset.name == "texts"
+    assert entry.tags[0].value == "training"
+    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    run_id = found["pretrain"].info.run_id
+    assert {item.path for item in client.list_artifacts(run_id)} == {"config.json", "texts"}
+    assert [item.path for item in client.list_artifacts(run_id, "texts")] == ["texts/out.txt"]
+    assert {item.path for item in client.list_artifacts(found["quickstart"].info.run_id)} == {
+        "config.yaml",
+        "plan.jsonl",
+    }
+    assert str(output) in found["pretrain"].info.artifact_uri
+
+
+def test_a_resumed_stage_goes_on_in_its_run_and_a_rerun_one_gets_a_new_one(ray_cluster, tmp_path):
+    output = UPath(tmp_path / "out")
+    bad = [stage("a", fail="value")]
+    assert record(bad, output) == []
+    first = runs(output)
+    assert record(bad, output) == []
+    again = runs(output)
+    assert {name: run.info.run_id for name, run in again.items()} == {
+        name: run.info.run_id for name, run in first.items()
+    }
+    assert record(bad, output, fresh=frozenset({"a"})) == []
+    assert runs(output)["a"].info.run_id != first["a"].info.run_id
+    assert runs(output)["quickstart"].info.run_id == first["quickstart"].info.run_id
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory) -> MlflowWriter:
+    folder = tmp_path_factory.mktemp("writer")
+    return MlflowWriter(
+        WriterSettings(
+            uri=f"sqlite:///{folder / 'mlflow.db'}",
+            artifacts=str(folder / "artifacts"),
+            experiment="e",
+            ledger=UPath(folder / "runs.json"),
+        )
+    )
+
+
+@pytest.fixture
+def key(writer, request) -> str:
+    """A run of the test's own."""
+    writer.write([OpenRun(key=request.node.name, name="n", params={"seed": 1})])
+    return request.node.name
+
+
+def run_of(writer: MlflowWriter, key: str) -> Any:
+    return writer._client.get_run(writer._run_ids[key])
+
+
+def test_more_than_mlflow_takes_at_once_is_sent_in_parts(writer, key):
+    writer.write([Params(key=key, values={f"p{number}": number for number in range(250)})])
+    batch = [Metrics(key=key, values={"m": float(step)}, step=step, time=time.time()) for step in range(2500)]
+    writer.write(batch)
+    assert len(run_of(writer, key).data.params) == 251
+    assert len(writer._client.get_metric_history(writer._run_ids[key], "m")) == 2500
+
+
+def test_a_param_too_long_for_mlflow_is_cut(writer, key):
+    writer.write([Params(key=key, values={"long": "x" * 10_000})])
+    assert len(run_of(writer, key).data.params["long"]) == tracking_module.MAX_PARAM_CHARACTERS
+
+
+def test_a_param_that_changed_becomes_a_tag(writer, key):
+    writer.write([Params(key=key, values={"seed": 1, "resumed_from_step": 0})])
+    writer.write([Params(key=key, values={"seed": 1, "resumed_from_step": 60})])
+    run = run_of(writer, key)
+    assert run.data.params["resumed_from_step"] == "0"
+    assert run.data.tags["resumed_from_step"] == "60"
+
+
+def test_names_that_mlflow_refuses_are_mended(writer, key):
+    writer.write([Metrics(key=key, values={"f1[NP]%": 1.0, "nan": math.nan}, step=0, time=0.0)])
+    assert run_of(writer, key).data.metrics["f1_NP__"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "source", ["/data/*.txt.gz", "https://example.org/a.txt", "gs://bucket/a/*.parquet", "relative/path"]
+)
+def test_any_location_can_be_an_input(writer, key, source):
+    writer.write([Dataset(key=key, name="corpus", source=source, context="training")])
+    (entry,) = run_of(writer, key).inputs.dataset_inputs
+    assert source.strip("/") in json.dumps(json.loads(entry.dataset.source))
+
+
+def test_a_fault_that_may_pass_is_told_from_one_that_stays(writer):
+    assert writer.may_pass(MlflowException("connection refused"))
+    assert writer.may_pass(ConnectionError())
+    assert not writer.may_pass(MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST))
+    assert not writer.may_pass(KeyError("x"))
+
+
+def test_nested_values_are_flattened():
+    assert flatten({"a": {"b": (1, 2), "c": {}}, "d": None}) == {"a.b": "[1, 2]", "a.c": "{}", "d": "None"}
+
+
+class Unreachable:
+    """Stands for a server that answers only the third time."""
+
+    failures = 2
+    written: ClassVar[list[Any]] = []
+
+    def __init__(self, settings: WriterSettings) -> None: ...
+
+    def may_pass(self, error: Exception) -> bool:
+        return isinstance(error, ConnectionError)
+
+    def write(self, batch: list[Any]) -> None:
+        if Unreachable.failures:
+            Unreachable.failures -= 1
+            raise ConnectionError("connection refused")
+        Unreachable.written.extend(batch)
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    monkeypatch.setattr(tracking_module, "MlflowWriter", Unreachable)
+    monkeypatch.setattr("pipeline.recorder._FIRST_RETRY_SECONDS", 0.1)
+    Unreachable.written = []
+    return Unreachable
+
+
+SETTINGS = WriterSettings(uri="u", artifacts=None, experiment="e", ledger=UPath("memory://ledger.json"))
+METRIC = Metrics(key="k", values={"m": 1.0}, step=0, time=0.0)
+
+
+def test_a_server_that_comes_back_gets_everything(unreachable):
+    unreachable.failures = 2
+    recorder = Recorder(SETTINGS)
+    started = time.monotonic()
+    for _ in range(5):
+        recorder.record(METRIC)
+    assert time.monotonic() - started < 0.1  # nobody waits for it
+    assert recorder.close(seconds=20) == []
+    assert len(unreachable.written) == 5
+
+
+def test_what_could_not_be_written_is_told_at_the_end(unreachable):
+    unreachable.failures = 1000
+    recorder = Recorder(SETTINGS)
+    for _ in range(5):
+        recorder.record(METRIC)
+    assert recorder.close(seconds=1.0) == ["5 Metrics of k (ConnectionError: connection refused)"]
+
+
+def test_without_tracking_there_is_still_progress():
+    recorder = Recorder(None)
+    recorder.begin("a", [])
+    recorder.progress("a", 3, 10, "steps", {"loss": 1.0})
+    recorder.record(METRIC)
+    assert recorder.snapshot()["a"].done == 3
+    assert recorder.close(seconds=1.0) == []
+
+
+def test_a_tracker_never_raises_into_its_stage_when_the_recorder_died(ray_cluster, tmp_path: Path):
+    import ray
+
+    actor = ray.remote(Recorder).options(num_cpus=0).remote(None)
+    ray.kill(actor)
+    tracker = StageTracker(actor, stage="a", opening=(OpenRun(key="k", name="n"),), system_metrics_seconds=0)
+    with tracker.running():
+        tracker.metrics({"m": 1.0}, step=1)
+        tracker.progress(1, 2, unit="steps")
+        tracker.params({"a": 1})
