@@ -9,27 +9,33 @@ import numpy as np
 
 from stages.tasks.base import IGNORED, Features
 
-_SHORTEST = 32
-_FEWEST = 0.05  # share of the rows that a length must serve to be worth its compilation
+# Candidates: a longest row of 100 tokens is padded by at most a third of itself, or by 8.
+_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_COMPILATION_TOKENS = 200_000  # what one more length costs to compile, in tokens of training on a CPU core
 
 
-def bucket_lengths(lengths: np.ndarray, *, max_length: int) -> tuple[int, ...]:
-    """Lengths to pad to: doublings of 32 and the longest, without those that serve few rows."""
-    longest = int(lengths.max(initial=1))
-    candidates = []
-    length = _SHORTEST
-    while length < min(longest, max_length):
-        candidates.append(length)
-        length *= 2
-    chosen: list[int] = []
-    served = 0
-    for candidate in candidates:
-        count = int((lengths <= candidate).sum())
-        if count - served >= _FEWEST * len(lengths):
-            chosen.append(candidate)
-            served = count
-    # The last length is a multiple of 8 for the sake of vector units.
-    return (*chosen, min(max_length, -(-min(length, longest) // 8) * 8))
+def bucket_lengths(lengths: np.ndarray, *, max_length: int, epochs: float = 1.0) -> tuple[int, ...]:
+    """Few lengths to pad to: those with the least padding in all epochs, each worth its compilation.
+
+    Args:
+      lengths: Of all rows, in tokens.
+      max_length: No row is longer.
+      epochs: Passes over the rows.
+    """
+    # The longest row sets the last length, a multiple of 8 for the sake of vector units.
+    last = min(max_length, -(-int(lengths.max(initial=1)) // 8) * 8)
+    candidates = [*(length for length in _LENGTHS if length < last), last]
+    rows_below = [0, *(int((lengths <= length).sum()) for length in candidates)]
+    # best[i]: cost and choice for the rows up to candidate i - 1, which is chosen.
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for i, length in enumerate(candidates, start=1):
+        best.append(
+            min(
+                (cost + (rows_below[i] - rows_below[j]) * length * epochs + _COMPILATION_TOKENS, (*chosen, length))
+                for j, (cost, chosen) in enumerate(best)
+            )
+        )
+    return best[-1][1]
 
 
 def epoch_batches(

@@ -99,7 +99,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     schedule = make_schedule(optimizer_config)
 
     lengths = np.concatenate([train_features.lengths, dev_features.lengths])
-    buckets = bucket_lengths(lengths, max_length=config.max_length)
+    buckets = bucket_lengths(lengths, max_length=config.max_length, epochs=config.epochs)
     shape = BatchShape(batch_size=config.batch_size, buckets=buckets, pad=tokenizer.pad)
     context.tracker.params(
         {

@@ -38,17 +38,18 @@ def test_rows_of_a_batch_share_a_bucket_but_for_the_left_over() -> None:
     assert mixed <= len(BUCKETS)
 
 
-def test_buckets_that_serve_few_rows_are_left_out() -> None:
-    assert bucket_lengths(np.full(100, 20), max_length=128) == (24,)
-    assert bucket_lengths(np.full(100, 100), max_length=128) == (104,)
-    assert bucket_lengths(np.array([20] * 96 + [60] * 2 + [128] * 2), max_length=128) == (32, 128)
-    assert bucket_lengths(np.arange(1, 385), max_length=384) == (32, 64, 128, 256, 384)
+def test_a_length_is_used_where_it_saves_more_than_its_compilation() -> None:
+    few, many = np.array([20] * 50 + [128] * 50), np.array([20] * 5000 + [128] * 5000)
+    assert bucket_lengths(few, max_length=128) == (128,)
+    assert bucket_lengths(few, max_length=128, epochs=100) == (24, 128)
+    assert bucket_lengths(many, max_length=128) == (24, 128)
+    assert bucket_lengths(np.full(10_000, 20), max_length=128) == (24,)
     assert bucket_lengths(np.full(3, 50), max_length=50) == (50,)
 
 
 def test_every_length_has_a_bucket() -> None:
     for longest in range(1, 300):
-        buckets = bucket_lengths(np.arange(1, longest + 1), max_length=300)
+        buckets = bucket_lengths(np.arange(1, longest + 1), max_length=300, epochs=100)
         assert list(buckets) == sorted(set(buckets))
         assert longest <= buckets[-1] <= 300
 
