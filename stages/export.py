@@ -70,9 +70,7 @@ def run(config: ExportConfig, context: StageContext) -> None:
         context.tracker.model(str(context.output / name), name=name)
 
 
-def _card(
-    config: ExportConfig, *, name: str, network: "ElectraConfig", heldout: Mapping[str, float]
-) -> "ModelCard":
+def _card(config: ExportConfig, *, name: str, network: "ElectraConfig", heldout: Mapping[str, float]) -> "ModelCard":
     from stages.electra.card import ModelCard
 
     shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"

@@ -49,9 +49,7 @@ class ModelCard:
             "model-index": self._model_index(),
         }
         lines = ["---"]
-        lines += [
-            f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items() if value
-        ]
+        lines += [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items() if value]
         lines += ["---", "", f"# {self.title}", "", self.summary.strip(), ""]
         if self.usage:
             lines += ["## Use", "", "```python", self.usage.strip(), "```", ""]

@@ -63,8 +63,7 @@ class ElectraConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
@@ -73,9 +72,7 @@ class ElectraConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
         if not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(
-                f"pad_token_id is {self.pad_token_id}, must be an id below vocab_size {self.vocab_size}"
-            )
+            raise ValueError(f"pad_token_id is {self.pad_token_id}, must be an id below vocab_size {self.vocab_size}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -18,7 +18,7 @@ from stages.electra.layers import (
     activate,
     dropout,
     glorot_uniform,
-    matmul,
+    product,
     split_key,
     truncated_normal,
 )
@@ -41,7 +41,7 @@ class GeneratorHead(nnx.Module):
     def __call__(self, x_BPD: jax.Array, table_VE: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         x_BPE = self.transform(x_BPD, dtype=dtype)
         x_NE = x_BPE.reshape(-1, x_BPE.shape[-1])
-        logits_NV = matmul(x_NE, table_VE.T, dtype=dtype) + self.bias[...]
+        logits_NV = product("ne,ve->nv", x_NE, table_VE, dtype) + self.bias[...]
         return logits_NV.reshape(*x_BPD.shape[:-1], -1)
 
 
@@ -95,9 +95,7 @@ class ClassificationHead(nnx.Module):
 class TokenHead(nnx.Module):
     """Logits at every token: dropout, dense. With two labels, the start and end of an answer."""
 
-    def __init__(
-        self, config: ElectraConfig, *, num_labels: int, dropout_rate: float, rngs_key: jax.Array
-    ) -> None:
+    def __init__(self, config: ElectraConfig, *, num_labels: int, dropout_rate: float, rngs_key: jax.Array) -> None:
         self.prediction = Dense(glorot_uniform(rngs_key, (config.hidden_size, num_labels)))
         self.dropout_rate = dropout_rate
 

@@ -63,9 +63,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ElectraConfig:
     position_type = values.get("position_embedding_type", "absolute")
     if position_type != "absolute":
         raise ValueError(f"position_embedding_type is {position_type!r}, only 'absolute' is supported")
-    known = {
-        name: values[name] for name in ElectraConfig.__dataclass_fields__ if values.get(name) is not None
-    }
+    known = {name: values[name] for name in ElectraConfig.__dataclass_fields__ if values.get(name) is not None}
     return ElectraConfig(**(_DEFAULTS | known))
 
 
@@ -154,9 +152,7 @@ def backbone_from_huggingface(
     tensors: Mapping[str, np.ndarray], *, config: ElectraConfig, source: str = "the model"
 ) -> dict[str, Any]:
     """Embeddings and encoder alone: whatever does not begin with `electra.` is a head, and left behind."""
-    backbone = {
-        name: value for name, value in tensors.items() if name.startswith("electra.") and name not in _IGNORED
-    }
+    backbone = {name: value for name, value in tensors.items() if name.startswith("electra.") and name not in _IGNORED}
     expected = _backbone(config)
     _check(
         {name: value.shape for name, value in backbone.items()},
@@ -198,9 +194,7 @@ def _their_shape(tensor: _Tensor) -> tuple[int, ...]:
     return tensor.shape[::-1] if tensor.transposed else tensor.shape
 
 
-def _check(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, what: str
-) -> None:
+def _check(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, what: str) -> None:
     faults = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found.keys())]
     faults += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - expected.keys())]
     faults += [
@@ -231,9 +225,7 @@ def _backbone(config: ElectraConfig) -> list[_Tensor]:
     E, D, F = config.embedding_size, config.hidden_size, config.intermediate_size
     theirs = "electra.embeddings"
     tensors = [
-        _Tensor(
-            ours=f"embeddings/{name}/embedding", theirs=f"{theirs}.{name}_embeddings.weight", shape=(rows, E)
-        )
+        _Tensor(ours=f"embeddings/{name}/embedding", theirs=f"{theirs}.{name}_embeddings.weight", shape=(rows, E))
         for name, rows in (
             ("word", config.vocab_size),
             ("position", config.max_position_embeddings),

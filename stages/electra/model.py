@@ -55,15 +55,11 @@ class Electra(nnx.Module):
     embeddings to the model width is each network's own.
     """
 
-    def __init__(
-        self, discriminator: ElectraConfig, generator: ElectraConfig, *, rngs_key: jax.Array
-    ) -> None:
+    def __init__(self, discriminator: ElectraConfig, generator: ElectraConfig, *, rngs_key: jax.Array) -> None:
         for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
             ours, theirs = getattr(discriminator, name), getattr(generator, name)
             if ours != theirs:
-                raise ValueError(
-                    f"{name} is {ours} in the discriminator and {theirs} in the generator: they share it"
-                )
+                raise ValueError(f"{name} is {ours} in the discriminator and {theirs} in the generator: they share it")
         # The order of initialisation: embeddings, generator, its head, discriminator, its head.
         keys = jax.random.split(rngs_key, 5)
         self.embeddings = Embeddings(discriminator, rngs_key=keys[0])
@@ -168,9 +164,7 @@ class ElectraForTokenClassification(nnx.Module):
         keys = jax.random.split(rngs_key, 3)
         self.embeddings = Embeddings(config, rngs_key=keys[0])
         self.encoder = Encoder(config, rngs_key=keys[1])
-        self.head = TokenHead(
-            config, num_labels=num_labels, dropout_rate=config.hidden_dropout_prob, rngs_key=keys[2]
-        )
+        self.head = TokenHead(config, num_labels=num_labels, dropout_rate=config.hidden_dropout_prob, rngs_key=keys[2])
 
     def __call__(
         self,

@@ -83,9 +83,7 @@ def save_pretrained(
             f"{kind} of transformers has a dense layer in its head, which the original's head lacks: "
             "fine-tune with head 'huggingface' to export"
         )
-    tensors = to_huggingface(
-        params, config=config, architecture=kind, num_labels=len(id2label) if id2label else 2
-    )
+    tensors = to_huggingface(params, config=config, architecture=kind, num_labels=len(id2label) if id2label else 2)
     folder.mkdir(parents=True, exist_ok=True)
     # 'pt' is what transformers asks for; the bytes are the same for every framework.
     write_bytes(folder / _WEIGHTS, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
@@ -169,8 +167,7 @@ def _local_folder(location: str | UPath, stack: ExitStack) -> Path:
         return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
-            f"{location}: no such folder, and the Hugging Face hub has no model of this id that can be read: "
-            f"{error}"
+            f"{location}: no such folder, and the Hugging Face hub has no model of this id that can be read: {error}"
         ) from error
 
 

@@ -33,7 +33,7 @@ class Corrupted(NamedTuple):
       ids_BT: What the discriminator sees.
       replaced_BT: True where that differs from the text.
       loss_BP: The generator's cross-entropy; slots without weight are to be ignored.
-      best_BP: The generator's likeliest tokens.
+      is_best_BP: Whether the right token was the likeliest.
       samples_BP: The tokens drawn from it.
     """
 
@@ -41,7 +41,7 @@ class Corrupted(NamedTuple):
     ids_BT: jax.Array
     replaced_BT: jax.Array
     loss_BP: jax.Array
-    best_BP: jax.Array
+    is_best_BP: jax.Array
     samples_BP: jax.Array
 
 
@@ -78,9 +78,7 @@ def corrupt(
         mask_fraction=objective.mask_fraction,
         mask_probability=objective.mask_probability,
     )
-    x_BPE = model.generator_hidden(
-        masked.ids_BT, mask_BT, types_BT, masked.positions_BP, key=dropout_key, dtype=dtype
-    )
+    x_BPE = model.generator_hidden(masked.ids_BT, mask_BT, types_BT, masked.positions_BP, key=dropout_key, dtype=dtype)
     words = predict_words(
         x_BPE.reshape(-1, x_BPE.shape[-1]),
         model.embeddings.word.embedding[...],
@@ -90,9 +88,9 @@ def corrupt(
         temperature=objective.temperature,
         dtype=dtype,
     )
-    loss_BP, best_BP, samples_BP = (value.reshape(masked.positions_BP.shape) for value in words)
+    loss_BP, is_best_BP, samples_BP = (value.reshape(masked.positions_BP.shape) for value in words)
     ids_BT, replaced_BT = replace_tokens(batch["ids"], masked, samples_BP)
-    return Corrupted(masked, ids_BT, replaced_BT, loss_BP, best_BP, samples_BP)
+    return Corrupted(masked, ids_BT, replaced_BT, loss_BP, is_best_BP, samples_BP)
 
 
 def make_pretraining_loss(
@@ -142,9 +140,7 @@ def make_pretraining_loss(
         # A batch without a maskable token has no generator loss, rather than one of 0/0.
         generator_loss = sums["generator/loss"] / jnp.maximum(sums["generator/tokens"], 1)
         discriminator_loss = sums["discriminator/loss"] / jnp.maximum(sums["discriminator/tokens"], 1)
-        loss = (
-            objective.generator_weight * generator_loss + objective.discriminator_weight * discriminator_loss
-        )
+        loss = objective.generator_weight * generator_loss + objective.discriminator_weight * discriminator_loss
         # The total of many batches is that of their predictions, not a mean of means: so carry the weights.
         sums["total/batches"] = jnp.ones((), jnp.float32)
         sums["total/generator_weight"] = jnp.float32(objective.generator_weight)
@@ -167,7 +163,7 @@ def _sums(corrupted: Corrupted, mask_BT: jax.Array, logits_BT: jax.Array) -> Sum
     return {
         "generator/loss": jnp.sum(jnp.where(used_BP, corrupted.loss_BP, 0)),
         "generator/tokens": count(used_BP),
-        "generator/best_correct": count(used_BP & (corrupted.best_BP == masked.targets_BP)),
+        "generator/best_correct": count(used_BP & corrupted.is_best_BP),
         "generator/sample_correct": count(used_BP & (corrupted.samples_BP == masked.targets_BP)),
         "discriminator/loss": jnp.sum(real_BT * binary_cross_entropy(logits_BT, replaced_BT)),
         "discriminator/tokens": jnp.sum(real_BT),

@@ -123,7 +123,7 @@ def test_metrics_are_those_of_scikit_learn(electra, objective):
         used = np.asarray(corrupted.masked.weights_BP) > 0
         scores.extend(np.asarray(logits)[real])
         labels.extend(np.asarray(corrupted.replaced_BT)[real])
-        best.extend(np.asarray(corrupted.best_BP == corrupted.masked.targets_BP)[used])
+        best.extend(np.asarray(corrupted.is_best_BP)[used])
         sampled.extend(np.asarray(corrupted.samples_BP == corrupted.masked.targets_BP)[used])
     metrics, flagged = summarize(total), np.asarray(scores) > 0
     assert metrics["replaced/precision"] == pytest.approx(precision_score(labels, flagged, zero_division=0))
