@@ -81,7 +81,7 @@ def run_loop(
     state: TrainState,
     *,
     intervals: Intervals,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
+    train_step: Any,
     batches: Iterable[Batch],
     evaluate: Callable[[Any], dict[str, np.ndarray]],
     checkpoints: Checkpoints,
@@ -95,7 +95,7 @@ def run_loop(
     Args:
       state: Where to go on from; its buffers are used up.
       intervals: When what happens.
-      train_step: From `make_train_step`.
+      train_step: From `make_train_step`, compiled here before the clock starts.
       batches: Global batches from step `state.step` on.
       evaluate: Held-out sums of parameters.
       checkpoints: Where states are kept.
@@ -128,8 +128,12 @@ def run_loop(
                 )  # fmt: skip
             window = _Window()
 
+    compiled: Callable[[TrainState, Batch], tuple[TrainState, Sums]] | None = None
     for batch in batches:
-        state, sums = train_step(state, batch)
+        if compiled is None:
+            compiled = train_step.lower(state, batch).compile()
+            window = _Window()
+        state, sums = compiled(state, batch)
         step += 1
         if pending is not None:
             settle(*pending)
