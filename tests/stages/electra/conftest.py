@@ -7,18 +7,22 @@ import jax
 import pytest
 
 from stages.electra.config import ObjectiveConfig
-from stages.electra.model import Electra, split
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from electra_miniature import NUM_TOKENS, make_batch, perturb, tiny
+from electra_miniature import NUM_TOKENS, build_electra, make_batch
 
 
 @pytest.fixture(scope="session")
 def electra() -> tuple[object, dict]:
-    """Structure and perturbed parameters of a tiny ELECTRA."""
-    graphdef, params = split(Electra(*tiny(), rngs_key=jax.random.key(0)))
-    return graphdef, perturb(params)
+    """Structure and parameters of a tiny ELECTRA."""
+    return build_electra()
+
+
+@pytest.fixture(scope="session")
+def shallow() -> tuple[object, dict]:
+    """The same with one layer, where more would only be compiled longer."""
+    return build_electra(num_hidden_layers=1)
 
 
 @pytest.fixture

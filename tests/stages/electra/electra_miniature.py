@@ -1,14 +1,22 @@
 """A model small enough for every test, and a batch with everything in it that real ones have."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stages.electra.config import ElectraConfig, ModelConfig, Size
+from stages.electra.huggingface import flatten, unflatten
+from stages.electra.model import Electra, merge, split
+from stages.electra.pretraining import segments
 
 VOCAB_SIZE = 200
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 NUM_TOKENS = 24
+KEY = jax.random.key(0)
 
 
 def tiny(**changes: object) -> tuple[ElectraConfig, ElectraConfig]:
@@ -25,12 +33,42 @@ def tiny(**changes: object) -> tuple[ElectraConfig, ElectraConfig]:
     return ModelConfig(**(fields | changes)).resolve(VOCAB_SIZE)
 
 
-def perturb(params: dict, *, scale: float = 0.1) -> dict:
-    """Moves every parameter off its initial value, biases and LayerNorms too: equal ones hide swapped names."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(99), len(leaves))
-    moved = [leaf + scale * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+def build(make: Callable[[], Any], *, seed: int = 0) -> tuple[Any, dict]:
+    """Structure and parameters of a module, the latter all random: equal biases or scales hide swapped names."""
+    graphdef, shapes = jax.eval_shape(lambda: split(make()))
+    random = np.random.default_rng(seed)
+    params = {}
+    for name, shape in flatten_shapes(shapes).items():
+        centre = 1.0 if name.endswith("scale") else 0.0
+        params[name] = jnp.asarray(random.normal(centre, 0.1, shape), jnp.float32)
+    return graphdef, unflatten(params)
+
+
+def flatten_shapes(shapes: dict) -> dict[str, tuple[int, ...]]:
+    """Shapes by slashed name of what `jax.eval_shape` gives."""
+    return {name: value.shape for name, value in flatten(jax.tree.map(lambda x: np.empty(x.shape), shapes)).items()}
+
+
+def build_electra(**changes: object) -> tuple[Any, dict]:
+    """A tiny ELECTRA."""
+    return build(lambda: Electra(*tiny(**changes), rngs_key=KEY))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "network", "dtype"))
+def call(params, batch, key=None, *, graphdef, network="__call__", dtype=jnp.float32):
+    """Logits of a module's network for a batch, compiled once for all tests that ask for the same."""
+    mask, types = segments(batch)
+    return getattr(merge(graphdef, params), network)(batch["ids"], mask, types, key=key, dtype=dtype)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "network", "dtype"))
+def gradients(params, batch, *, graphdef, network="__call__", dtype=jnp.float32):
+    """Value and gradients of the mean square of the logits."""
+
+    def value(params):
+        return jnp.mean(call(params, batch, graphdef=graphdef, network=network, dtype=dtype) ** 2)
+
+    return jax.value_and_grad(value)(params)
 
 
 def make_batch(lengths: list[int], *, num_tokens: int = NUM_TOKENS, seed: int = 0) -> dict[str, jax.Array]:

@@ -1,5 +1,7 @@
 """What is masked, how much of it, and what the discriminator is shown."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,10 @@ from stages.electra.corruption import Masked, mask_tokens, max_masked, num_maske
 UNMASKABLE = tuple(SPECIAL_IDS[name] for name in ("pad", "cls", "sep", "mask"))
 
 
-def mask(batch, *, seed=0, fraction=0.25, probability=0.85) -> Masked:
+@partial(jax.jit, static_argnames=("fraction", "probability"))
+def _mask(key, batch, *, fraction, probability) -> Masked:
     return mask_tokens(
-        jax.random.key(seed),
+        key,
         batch["ids"],
         batch["length"],
         unmaskable_ids=UNMASKABLE,
@@ -21,6 +24,10 @@ def mask(batch, *, seed=0, fraction=0.25, probability=0.85) -> Masked:
         mask_fraction=fraction,
         mask_probability=probability,
     )
+
+
+def mask(batch, *, seed=0, fraction=0.25, probability=0.85) -> Masked:
+    return _mask(jax.random.key(seed), batch, fraction=fraction, probability=probability)
 
 
 def original_count(length: int, fraction: float, num_tokens: int) -> int:

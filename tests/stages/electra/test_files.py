@@ -2,11 +2,10 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from electra_miniature import perturb, tiny
+from electra_miniature import KEY, build, tiny
 from upath import UPath
 
 from stages.context import NullTracker, StageContext
@@ -17,7 +16,6 @@ from stages.electra.model import (
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
     ElectraForTokenClassification,
-    split,
 )
 from stages.electra.pretrained import (
     load_backbone,
@@ -57,20 +55,20 @@ def assert_equal(ours: dict, theirs: dict) -> None:
     [
         (
             "ElectraForSequenceClassification",
-            lambda c, k: ElectraForSequenceClassification(c, num_labels=3, rngs_key=k),
+            lambda c: ElectraForSequenceClassification(c, num_labels=3, rngs_key=KEY),
             LABELS,
         ),
         (
             "ElectraForTokenClassification",
-            lambda c, k: ElectraForTokenClassification(c, num_labels=3, rngs_key=k),
+            lambda c: ElectraForTokenClassification(c, num_labels=3, rngs_key=KEY),
             LABELS,
         ),
-        ("ElectraForQuestionAnswering", lambda c, k: ElectraForQuestionAnswering(c, rngs_key=k), None),
+        ("ElectraForQuestionAnswering", lambda c: ElectraForQuestionAnswering(c, rngs_key=KEY), None),
     ],
 )
 def test_a_fine_tuned_model_survives_its_folder(tmp_path, architecture, make, id2label):
     config = tiny()[0]
-    params = perturb(split(make(config, jax.random.key(0)))[1])
+    params = build(lambda: make(config))[1]
     folder = UPath(tmp_path / "model")
     save_pretrained(folder, architecture=architecture, config=config, params=params, id2label=id2label)
     loaded = load_pretrained(folder)
@@ -143,15 +141,17 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
 
 def test_the_head_of_the_original_cannot_be_exported(tmp_path):
     config = tiny()[0]
-    model = ElectraForSequenceClassification(
-        config, num_labels=3, rngs_key=jax.random.key(0), head=ClassificationHeadKind.ORIGINAL
-    )
+    params = build(
+        lambda: ElectraForSequenceClassification(
+            config, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL
+        )
+    )[1]
     with pytest.raises(ValueError, match="head 'huggingface'"):
         save_pretrained(
             UPath(tmp_path),
             architecture="ElectraForSequenceClassification",
             config=config,
-            params=split(model)[1],
+            params=params,
             id2label=LABELS,
         )
 

@@ -71,17 +71,15 @@ def naive(x_NE, table_VE, bias_V, targets_N):
 
 
 def inputs(num: int = 13, width: int = 8, num_words: int = 300):
-    keys = jax.random.split(jax.random.key(3), 4)
-    return (
-        jax.random.normal(keys[0], (num, width)),
-        jax.random.normal(keys[1], (num_words, width)),
-        jax.random.normal(keys[2], (num_words,)),
-        jax.random.randint(keys[3], (num,), 0, num_words),
-    )
+    random = np.random.default_rng(3)
+    shapes = ((num, width), (num_words, width), (num_words,))
+    return (*(jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes), jnp.arange(num) * 7)
 
 
-def predict(*arguments, temperature=1.0, seed=0, dtype=jnp.float32):
-    return predict_words(*arguments, key=jax.random.key(seed), temperature=temperature, dtype=dtype)
+@partial(jax.jit, static_argnames="temperature")
+def predict(x_NE, table_VE, bias_V, targets_N, *, temperature=1.0):
+    key = jax.random.key(0)
+    return predict_words(x_NE, table_VE, bias_V, targets_N, key=key, temperature=temperature, dtype=jnp.float32)
 
 
 def test_cross_entropy_and_its_gradients_are_those_of_log_softmax():
