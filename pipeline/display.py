@@ -1,6 +1,7 @@
 """What a person sees while stages run: a live table on a terminal, plain lines elsewhere."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -57,7 +58,8 @@ class LiveTable:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("stage", "state", "progress", "loss", "tokens/s", "time", "left"):
             table.add_column(title, justify="left" if title in ("stage", "state", "progress") else "right")
-        for name in self._visible(results):
+        names = self._visible(results, progress)
+        for name in names:
             result, here = results[name], progress.get(name)
             state = shown_state(result, here)
             running = here if state is State.RUNNING else None
@@ -71,10 +73,25 @@ class LiveTable:
                 _clock(running.seconds_left if running else None),
                 style=_STYLES[state],
             )
+        if hidden := Counter(result.state.value for name, result in results.items() if name not in names):
+            table.caption = "and " + ", ".join(f"{count} {state}" for state, count in hidden.items())
+            table.caption_justify = "left"
         self._live.update(table)
 
-    def _visible(self, results: Mapping[str, StageResult]) -> list[str]:
-        return [name for name in self._stages if name in results]
+    def _visible(self, results: Mapping[str, StageResult], progress: Mapping[str, Progress]) -> list[str]:
+        """All stages, or where they are more than fit, those that have something to say."""
+        names = [name for name in self._stages if name in results]
+        room = self._live.console.size.height - 4
+        if len(names) <= room:
+            return names
+        quiet = (State.DONE, State.WAITING, State.FINISHED, State.QUEUED)
+        loud = [name for name in names if shown_state(results[name], progress.get(name)) not in quiet]
+        # The rest of the room goes to what comes next.
+        following = [
+            name for name in names if results[name].state in (State.QUEUED, State.WAITING) and name not in loud
+        ]
+        shown = {*loud[:room], *following[: max(0, room - len(loud))]}
+        return [name for name in names if name in shown]
 
 
 class PlainLines:

@@ -8,12 +8,13 @@ from typing import Any
 from upath import UPath
 
 from cluster.bootstrap import task_environment
-from cluster.config import ClusterConfig, Platform
+from cluster.config import ClusterConfig
 from cluster.distributed import process_environment
 from cluster.storage import is_local
 from pipeline.execution import Outcome, execute, explain
 from pipeline.manifest import MANIFEST
 from pipeline.plan import PlannedStage, Status
+from pipeline.resources import task_resources
 from pipeline.results import StageResult, State
 from stages.context import NullTracker, StageContext, Tracker
 
@@ -148,19 +149,18 @@ class _Run:
             tracker=self._tracker_of(planned),
         )
         planned.folder.mkdir(parents=True, exist_ok=True)
+        wanted = task_resources(stage, cluster)
         options: dict[str, Any] = {
             "name": stage.name,
-            "num_cpus": cluster.cpus_per_process if stage.num_cpus is None else stage.num_cpus,
+            "num_cpus": wanted.pop("CPU"),
+            "num_gpus": wanted.pop("GPU", None),
+            "resources": wanted or None,
             # Of a process that died, not of an error: every stage goes on from what it has.
             "max_retries": cluster.max_failures,
         }
         environment = task_environment()
         if stage.accelerated:
             environment |= process_environment(cluster)
-            if cluster.platform is Platform.CUDA:
-                options["num_gpus"] = 1
-            elif cluster.platform is Platform.TPU:
-                options["resources"] = {"TPU": cluster.accelerators_per_process}
         options["runtime_env"] = {"env_vars": environment}
         task: Any = ray.remote(execute).options(**options)  # type: ignore[arg-type]
         return task.remote(stage, context, planned.identity, cwd=os.getcwd())

@@ -12,9 +12,11 @@ from upath import UPath
 from cluster.bootstrap import connect
 from pipeline.config import PipelineConfig
 from pipeline.display import make_display
+from pipeline.errors import UsageError
 from pipeline.lease import Lease, LeaseHeldError, LeaseLostError
-from pipeline.plan import PlannedStage
+from pipeline.plan import PlannedStage, Status
 from pipeline.recording import Recording
+from pipeline.resources import cluster_resources, find_shortages, is_own_cluster
 from pipeline.results import StageResult, State
 from pipeline.runner import empty_folder, run_plan
 from pipeline.summary import print_summary
@@ -81,6 +83,13 @@ def _run(
     # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. Ray, when connected, sets a handler of its own.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+    todo = [planned.stage for planned in plan if planned.name in chosen and planned.status is not Status.DONE]
+    if shortages := find_shortages(todo, config.cluster, available=cluster_resources()):
+        if is_own_cluster(config.cluster):
+            raise UsageError(
+                "\n".join([*shortages, "Ask for less (cluster.* in the config), or join a larger cluster."])
+            )
+        console.print("\n".join([*shortages, "It waits until machines join."]), style="yellow", highlight=False)
     recording = Recording(
         plan, tracking=config.tracking, output=output, name=name, config_yaml=config_yaml, fresh=fresh
     )

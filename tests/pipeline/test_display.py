@@ -101,3 +101,15 @@ def test_lines_are_never_broken():
     log = console(terminal=False)
     PlainLines(log).update({"a": result("a", State.FAILED, error="x " * 200)}, {})
     assert len(text_of(log).splitlines()) == 1
+
+
+def test_a_table_too_long_for_the_screen_shows_what_runs_and_counts_the_rest(training):
+    screen = console(terminal=True)
+    screen.size = (110, 12)
+    names = [f"finetune/cola/seed-{number}" for number in range(40)]
+    results = {name: result(name, State.FINISHED if number < 20 else State.QUEUED) for number, name in enumerate(names)}
+    with LiveTable(screen, stages=names) as display:
+        display.update(results, {names[20]: training, names[30]: training})
+    text = text_of(screen)
+    assert all(f"{names[number]}  running" in text for number in (20, 30))
+    assert "and 20 finished, 12 queued" in text

@@ -1,0 +1,59 @@
+"""What stages ask of the cluster, and whether it can ever give it."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.config import ClusterConfig, Platform
+from pipeline.stage import Stage
+
+_ACCELERATORS = {Platform.CUDA: "GPU", Platform.TPU: "TPU"}
+
+
+def task_resources(stage: Stage, cluster: ClusterConfig) -> dict[str, float]:
+    """What the stage's own task reserves."""
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_process if stage.num_cpus is None else stage.num_cpus}
+    if stage.accelerated and cluster.platform is Platform.CUDA:
+        resources["GPU"] = 1
+    elif stage.accelerated and cluster.platform is Platform.TPU:
+        resources["TPU"] = cluster.accelerators_per_process
+    return resources
+
+
+def training_resources(cluster: ClusterConfig) -> dict[str, float]:
+    """What all training processes reserve together."""
+    resources: dict[str, float] = {"CPU": cluster.num_processes * cluster.cpus_per_process}
+    if cluster.platform in _ACCELERATORS:
+        resources[_ACCELERATORS[cluster.platform]] = cluster.num_processes * cluster.accelerators_per_process
+    return resources
+
+
+def find_shortages(stages: Sequence[Stage], cluster: ClusterConfig, *, available: dict[str, float]) -> list[str]:
+    """Stages that ask for more than the whole cluster has: they would wait for ever, or until machines join."""
+    shortages = []
+    for stage in stages:
+        wanted = training_resources(cluster) if stage.name == "pretrain" else task_resources(stage, cluster)
+        lacking = {name: amount for name, amount in wanted.items() if amount > available.get(name, 0)}
+        if lacking:
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in lacking.items())
+            has = ", ".join(f"{available.get(name, 0):g} {name}" for name in lacking)
+            how = (
+                f" (cluster.num_processes = {cluster.num_processes} x cluster.cpus_per_process = "
+                f"{cluster.cpus_per_process})"
+                if stage.name == "pretrain"
+                else ""
+            )
+            shortages.append(f"{stage.name} asks for {asked}{how}, the cluster has {has}")
+    return shortages
+
+
+def is_own_cluster(cluster: ClusterConfig) -> bool:
+    """Whether the run starts a cluster of its own on this machine, which no machine will ever join."""
+    return (cluster.address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
+def cluster_resources() -> dict[str, Any]:
+    """All that the connected cluster has."""
+    import ray
+
+    return dict(ray.cluster_resources())
