@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from upath import UPath
 
-from cluster.storage import local_copy, write_json, write_text
+from cluster.storage import local_copy, write_bytes, write_json, write_text
 from stages.context import StageContext
 from stages.electra.card import ModelCard
 from stages.electra.config import ElectraConfig
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 _NUM_WINDOWS = 50  # rows of training metrics that a run writes
 _FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
+# All but the first may be missing: transformers 5 writes no vocab.txt.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 _PIPELINES = {
     TaskKind.CLASSIFICATION: "text-classification",
     TaskKind.TAGGING: "token-classification",
@@ -141,6 +144,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         )
 
     def on_evaluation(step: int, params: Any) -> None:
+        logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
         logits = predict_rows(params, dev_features, shape=replace(shape, batch_size=EVAL_BATCH_SIZE), predict=predict)
         found = task.evaluate(data.dev, dev_features, logits, labels=data.labels)
         evaluations.append(found)
@@ -190,8 +194,8 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "counts": {"train": dict(train_features.counts), "dev": dict(dev_features.counts)},
             "details": dict(evaluation.details),
             "warnings": warnings,
-            "examples_per_second": sum(window.sums["examples"] for window in windows)
-            / sum(window.seconds for window in windows),
+            # The median, which the windows that waited for a compilation do not move.
+            "examples_per_second": float(np.median([window.sums["examples"] / window.seconds for window in windows])),
             "seconds": time.perf_counter() - started,
         },
     )
@@ -199,7 +203,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
 
 def _model_folder(config: FinetuneConfig, context: StageContext, stack: ExitStack) -> UPath:
     """The model's folder on this machine; that of a hub id is downloaded."""
-    location = context.expand(config.model)
+    location = os.path.expanduser(context.expand(config.model))
     path = UPath(location)
     if path.is_dir():
         return UPath(stack.enter_context(local_copy(path)))
@@ -251,9 +255,9 @@ def _make_task(config: FinetuneConfig) -> Task:
 
 
 def _read_data(task: Task, config: FinetuneConfig, context: StageContext) -> TaskData:
-    folder = UPath(context.expand(config.data))
+    folder = UPath(os.path.expanduser(context.expand(config.data)))
     files = {
-        name: context.expand(value) if value is not None else None
+        name: os.path.expanduser(context.expand(value)) if value is not None else None
         for name, value in (("train_file", config.train_file), ("eval_file", config.eval_file))
     }
     data = task.load(folder, **files)
@@ -320,11 +324,13 @@ def _write(
         architecture=ARCHITECTURES[task.kind],
         config=network,
         params=params,
-        tokenizer=folder,
         id2label=dict(enumerate(data.labels)) or None,
         problem_type="single_label_classification" if task.kind is TaskKind.CLASSIFICATION else None,
         card=_card(config, task, network=network, evaluation=evaluation),
     )
+    for name in _TOKENIZER_FILES:
+        if (folder / name).exists():
+            write_bytes(model / name, (folder / name).read_bytes())
     for warning in result["warnings"]:
         logger.warning("%s: %s", task.name, warning)
     context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})

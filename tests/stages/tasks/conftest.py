@@ -1,4 +1,4 @@
-"""A tokenizer of a few words, a network of two narrow layers, and task folders of a few lines."""
+"""A tokenizer of a few words, a network of one narrow layer, and task folders of a few lines."""
 
 import json
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: list[str]
         vocab_size=len(vocabulary),
         embedding_size=16,
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,

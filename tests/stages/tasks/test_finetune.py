@@ -1,6 +1,9 @@
 """Whole runs of fine-tuning on a few examples, and the section that unfolds into them."""
 
+import atexit
 import json
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ from stages.finetune import FinetuneConfig, FinetuneSection, Init, TaskSection, 
 from stages.tasks.config import TaskName
 from stages.tasks.finetuning import evenly
 from stages.training.loop import NonFiniteError
+
+_COMPILATIONS = tempfile.mkdtemp(prefix="electra-pipeline-tests-")
+atexit.register(shutil.rmtree, _COMPILATIONS, ignore_errors=True)
 
 PREDICTIONS = {
     TaskName.COLA: "predictions.tsv",
@@ -66,9 +72,8 @@ def _config(task: TaskName, data: Path, model: UPath, **changes: Any) -> Finetun
 def _run(config: FinetuneConfig, output: Path, tracker: Any = None) -> dict[str, Any]:
     folder = UPath(output)
     folder.mkdir(parents=True, exist_ok=True)
-    context = StageContext(
-        output=folder, cluster=ClusterConfig(compilation_cache=None), tracker=tracker or NullTracker()
-    )
+    cluster = ClusterConfig(compilation_cache=_COMPILATIONS)
+    context = StageContext(output=folder, cluster=cluster, tracker=tracker or NullTracker())
     run(config, context)
     return json.loads((folder / "result.json").read_text())
 
@@ -181,6 +186,20 @@ def test_a_model_that_is_too_short_is_refused(task_data: Path, model_folder: UPa
 def test_a_model_that_is_not_there_is_named(task_data: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         _run(_config(TaskName.COLA, task_data, UPath(tmp_path / "nowhere")), tmp_path / "out")
+
+
+def test_a_folder_with_no_more_than_a_tokenizer_json_is_enough(
+    task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    (model / "vocab.txt").unlink()
+    (model / "tokenizer_config.json").unlink()
+    _run(_config(TaskName.COLA, task_data, UPath(model), epochs=0.1), tmp_path / "out")
+    assert (tmp_path / "out" / "model" / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.json; a model is fine-tuned with its own tokenizer"):
+        _run(_config(TaskName.COLA, task_data, UPath(model)), tmp_path / "out")
 
 
 def test_a_section_unfolds_into_tasks_seeds_and_starts() -> None:
