@@ -33,7 +33,8 @@ Params = dict[str, Any]
 
 def split(module: nnx.Module) -> tuple[Any, Params]:
     """The module's structure, and its parameters in nested dictionaries; lists have keys '0', '1', …"""
-    graphdef, state = nnx.split(module)
+    # Tree mode refuses a module or array held twice, which jax.jit would silently untie.
+    graphdef, state = nnx.split(module, graph=False)
     return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
 
 

@@ -30,6 +30,7 @@ LENGTHS = np.array([20, 13, 7, 1])
 MASK = np.arange(20) < LENGTHS[:, None]
 TYPES = ((np.arange(20) >= LENGTHS[:, None] // 2) & MASK).astype(np.int64)
 IDS = np.random.default_rng(0).integers(0, VOCAB_SIZE, MASK.shape)
+KEY = jax.random.key(0)
 LABELS = {0: "no", 1: "yes", 2: "maybe"}
 
 
@@ -48,12 +49,17 @@ def configs(embedding_size: int = 24, **changes) -> tuple[ElectraConfig, Electra
     ).resolve(VOCAB_SIZE)
 
 
-def perturbed(params):
-    """Every parameter off its initial value: with biases at 0 and scales at 1 a wrong name could pass."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+def build(make):
+    """A module's structure and random parameters: with biases at 0 and scales at 1 a wrong name could pass."""
+    graphdef, shapes = jax.eval_shape(lambda: split(make()))
+    random = np.random.default_rng(1)
+
+    def fill(path, shape):
+        # Scales about 1: small ones would make attention even, and hide what is swapped within it.
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(random.normal(centre, 0.2, shape.shape), jnp.float32)
+
+    return graphdef, jax.tree.map_with_path(fill, shapes)
 
 
 def torch_outputs(folder: Path, architecture: str) -> dict[str, np.ndarray]:
@@ -71,14 +77,13 @@ def torch_outputs(folder: Path, architecture: str) -> dict[str, np.ndarray]:
 
 
 def ours(call) -> np.ndarray:
-    return np.asarray(call(jnp.asarray(IDS), jnp.asarray(MASK), jnp.asarray(TYPES)))
+    return np.asarray(jax.jit(call)(jnp.asarray(IDS), jnp.asarray(MASK), jnp.asarray(TYPES)))
 
 
 def save_network(folder: Path, name: str, **changes):
     """Exports one network of a random ELECTRA; returns its architecture and the function that we compute."""
     discriminator, generator = configs(**changes)
-    graphdef, params = split(Electra(discriminator, generator, rngs_key=jax.random.key(0)))
-    params = perturbed(params)
+    graphdef, params = build(lambda: Electra(discriminator, generator, rngs_key=KEY))
     model = merge(graphdef, params)
     architecture, config, call = {
         "discriminator": ("ElectraForPreTraining", discriminator, model.discriminate),
@@ -135,21 +140,19 @@ def test_two_swapped_names_would_be_noticed(tmp_path, first, second):
 
 def test_fine_tuned_models_give_our_logits(tmp_path):
     config = configs()[0]
-    key = jax.random.key(0)
     cases = {
         "ElectraForSequenceClassification": (
-            ElectraForSequenceClassification(config, num_labels=3, rngs_key=key),
+            lambda: ElectraForSequenceClassification(config, num_labels=3, rngs_key=KEY),
             LABELS,
         ),
         "ElectraForTokenClassification": (
-            ElectraForTokenClassification(config, num_labels=3, rngs_key=key),
+            lambda: ElectraForTokenClassification(config, num_labels=3, rngs_key=KEY),
             LABELS,
         ),
-        "ElectraForQuestionAnswering": (ElectraForQuestionAnswering(config, rngs_key=key), None),
+        "ElectraForQuestionAnswering": (lambda: ElectraForQuestionAnswering(config, rngs_key=KEY), None),
     }
-    for architecture, (module, id2label) in cases.items():
-        graphdef, params = split(module)
-        params = perturbed(params)
+    for architecture, (make, id2label) in cases.items():
+        graphdef, params = build(make)
         folder = tmp_path / architecture
         save_pretrained(UPath(folder), architecture=architecture, config=config, params=params, id2label=id2label)
         found, theirs = ours(merge(graphdef, params)), torch_outputs(folder, architecture)

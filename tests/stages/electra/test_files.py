@@ -2,8 +2,10 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.flax
 import safetensors.numpy
 from electra_miniature import KEY, build, tiny
 from upath import UPath
@@ -181,6 +183,21 @@ def test_a_missing_folder_or_file_says_what_is_there(tmp_path, electra):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors; found .*pytorch_model\.bin"):
         load_backbone(str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_reached_says_so(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"nobody/nothing: no such folder, and the Hugging Face hub"):
+        load_backbone("nobody/nothing")
+
+
+def test_weights_in_bfloat16_are_read_as_float32(tmp_path, electra):
+    folder = save_discriminator(electra, UPath(tmp_path))
+    weights = tmp_path / "model.safetensors"
+    rounded = {name: jnp.asarray(value, jnp.bfloat16) for name, value in safetensors.numpy.load_file(weights).items()}
+    safetensors.flax.save_file(rounded, weights)
+    for value in flatten(load_backbone(folder)[1]).values():
+        assert value.dtype == np.float32
 
 
 def test_own_parameters_survive_their_file(tmp_path, electra):

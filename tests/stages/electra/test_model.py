@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from electra_miniature import KEY, NUM_TOKENS, build, build_electra, call, gradients, make_batch, tiny
+from flax import nnx
 
 from stages.electra.heads import ClassificationHeadKind
 from stages.electra.huggingface import flatten
-from stages.electra.layers import dropout, hashed_words
+from stages.electra.layers import Dense, dropout, hashed_words
 from stages.electra.model import (
     Electra,
     ElectraForQuestionAnswering,
@@ -92,6 +93,17 @@ def test_split_and_merge_are_inverse_and_the_parameters_are_plain(electra):
                 check(value)
 
     check(params)
+
+
+def test_a_module_held_twice_is_refused():
+    """`jax.jit` would take the two for different ones and train them apart."""
+
+    class Twice(nnx.Module):
+        def __init__(self):
+            self.first = self.second = Dense(jnp.ones((2, 2)))
+
+    with pytest.raises(ValueError, match="second"):
+        split(Twice())
 
 
 def test_twelve_layers_keep_their_order():
