@@ -60,6 +60,10 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Frees the output; again does nothing."""
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
         if not self._lost and self._is_mine(self._read()):

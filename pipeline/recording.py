@@ -17,7 +17,7 @@ from pipeline.recorder import CloseRun, Message, OpenRun, Recorder, StageTracker
 from pipeline.results import StageResult, State
 
 _ENDINGS = {State.FINISHED: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "KILLED"}
-CLOSE_SECONDS = 120.0
+CLOSE_SECONDS = 60.0
 
 
 def tracking_uri(tracking: TrackingConfig, *, output: UPath) -> str:

@@ -60,7 +60,6 @@ def run_session(
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nStopped. What is finished is kept; this goes on where it stopped:\n  {again}", file=sys.stderr)
         return 130
 
 
@@ -105,7 +104,11 @@ def _run(
                 display.update(results, recording.watch(results, by_name))
 
             run_plan(plan, names=chosen, cluster=config.cluster, tracker_of=recording.tracker_of, watch=watch)
-    except BaseException:
+    except BaseException as error:
+        # `ray job stop` kills after three seconds: what matters first.
+        lease.release()
+        if isinstance(error, KeyboardInterrupt):
+            print(f"\nStopped. What is finished is kept; this goes on where it stopped:\n  {again}", file=sys.stderr)
         lost = recording.close(latest, seconds=_STOPPED_CLOSE_SECONDS)
         raise
     else:

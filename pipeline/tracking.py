@@ -14,6 +14,11 @@ from upath import UPath
 from cluster.storage import local_copy, read_json, write_json
 from pipeline.recorder import CloseRun, Dataset, Files, Message, Metrics, Model, OpenRun, Params, WriterSettings
 
+# Read by MLflow when it is imported. A try is short: how often to try is the recorder's to decide.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_CHARACTERS = 1000, 100, 6000
 _MAX_TAG_CHARACTERS = 5000
 _ROOT = Path(__file__).resolve().parents[1]
@@ -72,9 +77,6 @@ class MlflowWriter:
     @property
     def _client(self) -> Any:
         if self._connection is None:
-            # A try of our own is short; how often is decided outside, where a stage's end is known.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
             import mlflow
 
             mlflow.set_tracking_uri(self._settings.uri)

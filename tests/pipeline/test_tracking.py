@@ -280,3 +280,13 @@ def test_a_tracker_never_raises_into_its_stage_when_the_recorder_died(ray_cluste
         tracker.metrics({"m": 1.0}, step=1)
         tracker.progress(1, 2, unit="steps")
         tracker.params({"a": 1})
+
+
+def test_a_server_that_is_away_is_a_fault_that_may_pass_and_is_noticed_soon(tmp_path):
+    settings = WriterSettings(uri="http://127.0.0.1:9", artifacts=None, experiment="e", ledger=UPath(tmp_path / "l"))
+    writer = MlflowWriter(settings)
+    started = time.monotonic()
+    with pytest.raises(MlflowException) as caught:
+        writer.write([OpenRun(key="k", name="n")])
+    assert writer.may_pass(caught.value)
+    assert time.monotonic() - started < 30
