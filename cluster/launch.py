@@ -1,7 +1,7 @@
 """Runs one function in several JAX processes that form one program, through Ray Train."""
 
-import logging
 import os
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +9,6 @@ from upath import UPath
 
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, process_environment
-
-logger = logging.getLogger(__name__)
 
 
 def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: ClusterConfig, storage: UPath) -> None:
@@ -77,6 +75,6 @@ def _run_worker(config: dict[str, Any]) -> Exception | None:
     except RuntimeError:  # jax.errors.JaxRuntimeError among them: a peer was lost
         raise
     except Exception as error:
-        logger.exception("the training process failed")
+        error.add_note(traceback.format_exc())  # where it happened would not travel with it
         return error
     return None
