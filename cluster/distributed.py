@@ -19,6 +19,8 @@ def process_environment(cluster: ClusterConfig) -> dict[str, str]:
     if cluster.platform is Platform.CPU:
         # XLA's thread pool otherwise takes every core of the machine in each of its processes.
         environment["NPROC"] = str(cluster.cpus_per_process)
+        # Large pages: without them a fifth of a small model's step goes to page faults. Read by libc at start only.
+        environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     return environment | cluster.env
 
 
