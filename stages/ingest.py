@@ -105,7 +105,10 @@ def run(config: IngestConfig, context: StageContext) -> None:
 
     reports = map_items(partial(_read_group, config=config, output=context.output), groups, on_done=on_read)
     parts, counts = _select(config, reports=reports, output=context.output)
-    map_items(_finish_part, parts)
+    map_items(_finish_part, [part for part in parts if not part.keep.all()])
+    for part in parts:
+        if part.keep.all():
+            _finish_part(part)
     write_json(context.output / "counts.json", counts)
     context.tracker.params({key: value for key, value in counts.items() if key != "files"})
     context.tracker.metrics(

@@ -24,11 +24,11 @@ class SampleConfig:
 
     seed: int = 0
     words: int = 1_000_000
-    cola_train: int = 600
-    mrpc_train: int = 600
-    squad_train: int = 1000
-    conll2000_train: int = 200
-    dev: int = 300
+    cola_train: int = 2000
+    mrpc_train: int = 2000
+    squad_train: int = 2000
+    conll2000_train: int = 250
+    dev: int = 500
 
     def __post_init__(self) -> None:
         for name in ("words", "cola_train", "mrpc_train", "squad_train", "conll2000_train", "dev"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "heldout")
 INDEX = "index.json"
+BYTES_IN_A_MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def _build_part(
         long_lines=config.long_lines,
     )
     dtype = ids_dtype(info["size"])
-    max_rows = max(1, (config.shard_megabytes << 20) // (config.sequence_length * dtype.itemsize + 4))
+    max_rows = max(1, config.shard_megabytes * BYTES_IN_A_MEGABYTE // (config.sequence_length * dtype.itemsize + 4))
     counts: Counter[str] = Counter()
     shards: list[dict[str, Any]] = []
     examples: list[Example] = []

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from stages.data.sources import SourceFile
 
@@ -151,6 +151,14 @@ def _from_json_lines(
             raise ValueError(
                 f"{file.name}:{number}: {text_field!r} is a {type(text).__name__}, expected a string or null"
             )
+        if text and not text.isascii():  # JSON can escape half a surrogate pair, which no UTF-8 holds
+            where = f" of {text_field!r} in line {number} (half a surrogate pair)"
+            try:
+                text, replaced_too = decode(text.encode("utf-8", "surrogatepass"), offset=0, where=where)
+            except _UndecodableError:
+                counts["undecodable"] += 1
+                continue
+            counts["replaced"] += replaced_too and not replaced
         yield from _cut((text or "").split("\n"), counts)
 
 
@@ -214,11 +222,39 @@ def _opened(file: SourceFile, compression: str) -> Iterator[IO[bytes]]:
             elif compression == ".xz":
                 yield cast(IO[bytes], lzma.LZMAFile(raw))  # noqa: SIM115
             elif compression == ".zst":
-                # Corpora are compressed with long windows (zstd --long=31), and as several frames by pzstd.
-                decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-                reader = decompressor.stream_reader(raw, read_across_frames=True)
-                yield io.BufferedReader(cast(io.RawIOBase, reader), 1 << 20)
+                yield cast(IO[bytes], io.BufferedReader(_ZstdFile(raw), 1 << 20))
             else:
                 yield raw
         except damaged as error:
             raise ValueError(f"{file.name}: damaged or cut off: {error}; fetch it again") from error
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompresses all frames (pzstd writes several). zstandard's own stream takes a cut-off file for a whole one."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._input = self._output = b""
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        import zstandard
+
+        while not self._output:
+            self._input = self._input or self._raw.read(1 << 17)
+            if not self._input:
+                if self._frame is not None and not self._frame.eof:
+                    raise EOFError("the last frame has no end")
+                return 0
+            if self._frame is None or self._frame.eof:
+                # Corpora are compressed with windows of up to 2 GiB (zstd --long=31).
+                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            self._output = self._frame.decompress(self._input)
+            self._input = self._frame.unused_data
+        size = min(len(buffer), len(self._output))
+        buffer[:size] = self._output[:size]
+        self._output = self._output[size:]
+        return size

@@ -162,7 +162,7 @@ class ShardReader:
             if columns[0].shape != (shard.rows, self.sequence_length):
                 raise ValueError(
                     f"{self._folder / shard.file}: {columns[0].shape[0]} rows of {columns[0].shape[1]} tokens, "
-                    f"the index says {shard.rows} of {self.sequence_length}; delete the folder and run the shard stage again"
+                    f"the index says {shard.rows} of {self.sequence_length}; build them anew: --rerun shard"
                 )
             self._columns[number] = columns
         return self._columns[number]

@@ -66,7 +66,12 @@ def _matches(source: str) -> Iterator[tuple[UPath, int | None]]:
     fs: Any = path.fs
     # A `?` begins the query of a URL; only elsewhere is it a wildcard.
     if any(character in source for character in ("*[" if path.protocol.startswith("http") else "*?[")):
-        found = {name: info for name, info in fs.glob(path.path, detail=True).items() if info["type"] != "directory"}
+        # As in a shell, a wildcard finds no hidden file (which half-written ones are).
+        found = {
+            name: info
+            for name, info in fs.glob(path.path, detail=True).items()
+            if info["type"] != "directory" and (not _is_hidden(name) or _is_hidden(path.path))
+        }
     elif fs.isdir(path.path):
         found = {name: info for name, info in fs.find(path.path, detail=True).items() if _is_text(name, path.path)}
     elif fs.exists(path.path):
@@ -80,6 +85,10 @@ def _matches(source: str) -> Iterator[tuple[UPath, int | None]]:
             UPath(fs.unstrip_protocol(name) if path.protocol else name, **path.storage_options),
             found[name].get("size"),
         )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith(".")
 
 
 def _is_text(name: str, folder: str) -> bool:

@@ -150,13 +150,15 @@ def documents(world: World, *, num_words: int) -> Iterator[list[str]]:
     """Documents as lists of lines, a sentence each, until they hold `num_words` words."""
     words = 0
     while words < num_words:
-        lines = _portrait_document(world) if world.rng.random() < 0.45 else _story(world)
+        lines = []
+        for _ in range(world.rng.randrange(2, 6)):
+            lines += _portrait_with_questions(world) if world.rng.random() < 0.45 else _story(world)
         words += sum(line.count(" ") + 1 for line in lines)
         yield lines
 
 
-def _portrait_document(world: World) -> list[str]:
-    told = portrait(world, people=2, facts=3)
+def _portrait_with_questions(world: World) -> list[str]:
+    told = portrait(world, people=2, facts=2)
     lines = [render(one.tokens) for one in told]
     for one in world.rng.sample(told, 3):
         question = ask(world, one, who=world.rng.random() < 0.4)
@@ -166,15 +168,17 @@ def _portrait_document(world: World) -> list[str]:
 
 
 def _story(world: World) -> list[str]:
+    world.cast = world.draw_cast(num_verbs=3, num_things=2)
     lines: list[str] = []
-    for _ in range(world.rng.randrange(4, 8)):
+    for _ in range(world.rng.randrange(5, 9)):
         draw = world.rng.random()
-        if draw < 0.2:
+        if draw < 0.15:
             lines.append(render([*world.describe(world.state()), STOP]))
             continue
         event = world.event()
         lines.append(render([*world.tell(event), STOP]))
-        if draw < 0.75:
+        if draw < 0.6:
             again = [*world.tell(event), STOP]
             lines.insert(len(lines) - int(world.rng.random() < 0.3 and len(lines) > 1), render(again))
+    world.cast = None
     return lines

@@ -86,11 +86,23 @@ _FOR_MANY = (("two", "CD"), ("three", "CD"), ("these", "DT"), ("several", "JJ"))
 
 
 @dataclass
+class Cast:
+    """What a story is about: a few verbs and a few things of each class, which come again and again."""
+
+    verbs: list[Verb]
+    things: dict[str, list[Thing]]
+
+
+@dataclass
 class World:
-    """Draws things, events and sentences. Two worlds with equal seeds are equal; `rng` may then be exchanged."""
+    """Draws things, events and sentences. Two worlds with equal seeds are equal; `rng` may then be exchanged.
+
+    With a `cast`, whatever is drawn is of the cast.
+    """
 
     seed: int
     rng: random.Random = field(init=False)
+    cast: Cast | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(f"world {self.seed}")
@@ -113,8 +125,32 @@ class World:
         """Any of `items`; `random.choice` takes three times as long."""
         return items[int(self.rng.random() * len(items))]
 
+    def any_word(self, words: tuple[str, ...]) -> str:
+        """One of some synonyms; the first is the usual word."""
+        return (
+            words[0]
+            if len(words) == 1 or self.rng.random() < 0.6
+            else words[1 + int(self.rng.random() * (len(words) - 1))]
+        )
+
+    def draw_cast(self, *, num_verbs: int, num_things: int) -> Cast:
+        """A new cast out of the whole world."""
+        self.cast = None
+        verbs = self.rng.sample(self.verbs, num_verbs)
+        names = {name for verb in verbs for name in (*verb.subjects, *verb.objects)}
+        things: dict[str, list[Thing]] = {}
+        for name in sorted(names):
+            things[name] = []
+            while len(things[name]) < num_things:
+                thing = self.thing(name)
+                if all(thing.words != other.words for other in things[name]):
+                    things[name].append(thing)
+        return Cast(verbs, things)
+
     def thing(self, name: str, *, plain: bool = False) -> Thing:
         """Something of a class; a person may be a named one."""
+        if self.cast and name in self.cast.things:
+            return self.pick(self.cast.things[name])
         draw = self.rng.random
         if name == "person" and draw() < 0.4:
             return Thing((self.pick(self.people),), name, name=True)
@@ -125,13 +161,17 @@ class World:
 
     def event(self, *, past: bool | None = None) -> Event:
         """An event in which everybody does what befits them."""
-        verb = self.pick(self.verbs)
+        verb = self.pick(self.cast.verbs if self.cast else self.verbs)
         draw = self.rng.random
         past = draw() < 0.6 if past is None else past
+        subject = self.thing(self.pick(verb.subjects))
+        object = self.thing(self.pick(verb.objects)) if verb.objects else None
+        while object and object.words == subject.words:
+            object = self.thing(self.pick(verb.objects))
         return Event(
             verb=verb,
-            subject=self.thing(self.pick(verb.subjects)),
-            object=self.thing(self.pick(verb.objects)) if verb.objects else None,
+            subject=subject,
+            object=object,
             adjunct=self.pick(verb.adjuncts) if draw() < 0.5 else None,
             time=self.pick(PAST_TIMES if past else PRESENT_TIMES) if draw() < 0.2 else None,
             past=past,
@@ -139,9 +179,7 @@ class World:
 
     def state(self, *, past: bool | None = None) -> State:
         """Something with an adjective that fits it."""
-        name = self.pick(list(NOUNS))
-        while not self.adjectives[name]:
-            name = self.pick(list(NOUNS))
+        name = self.pick(list(self.cast.things if self.cast else NOUNS))
         return State(
             subject=self.thing(name, plain=True),
             adjectives=self.pick(self.adjectives[name]),
@@ -152,12 +190,12 @@ class World:
         """A noun phrase; with `wrong_number` its determiner does not fit its noun."""
         if thing.name:
             return [(thing.words[0], "NNP", "B-NP")]
-        noun = self.pick(thing.words)
+        noun = self.any_word(thing.words)
         number = thing.plural
         words: list[tuple[str, str]] = []
         words.append(self.pick(_FOR_ONE if number else _FOR_MANY) if wrong_number else thing.determiner)
         if thing.adjectives:
-            words.append((self.pick(thing.adjectives), "JJ"))
+            words.append((self.any_word(thing.adjectives), "JJ"))
         words.append((self.plurals[noun], "NNS") if number else (noun, "NN"))
         if words[0][0] == "a" and words[1][0][0] in "aeiou":
             words[0] = ("an", "DT")
@@ -170,18 +208,28 @@ class World:
         passive: bool | None = None,
         time_first: bool | None = None,
         wrong_agreement: bool = False,
+        wrong_number: bool = False,
     ) -> list[Token]:
-        """One way to say an event, without the full stop. None lets chance choose."""
+        """One way to say an event, without the full stop. None lets chance choose.
+
+        Args:
+          wrong_agreement: The verb does not agree with its subject.
+          wrong_number: The determiner does not fit the noun of who did it.
+        """
         draw = self.rng.random
-        forms = self.pick(event.verb.forms)
+        forms = event.verb.forms[0 if draw() < 0.6 else int(draw() * len(event.verb.forms))]
         if event.object is None or passive is None:
             passive = event.object is not None and draw() < 0.25
         head = event.object if passive and event.object else event.subject
         many = head.plural != wrong_agreement
-        sentence = self.phrase(head)
+        sentence = self.phrase(head, wrong_number=wrong_number and not passive)
         if passive:
             be = ("were" if many else "was", "VBD") if event.past else ("are", "VBP") if many else ("is", "VBZ")
-            sentence += [*chunk("VP", be, (forms[3], "VBN")), ("by", "IN", "B-PP"), *self.phrase(event.subject)]
+            sentence += [
+                *chunk("VP", be, (forms[3], "VBN")),
+                ("by", "IN", "B-PP"),
+                *self.phrase(event.subject, wrong_number=wrong_number),
+            ]
         else:
             if event.past:
                 be_doing = ("were" if many else "was", "VBD")
@@ -207,7 +255,7 @@ class World:
         many = state.subject.plural != wrong_agreement
         be = ("were" if many else "was", "VBD") if state.past else ("are", "VBP") if many else ("is", "VBZ")
         very = [("very", "RB")] if self.rng.random() < 0.3 else []
-        adjective = chunk("ADJP", *very, (self.pick(state.adjectives), "JJ"))
+        adjective = chunk("ADJP", *very, (self.any_word(state.adjectives), "JJ"))
         return self.phrase(state.subject) + chunk("VP", be) + adjective
 
     def _adjunct(self, adjunct: str) -> list[Token]:

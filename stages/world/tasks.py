@@ -36,9 +36,15 @@ def _acceptability(world: World) -> tuple[str, int]:
 
 def _faulty(world: World, fault: Fault) -> list[Token]:
     if fault is Fault.AGREEMENT:
-        if world.rng.random() < 0.2:
+        draw = world.rng.random()
+        if draw < 0.2:
             return world.describe(world.state(), wrong_agreement=True)
-        return world.tell(world.event(past=False), wrong_agreement=True)
+        if draw < 0.6:
+            return world.tell(world.event(past=False), wrong_agreement=True)
+        event = world.event()
+        while event.subject.name:
+            event = world.event()
+        return world.tell(event, wrong_number=True)
     if fault is Fault.SELECTION:
         return world.tell(_misfit(world, world.event()))
     places: list[int] = []

@@ -1,0 +1,172 @@
+"""Vocabularies: trained and given ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from stages.vocab import VocabConfig
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PUBLISHED = Path(__file__).parents[4] / "shared/data/vocab/vocab.txt"
+TEXT = "\n\n".join(
+    f"The old farmers of Ésmund number {number} were farming; their farms farmed {number * 3} fields, naïvely."
+    for number in range(60)
+)
+
+
+def _tokenizer(folder: UPath):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def _info(folder: UPath) -> dict:
+    return json.loads((folder / "info.json").read_text())
+
+
+def test_two_trainings_give_the_same_bytes(lab) -> None:
+    """The library's own trainer does not: it numbers the letters within words in the order of a random hash."""
+    ingest = lab.ingest(lab.file("a.txt", TEXT))
+    folders = [lab.trained_vocab(ingest, size=120) for _ in range(3)]
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert files[0] == files[1] == files[2]
+    assert sorted(files[0]) == ["info.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+
+
+def test_a_trained_vocabulary_begins_with_the_special_tokens_and_has_the_size_asked(lab) -> None:
+    folder = lab.trained_vocab(lab.ingest(lab.file("a.txt", TEXT)), size=120)
+    tokens = (folder / "vocab.txt").read_text().splitlines()
+    assert tokens[:5] == SPECIAL
+    assert len(tokens) == len(set(tokens)) == _info(folder)["size"] == 120
+    assert _info(folder)["special"] == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert "farm" in tokens
+
+
+def test_the_corpus_itself_has_no_unknown_words(lab) -> None:
+    folder = lab.trained_vocab(lab.ingest(lab.file("a.txt", TEXT)), size=120)
+    assert "[UNK]" not in _tokenizer(folder).encode(TEXT).tokens
+
+
+def test_lowercase_and_accents_follow_the_config(lab) -> None:
+    ingest = lab.ingest(lab.file("a.txt", TEXT))
+    uncased = _tokenizer(lab.trained_vocab(ingest, size=120))
+    cased = _tokenizer(lab.trained_vocab(ingest, size=120, lowercase=False))
+    accents = _tokenizer(lab.trained_vocab(ingest, size=120, strip_accents=False))
+    normalized = [tokenizer.normalizer.normalize_str("Ésmund") for tokenizer in (uncased, cased, accents)]
+    assert normalized == ["esmund", "Ésmund", "ésmund"]
+
+
+def test_a_corpus_too_small_for_the_size_gives_what_there_is(lab) -> None:
+    folder = lab.trained_vocab(lab.ingest(lab.file("a.txt", "aa ab\n\nba aa\n\nab ba\n")), size=1000)
+    assert 5 < _info(folder)["size"] < 30
+
+
+def test_a_size_below_the_alphabet_is_refused_with_both_numbers(lab) -> None:
+    with pytest.raises(ValueError, match=r"size is 20, but the special tokens and single letters .* are \d+"):
+        lab.trained_vocab(lab.ingest(lab.file("a.txt", TEXT)), size=20)
+
+
+def test_rare_letters_beyond_the_alphabet_become_unknown(lab) -> None:
+    ingest = lab.ingest(lab.file("a.txt", "aaa bbb aab\n\nabba Ω\n\nbaa\n"), heldout_fraction=0)
+    folder = lab.trained_vocab(ingest, size=50, max_alphabet=2)
+    assert _tokenizer(folder).encode("ab Ω", add_special_tokens=False).tokens[-1] == "[UNK]"
+
+
+def test_training_text_is_spread_over_the_corpus_where_there_is_too_much(lab) -> None:
+    lines = "\n\n".join(
+        f"{word} {word * 2} " * 40 + str(number) for number, word in enumerate(["left", "right"] * 3000)
+    )
+    ingest = lab.ingest(lab.file("a.txt", lines), heldout_fraction=0)
+    folder = lab.trained_vocab(ingest, size=100, training_megabytes=1)
+    assert {"left", "right"} <= set((folder / "vocab.txt").read_text().splitlines())
+
+
+def test_a_vocab_txt_is_adopted_line_for_line(lab) -> None:
+    tokens = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "c"]
+    folder = lab.vocab(tokens)
+    assert (folder / "vocab.txt").read_text().splitlines() == tokens
+    assert _info(folder)["special"] == {"pad": 0, "unk": 2, "cls": 3, "sep": 4, "mask": 5}
+    assert _tokenizer(folder).encode("AB c").ids == [3, 6, 7, 8, 4]
+
+
+def test_a_tokenizer_json_is_adopted_with_its_own_rules(lab) -> None:
+    first = lab.vocab([*SPECIAL, "A", "a", "b"], lowercase=False)
+    second = lab.vocab(file=str(first / "tokenizer.json"))
+    assert (first / "tokenizer.json").read_text() == (second / "tokenizer.json").read_text()
+    assert _info(second)["lowercase"] is False
+    with pytest.raises(ValueError, match=r"vocab.lowercase is true, but .*tokenizer.json says false"):
+        lab.vocab(file=str(first / "tokenizer.json"), lowercase=True)
+
+
+def test_padding_and_truncation_of_an_adopted_tokenizer_are_switched_off(lab) -> None:
+    """Else every line of text would be cut at the length that somebody else needed."""
+    folder = lab.vocab([*SPECIAL, "a"])
+    tokenizer = _tokenizer(folder)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=4)
+    path = lab.folder / "tokenizer.json"
+    tokenizer.save(str(path))
+    assert len(_tokenizer(lab.vocab(file=str(path))).encode("a " * 9)) == 11
+
+
+@pytest.mark.parametrize(
+    ("tokens", "config", "message"),
+    [
+        (["[PAD]", "[UNK]", "[CLS]", "a"], {}, r"no \[SEP\], \[MASK\] among its 4 tokens"),
+        ([*SPECIAL, "a", "b", "a"], {}, r":8: 'a' is there twice, first on line 6"),
+        ([*SPECIAL, "a", "A", "Bc"], {}, r"2 of 8 tokens have capital letters.*vocab.lowercase: false"),
+        ([*SPECIAL, "a"], {"lowercase": False}, r"has the letter 'a' and no 'A'.*vocab.lowercase: true"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused_with_the_reason(lab, tokens, config, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        lab.vocab(tokens, **config)
+
+
+def test_a_missing_vocabulary_file_is_named(lab) -> None:
+    with pytest.raises(FileNotFoundError, match=r"vocab.file: .*nowhere.txt does not exist"):
+        lab.vocab(file=str(lab.folder / "nowhere.txt"))
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(lab) -> None:
+    with pytest.raises(ValueError, match=r"not a tokenizer.json of the tokenizers library"):
+        lab.vocab(file=lab.file("tokenizer.json", '{"a": 1}'))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "neither is set"),
+        ({"file": "a", "size": 100}, "file is 'a', size is 100"),
+        ({"size": 9}, "size is 9, must be at least 10"),
+        ({"size": 100, "max_alphabet": 0}, "max_alphabet is 0"),
+    ],
+)
+def test_a_wrong_value_is_refused(config, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        VocabConfig(**config)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published vocabulary is not at ../shared/data/vocab")
+def test_the_published_vocabulary_is_adopted_byte_for_byte(lab) -> None:
+    folder = lab.vocab(file=str(PUBLISHED))
+    assert (folder / "vocab.txt").read_bytes() == PUBLISHED.read_bytes()
+    assert _info(folder)["special"] == {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
+
+
+@pytest.mark.parity
+def test_transformers_loads_the_folder_and_tokenizes_alike(lab) -> None:
+    transformers = pytest.importorskip("transformers")
+    for config in ({}, {"lowercase": False}, {"strip_accents": False}):
+        folder = lab.trained_vocab(lab.ingest(lab.file("a.txt", TEXT)), size=120, **config)
+        theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
+        assert type(theirs).__name__ == "BertTokenizer"
+        ours = _tokenizer(folder)
+        for text in ("The Ésmund farmers farmed, naïvely!", "中文 text\tand\x00more", "x" * 101):
+            assert theirs(text)["input_ids"] == ours.encode(text).ids
+        pair = theirs("The old", "were farming")
+        assert pair["input_ids"] == ours.encode("The old", "were farming").ids
+        assert pair["token_type_ids"] == ours.encode("The old", "were farming").type_ids
+        assert (theirs.mask_token_id, theirs.pad_token_id, len(theirs)) == (4, 0, 120)
