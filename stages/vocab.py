@@ -230,7 +230,7 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
 
 
 class _Sample:
-    """Up to `limit` bytes of the corpus, taken evenly: the first documents of every row group of every part."""
+    """About `limit` characters of the corpus: every n-th batch of documents where there are more."""
 
     def __init__(self, folder: UPath, *, limit: int) -> None:
         self._parts = sorted(folder.glob("part-*.parquet"), key=str)
