@@ -182,14 +182,12 @@ def _train(config: PretrainConfig, context: StageContext) -> None:
     )
     optimizer = make_optimizer(config.optimizer)
 
-    everywhere = replicated(mesh)
-
     def fresh() -> Any:
         return init_state(init_model()[1], optimizer)
 
-    state = jax.jit(fresh, out_shardings=everywhere)()
-    train_step = make_train_step(loss_fn, optimizer, seed=step_seed, out_shardings=everywhere)
-    eval_step = make_eval_step(loss_fn, seed=eval_seed, out_shardings=everywhere)
+    state = jax.jit(fresh, out_shardings=replicated(mesh))()
+    train_step = make_train_step(loss_fn, optimizer, seed=step_seed, mesh=mesh)
+    eval_step = make_eval_step(loss_fn, seed=eval_seed, mesh=mesh)
 
     identity = {"shards": hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()}
     checkpoints = Checkpoints(context.output / "checkpoints", keep=config.keep_checkpoints, identity=identity)

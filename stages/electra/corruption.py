@@ -1,7 +1,7 @@
 """Which tokens the generator must guess, and what the discriminator is then shown.
 
-The objective of arXiv 2003.10555, section 3.1. Everything here is computed over the global batch from one
-key, so that it does not depend on the number of devices.
+The objective of arXiv 2003.10555, section 3.1. Every row has a key of its own, so that nothing here depends on
+how the rows of a batch are spread over devices.
 
 Shapes: `B` batch, `T` tokens, `P` most masked positions of a sequence.
 """
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from stages.electra.layers import split_keys
 
 
 class Masked(NamedTuple):
@@ -45,7 +47,7 @@ def num_masked(length_B: jax.Array, *, mask_fraction: float, maximum: int) -> ja
 
 
 def mask_tokens(
-    key: jax.Array,
+    key_B: jax.Array,
     ids_BT: jax.Array,
     length_B: jax.Array,
     *,
@@ -58,7 +60,7 @@ def mask_tokens(
 
     The original draws with replacement and so masks fewer positions than it means to (its issue 41).
     """
-    choice_key, show_key = jax.random.split(key)
+    choice_key_B, show_key_B = split_keys(key_B, 2)
     num_tokens = ids_BT.shape[1]
     maximum = max_masked(num_tokens, mask_fraction)
     candidate_BT = jnp.arange(num_tokens)[None] < length_B[:, None]
@@ -66,14 +68,15 @@ def mask_tokens(
         candidate_BT &= ids_BT != unmaskable_id
 
     # The largest of independent equal draws: Gumbel top-k where all weights are alike. 31 random bits.
-    draws_BT = (jax.random.bits(choice_key, ids_BT.shape, jnp.uint32) >> 1).astype(jnp.int32)
+    bits_BT = jax.vmap(lambda key: jax.random.bits(key, (num_tokens,), jnp.uint32))(choice_key_B)
+    draws_BT = (bits_BT >> 1).astype(jnp.int32)
     _, positions_BP = jax.lax.top_k(jnp.where(candidate_BT, draws_BT, -1), maximum)
     count_B = num_masked(length_B, mask_fraction=mask_fraction, maximum=maximum)
     count_B = jnp.minimum(count_B, jnp.sum(candidate_BT, axis=1, dtype=jnp.int32))
     used_BP = jnp.arange(maximum)[None] < count_B[:, None]
 
     targets_BP = jnp.take_along_axis(ids_BT, positions_BP, axis=1)
-    hidden_BP = jax.random.uniform(show_key, positions_BP.shape) < mask_probability
+    hidden_BP = jax.vmap(lambda key: jax.random.uniform(key, (maximum,)))(show_key_B) < mask_probability
     shown_BP = jnp.where(used_BP & hidden_BP, mask_id, targets_BP)
     return Masked(
         ids_BT=write(ids_BT, positions_BP, shown_BP),

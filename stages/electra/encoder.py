@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from stages.electra.config import ElectraConfig
-from stages.electra.layers import Dense, Embedding, LayerNorm, activate, dropout, product, split_key, truncated_normal
+from stages.electra.layers import Dense, Embedding, LayerNorm, activate, dropout, product, split_keys, truncated_normal
 
 # Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
 # it instead of dividing zero by zero.
@@ -33,13 +33,13 @@ class Embeddings(nnx.Module):
         self.layer_norm = LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout_rate = config.hidden_dropout_prob
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array, *, key: jax.Array | None) -> jax.Array:
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array, *, key_B: jax.Array | None) -> jax.Array:
         num_tokens, num_positions = ids_BT.shape[1], self.position.embedding.shape[0]
         if num_tokens > num_positions:
             raise ValueError(f"a sequence has {num_tokens} tokens, the model max_position_embeddings {num_positions}")
         position_TE = self.position.embedding[...][:num_tokens]
         x_BTE = self.word(ids_BT) + position_TE[None] + self.token_type(types_BT)
-        return dropout(self.layer_norm(x_BTE), self.dropout_rate, key)
+        return dropout(self.layer_norm(x_BTE), self.dropout_rate, key_B)
 
 
 class Attention(nnx.Module):
@@ -55,7 +55,7 @@ class Attention(nnx.Module):
         self.num_heads = config.num_attention_heads
         self.dropout_rate = config.attention_probs_dropout_prob
 
-    def __call__(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         batch, num_tokens, width = x_BTD.shape
 
         def heads_first(y_BTD: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ class Attention(nnx.Module):
         scale = (width // self.num_heads) ** -0.5
         scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK * scale, key_BHSK, dtype)
         scores_BHTS = jnp.where(mask_BT[:, None, None, :], scores_BHTS, _MASKED)
-        weights_BHTS = dropout(jax.nn.softmax(scores_BHTS, axis=-1), self.dropout_rate, key)
+        weights_BHTS = dropout(jax.nn.softmax(scores_BHTS, axis=-1), self.dropout_rate, key_B)
         context_BHTK = product("bhts,bhsk->bhtk", weights_BHTS, value_BHSK, dtype)
         context_BTD = context_BHTK.transpose(0, 2, 1, 3).reshape(batch, num_tokens, width)
         return self.output(context_BTD, dtype=dtype)
@@ -94,8 +94,8 @@ class Layer(nnx.Module):
         keys: list[jax.Array] | list[None],
         dtype: DTypeLike,
     ) -> jax.Array:
-        """`keys` are three: of the attention's dropout, and of the two before a residual sum."""
-        y_BTD = self.attention(x_BTD, mask_BT, key=keys[0], dtype=dtype)
+        """`keys` are three times [B]: of the attention's dropout, and of the two before a residual sum."""
+        y_BTD = self.attention(x_BTD, mask_BT, key_B=keys[0], dtype=dtype)
         x_BTD = self.attention_layer_norm(x_BTD + dropout(y_BTD, self.dropout_rate, keys[1]))
         y_BTF = activate(self.intermediate(x_BTD, dtype=dtype), self.activation)
         y_BTD = self.output(y_BTF, dtype=dtype)
@@ -114,11 +114,11 @@ class Encoder(nnx.Module):
         )
         self.layers = nnx.List([Layer(config, rngs_key=key) for key in keys[1:]])
 
-    def __call__(self, x_BTE: jax.Array, mask_BT: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def __call__(self, x_BTE: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         """Hidden states of the last layer, [B, T, D]. `mask_BT` is true at real tokens."""
         project = self.embeddings_project
         x_BTD = x_BTE if project is None else project(x_BTE, dtype=dtype)
         mask_BT = mask_BT.astype(bool)
-        for layer, keys in zip(self.layers, split_key(key, len(self.layers), 3), strict=True):
+        for layer, keys in zip(self.layers, split_keys(key_B, len(self.layers), 3), strict=True):
             x_BTD = layer(x_BTD, mask_BT, keys=keys, dtype=dtype)
         return x_BTD

@@ -19,7 +19,7 @@ from stages.electra.layers import (
     dropout,
     glorot_uniform,
     product,
-    split_key,
+    split_keys,
     truncated_normal,
 )
 
@@ -83,8 +83,8 @@ class ClassificationHead(nnx.Module):
         self.prediction = Dense(glorot_uniform(keys[1], (width, num_labels)))
         self.dropout_rate = config.hidden_dropout_prob
 
-    def __call__(self, x_BTD: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
-        keys = split_key(key, 2)
+    def __call__(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+        keys = split_keys(key_B, 2)
         x_BD = dropout(x_BTD[:, 0], self.dropout_rate, keys[0])
         if self.dense is not None:
             x_BD = activate(self.dense(x_BD, dtype=dtype), Activation.GELU)
@@ -99,5 +99,5 @@ class TokenHead(nnx.Module):
         self.prediction = Dense(glorot_uniform(rngs_key, (config.hidden_size, num_labels)))
         self.dropout_rate = dropout_rate
 
-    def __call__(self, x_BTD: jax.Array, *, key: jax.Array | None) -> jax.Array:
-        return self.prediction(dropout(x_BTD, self.dropout_rate, key), dtype=jnp.float32)
+    def __call__(self, x_BTD: jax.Array, *, key_B: jax.Array | None) -> jax.Array:
+        return self.prediction(dropout(x_BTD, self.dropout_rate, key_B), dtype=jnp.float32)

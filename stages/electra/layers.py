@@ -39,28 +39,24 @@ def activate(x: jax.Array, activation: Activation) -> jax.Array:
             return jax.nn.relu(x)
 
 
-def dropout(x_BX: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of the elements and scales the rest; without a key nothing happens.
+def dropout(x_BX: jax.Array, rate: float, key_B: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of the elements and scales the rest; without keys nothing happens.
 
     The random words are a keyed hash of each element's place, not threefry: a BERT layer draws a word for every
     activation, threefry took longer than the LayerNorm it feeds and most of the time to compile the step
-    (0.6 s a call against 0.04 s), and it fuses with nothing. Being a function of the place alone, the mask does
-    not depend on how the batch is spread over devices.
+    (0.6 s a call against 0.04 s), and it fuses with nothing.
     """
-    if key is None or rate == 0:
+    if key_B is None or rate == 0:
         return x_BX
-    keep_BX = hashed_words(key, x_BX.shape) >= jnp.uint32(round(rate * 2**32))
+    keep_BX = hashed_words(key_B, x_BX.shape[1:]) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep_BX, x_BX / (1 - rate), 0)
 
 
-def hashed_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random uint32, of statistical quality only, for masks that decide no more than what is dropped."""
-    seeds = jax.random.key_data(key)
-    batch, *rest = shape
-    # An example's elements are hashed under its own seed, so that a batch may exceed 2**32 elements.
-    seed_B = _mix(jax.lax.iota(jnp.uint32, batch) ^ seeds[0])
-    place_X = jax.lax.iota(jnp.uint32, math.prod(rest)).reshape(1, *rest)
-    return _mix(_mix(place_X ^ seeds[1]) ^ seed_B.reshape(batch, *[1] * len(rest)))
+def hashed_words(key_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random uint32 [B, *shape], of statistical quality only, for masks that decide no more than what is dropped."""
+    place_X = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(1, *shape)
+    seed_2BX = jax.random.key_data(key_B).T.reshape(2, -1, *[1] * len(shape))
+    return _mix(_mix(place_X ^ seed_2BX[0]) ^ seed_2BX[1])
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -73,15 +69,16 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def split_key(key: jax.Array | None, *shape: int) -> Any:
-    """Keys in nested lists of this shape, in one draw; no key gives as many None."""
-    if key is not None:
-        return _unstack(jax.random.split(key, shape))
-    return _unstack(np.full(shape, None))
+def split_keys(key_B: jax.Array | None, *shape: int) -> Any:
+    """Keys [B] in nested lists of this shape, in one draw; no keys give as many None."""
+    if key_B is None:
+        return np.full(shape, None).tolist()
+    keys_BX = jax.vmap(lambda key: jax.random.split(key, shape))(key_B)
+    return _unstack(jnp.moveaxis(keys_BX, 0, -1))
 
 
 def _unstack(keys: Any) -> Any:
-    return [_unstack(row) for row in keys] if keys.ndim > 1 else list(keys)
+    return [_unstack(row) for row in keys] if keys.ndim > 1 else keys
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))

@@ -40,11 +40,14 @@ def predict_words(
     bias_V: jax.Array,
     targets_N: jax.Array,
     *,
-    key: jax.Array,
+    uniform_N2: jax.Array,
     temperature: float,
     dtype: DTypeLike,
 ) -> WordPredictions:
-    """Cross-entropy and samples of the logits `x table^T + bias`, whose every pass over [N, V] counts."""
+    """Cross-entropy and samples of the logits `x table^T + bias`, whose every pass over [N, V] counts.
+
+    `uniform_N2` are the random numbers of the samples, two each.
+    """
     words = _Words(*_predict(x_NE, table_VE, bias_V, targets_N, dtype))
     logits_NGW, sums_NG = jax.lax.stop_gradient((words.logits_NGW, words.sums_NG))
     best_N = jax.lax.stop_gradient(words.best_N)
@@ -58,7 +61,7 @@ def predict_words(
     return WordPredictions(
         loss_N=words.loss_N,
         is_best_N=jax.lax.stop_gradient(words.target_N) >= best_N,
-        samples_N=sample(key, sums_NG, mass_of),
+        samples_N=sample(uniform_N2, sums_NG, mass_of),
     )
 
 
@@ -116,7 +119,7 @@ def _predict_backward(dtype: DTypeLike, kept: Any, grads: _Words) -> Any:
 _predict.defvjp(_predict_forward, _predict_backward)
 
 
-def sample(key: jax.Array, sums_NG: jax.Array, mass_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def sample(uniform_N2: jax.Array, sums_NG: jax.Array, mass_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Draws an index of each row in proportion to its mass.
 
     Inverts the cumulative distribution twice, of groups of words and within the group drawn, each with a
@@ -124,14 +127,13 @@ def sample(key: jax.Array, sums_NG: jax.Array, mass_of: Callable[[jax.Array], ja
     off by more than rounding, about 1e-7 of its group's. A word without mass is never drawn.
 
     Args:
-      key: For this draw alone.
+      uniform_N2: Independent random numbers in [0, 1).
       sums_NG: Mass of each group.
       mass_of: Masses [N, W] of the words of one group a row, given as [N].
     """
-    group_key, word_key = jax.random.split(key)
-    group_N = _invert(jax.random.uniform(group_key, (len(sums_NG),)), sums_NG)
+    group_N = _invert(uniform_N2[:, 0], sums_NG)
     mass_NW = mass_of(group_N)
-    word_N = _invert(jax.random.uniform(word_key, (len(sums_NG),)), mass_NW)
+    word_N = _invert(uniform_N2[:, 1], mass_NW)
     return group_N * mass_NW.shape[1] + word_N
 
 

@@ -7,7 +7,8 @@ A module holds arrays only while it is built or called. Between, its parameters 
 
 Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary,
 `C` classes. `mask_BT` is true at real tokens, `types_BT` is 0 in the first segment and 1 in the second.
-Without a key there is no dropout. `dtype` is what the matrix products take in; they add up in float32.
+`key_B` are keys of dropout, one a row; without them there is none. `dtype` is what the matrix products take in;
+they add up in float32.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ from stages.electra.heads import (
     GeneratorHead,
     TokenHead,
 )
-from stages.electra.layers import split_key
+from stages.electra.layers import split_keys
 
 Params = dict[str, Any]
 
@@ -76,11 +77,11 @@ class Electra(nnx.Module):
         types_BT: jax.Array,
         positions_BP: jax.Array,
         *,
-        key: jax.Array | None = None,
+        key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """The generator's vectors at these positions, to be multiplied by the word table, [B, P, E]."""
-        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
         x_BPD = jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)
         return self.generator_head.transform(x_BPD, dtype=dtype)
 
@@ -90,11 +91,11 @@ class Electra(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         *,
-        key: jax.Array | None = None,
+        key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """The generator's logits at every token, [B, T, V]."""
-        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
         return self.generator_head(x_BTD, self.embeddings.word.embedding[...], dtype=dtype)
 
     def discriminate(
@@ -103,11 +104,11 @@ class Electra(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         *,
-        key: jax.Array | None = None,
+        key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """Logits for 'this token was replaced', [B, T]."""
-        x_BTD = _encode(self.embeddings, self.discriminator, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
+        x_BTD = _encode(self.embeddings, self.discriminator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
         return self.discriminator_head(x_BTD, dtype=dtype)
 
 
@@ -118,12 +119,12 @@ def _encode(
     mask_BT: jax.Array,
     types_BT: jax.Array,
     *,
-    key: jax.Array | None,
+    key_B: jax.Array | None,
     dtype: DTypeLike,
 ) -> jax.Array:
-    keys = split_key(key, 2)
-    x_BTE = embeddings(ids_BT, types_BT, key=keys[0])
-    return encoder(x_BTE, mask_BT, key=keys[1], dtype=dtype)
+    keys = split_keys(key_B, 2)
+    x_BTE = embeddings(ids_BT, types_BT, key_B=keys[0])
+    return encoder(x_BTE, mask_BT, key_B=keys[1], dtype=dtype)
 
 
 class ElectraForSequenceClassification(nnx.Module):
@@ -150,12 +151,12 @@ class ElectraForSequenceClassification(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         *,
-        key: jax.Array | None = None,
+        key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        keys = split_key(key, 2)
-        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key=keys[0], dtype=dtype)
-        return self.head(x_BTD, key=keys[1], dtype=dtype)
+        keys = split_keys(key_B, 2)
+        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key_B=keys[0], dtype=dtype)
+        return self.head(x_BTD, key_B=keys[1], dtype=dtype)
 
 
 class ElectraForTokenClassification(nnx.Module):
@@ -173,12 +174,12 @@ class ElectraForTokenClassification(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         *,
-        key: jax.Array | None = None,
+        key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        keys = split_key(key, 2)
-        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key=keys[0], dtype=dtype)
-        return self.head(x_BTD, key=keys[1])
+        keys = split_keys(key_B, 2)
+        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key_B=keys[0], dtype=dtype)
+        return self.head(x_BTD, key_B=keys[1])
 
 
 class ElectraForQuestionAnswering(nnx.Module):
@@ -197,8 +198,8 @@ class ElectraForQuestionAnswering(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         *,
-        key: jax.Array | None = None,
+        key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key=key, dtype=dtype)
-        return self.head(x_BTD, key=None)
+        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
+        return self.head(x_BTD, key_B=None)

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from stages.electra.config import ObjectiveConfig
 from stages.electra.corruption import Masked, mask_tokens, replace_tokens
+from stages.electra.layers import split_keys
 from stages.electra.losses import binary_cross_entropy, predict_words
 from stages.electra.model import Electra, Params, merge
 
@@ -23,6 +24,7 @@ _SCORE_BOUND = 16.0
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
+Total = Callable[[jax.Array], jax.Array]
 
 
 class Corrupted(NamedTuple):
@@ -57,9 +59,9 @@ def corrupt(
     model: Electra,
     batch: Batch,
     *,
-    mask_key: jax.Array,
-    sample_key: jax.Array,
-    dropout_key: jax.Array | None,
+    mask_key_B: jax.Array,
+    sample_key_B: jax.Array,
+    dropout_key_B: jax.Array | None,
     objective: ObjectiveConfig,
     special_ids: Mapping[str, int],
     dtype: DTypeLike = jnp.float32,
@@ -69,7 +71,7 @@ def corrupt(
         raise ValueError("mask_fraction is not set: resolve the objective for the model's size first")
     mask_BT, types_BT = segments(batch)
     masked = mask_tokens(
-        mask_key,
+        mask_key_B,
         batch["ids"],
         batch["length"],
         # [UNK] may be masked; it is a word to guess like any other.
@@ -78,13 +80,16 @@ def corrupt(
         mask_fraction=objective.mask_fraction,
         mask_probability=objective.mask_probability,
     )
-    x_BPE = model.generator_hidden(masked.ids_BT, mask_BT, types_BT, masked.positions_BP, key=dropout_key, dtype=dtype)
+    x_BPE = model.generator_hidden(
+        masked.ids_BT, mask_BT, types_BT, masked.positions_BP, key_B=dropout_key_B, dtype=dtype
+    )
+    uniform_BP2 = jax.vmap(lambda key: jax.random.uniform(key, (x_BPE.shape[1], 2)))(sample_key_B)
     words = predict_words(
         x_BPE.reshape(-1, x_BPE.shape[-1]),
         model.embeddings.word.embedding[...],
         model.generator_head.bias[...],
         masked.targets_BP.reshape(-1),
-        key=sample_key,
+        uniform_N2=uniform_BP2.reshape(-1, 2),
         temperature=objective.temperature,
         dtype=dtype,
     )
@@ -101,7 +106,7 @@ def make_pretraining_loss(
     vocab_size: int,
     dtype: DTypeLike = jnp.float32,
 ) -> Callable[..., tuple[jax.Array, Sums]]:
-    """Makes `loss_fn(params, batch, key, *, train) -> (loss, sums)`.
+    """Makes a `stages.training.state.LossFn`.
 
     Args:
       graphdef: Structure of an `Electra`, from `split`.
@@ -111,40 +116,44 @@ def make_pretraining_loss(
       dtype: What matrix products take in.
 
     Returns:
-      A function of parameters, a global batch (`ids` int32 [B, T], `length` and `first_length` int32 [B]) and
-      a key. `train` turns dropout on; masks and samples are drawn either way. Each loss is a mean over all
-      predictions of the batch. `sums` can be added up over batches; `summarize` makes metrics of them.
+      A loss of batches with `ids` int32 [B, T], `length` and `first_length` int32 [B]. `train` turns dropout on;
+      masks and samples are drawn either way. Each network's loss is a mean over all predictions of the global
+      batch. `summarize` makes metrics of its sums.
     """
     for name, token_id in special_ids.items():
         if not 0 <= token_id < vocab_size:
             raise ValueError(f"special token {name} has id {token_id}, the vocabulary has {vocab_size} ids")
 
-    def loss_fn(params: Params, batch: Batch, key: jax.Array, *, train: bool) -> tuple[jax.Array, Sums]:
+    def loss_fn(
+        params: Params, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = lambda value: value
+    ) -> tuple[jax.Array, Sums]:
         model: Electra = merge(graphdef, params)
-        mask_key, sample_key, generator_key, discriminator_key = jax.random.split(key, 4)
+        mask_key_B, sample_key_B, generator_key_B, discriminator_key_B = split_keys(key_B, 4)
         corrupted = corrupt(
             model,
             batch,
-            mask_key=mask_key,
-            sample_key=sample_key,
-            dropout_key=generator_key if train else None,
+            mask_key_B=mask_key_B,
+            sample_key_B=sample_key_B,
+            dropout_key_B=generator_key_B if train else None,
             objective=objective,
             special_ids=special_ids,
             dtype=dtype,
         )
         mask_BT, types_BT = segments(batch)
         logits_BT = model.discriminate(
-            corrupted.ids_BT, mask_BT, types_BT, key=discriminator_key if train else None, dtype=dtype
+            corrupted.ids_BT, mask_BT, types_BT, key_B=discriminator_key_B if train else None, dtype=dtype
         )
         sums = _sums(corrupted, mask_BT, logits_BT)
+        num_guesses, num_tokens = over_devices(jnp.stack([sums["generator/tokens"], sums["discriminator/tokens"]]))
         # A batch without a maskable token has no generator loss, rather than one of 0/0.
-        generator_loss = sums["generator/loss"] / jnp.maximum(sums["generator/tokens"], 1)
-        discriminator_loss = sums["discriminator/loss"] / jnp.maximum(sums["discriminator/tokens"], 1)
+        generator_loss = sums["generator/loss"] / jnp.maximum(num_guesses, 1)
+        discriminator_loss = sums["discriminator/loss"] / jnp.maximum(num_tokens, 1)
         loss = objective.generator_weight * generator_loss + objective.discriminator_weight * discriminator_loss
         # The total of many batches is that of their predictions, not a mean of means: so carry the weights.
-        sums["total/batches"] = jnp.ones((), jnp.float32)
-        sums["total/generator_weight"] = jnp.float32(objective.generator_weight)
-        sums["total/discriminator_weight"] = jnp.float32(objective.discriminator_weight)
+        num_rows = jnp.float32(len(batch["ids"]))
+        sums["total/rows"] = num_rows
+        sums["total/generator_weight"] = num_rows * objective.generator_weight
+        sums["total/discriminator_weight"] = num_rows * objective.discriminator_weight
         return loss, jax.lax.stop_gradient(sums)
 
     return loss_fn
@@ -198,8 +207,8 @@ def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     generator_loss = ratio("generator/loss", "generator/tokens")
     discriminator_loss = ratio("discriminator/loss", "discriminator/tokens")
     return {
-        "loss/total": ratio("total/generator_weight", "total/batches") * generator_loss
-        + ratio("total/discriminator_weight", "total/batches") * discriminator_loss,
+        "loss/total": ratio("total/generator_weight", "total/rows") * generator_loss
+        + ratio("total/discriminator_weight", "total/rows") * discriminator_loss,
         "loss/generator": generator_loss,
         "loss/discriminator": discriminator_loss,
         "masked/accuracy": ratio("generator/best_correct", "generator/tokens"),

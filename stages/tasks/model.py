@@ -23,7 +23,7 @@ from stages.electra.model import (
 )
 from stages.tasks.base import IGNORED, Features
 from stages.tasks.config import TaskKind
-from stages.training.state import Batch, LossFn, Sums
+from stages.training.state import Batch, LossFn, Sums, Total
 
 ARCHITECTURES: Mapping[TaskKind, str] = {
     TaskKind.CLASSIFICATION: "ElectraForSequenceClassification",
@@ -103,9 +103,11 @@ def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
     The seed comes with the batch: as a constant of the step it would make every seed compile its own.
     """
 
-    def loss_fn(params: Any, batch: Batch, key: jax.Array, *, train: bool) -> tuple[jax.Array, Sums]:
-        key = jax.random.fold_in(key, batch["seed"])
-        logits = _forward(graphdef, params, batch, key=key if train else None, dtype=dtype)
+    def loss_fn(
+        params: Any, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = lambda value: value
+    ) -> tuple[jax.Array, Sums]:
+        key_B = jax.vmap(jax.random.fold_in)(key_B, batch["seed"])
+        logits = _forward(graphdef, params, batch, key_B=key_B if train else None, dtype=dtype)
         weight_B = batch["weight"]
         match kind:
             case TaskKind.CLASSIFICATION:
@@ -127,14 +129,14 @@ def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
             "examples": jnp.sum(weight_B),
             "tokens": jnp.sum(batch["length"] * weight_B),
         }
-        return total / jnp.maximum(count, 1.0), sums
+        return total / jnp.maximum(over_devices(count), 1.0), sums
 
     return loss_fn
 
 
 def make_predict(graphdef: Any, *, dtype: str) -> Callable[[Any, Batch], jax.Array]:
     """A compiled (params, batch) -> logits, without dropout."""
-    return jax.jit(lambda params, batch: _forward(graphdef, params, batch, key=None, dtype=dtype))
+    return jax.jit(lambda params, batch: _forward(graphdef, params, batch, key_B=None, dtype=dtype))
 
 
 def constant_loss(features: Features, kind: TaskKind) -> float:
@@ -157,10 +159,10 @@ def _positions(batch: Batch) -> jax.Array:
     return jnp.arange(batch["ids"].shape[1])[None, :]
 
 
-def _forward(graphdef: Any, params: Any, batch: Batch, *, key: jax.Array | None, dtype: str) -> jax.Array:
+def _forward(graphdef: Any, params: Any, batch: Batch, *, key_B: jax.Array | None, dtype: str) -> jax.Array:
     mask_BT = _positions(batch) < batch["length"][:, None]
     types_BT = ((_positions(batch) >= batch["first_length"][:, None]) & mask_BT).astype(jnp.int32)
-    return merge(graphdef, params)(batch["ids"], mask_BT, types_BT, key=key, dtype=jnp.dtype(dtype))
+    return merge(graphdef, params)(batch["ids"], mask_BT, types_BT, key_B=key_B, dtype=jnp.dtype(dtype))
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

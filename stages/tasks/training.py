@@ -103,7 +103,7 @@ def train(
     for step in range(1, steps + 1):
         rows = next(batches)
         batch: Any = make_batch(features, rows, buckets=shape.buckets, batch_size=shape.batch_size, pad=shape.pad)
-        state, values = train_step(state, batch | {"seed": np.uint32(seed % 2**32)})
+        state, values = train_step(state, batch | {"seed": np.full(shape.batch_size, seed % 2**32, np.uint32)})
         settle()
         pending = (step, rows, values)
         if step % evaluate_every == 0 or step == steps:

@@ -55,10 +55,10 @@ def build_electra(**changes: object) -> tuple[Any, dict]:
 
 
 @partial(jax.jit, static_argnames=("graphdef", "network", "dtype"))
-def call(params, batch, key=None, *, graphdef, network="__call__", dtype=jnp.float32):
+def call(params, batch, key_B=None, *, graphdef, network="__call__", dtype=jnp.float32):
     """Logits of a module's network for a batch, compiled once for all tests that ask for the same."""
     mask, types = segments(batch)
-    return getattr(merge(graphdef, params), network)(batch["ids"], mask, types, key=key, dtype=dtype)
+    return getattr(merge(graphdef, params), network)(batch["ids"], mask, types, key_B=key_B, dtype=dtype)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "network", "dtype"))
@@ -69,6 +69,11 @@ def gradients(params, batch, *, graphdef, network="__call__", dtype=jnp.float32)
         return jnp.mean(call(params, batch, graphdef=graphdef, network=network, dtype=dtype) ** 2)
 
     return jax.value_and_grad(value)(params)
+
+
+def row_keys(seed: int, num_rows: int) -> jax.Array:
+    """A key for each row."""
+    return jax.random.split(jax.random.key(seed), num_rows)
 
 
 def make_batch(lengths: list[int], *, num_tokens: int = NUM_TOKENS, seed: int = 0) -> dict[str, jax.Array]:

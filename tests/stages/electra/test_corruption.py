@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, make_batch
+from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, make_batch, row_keys
 
 from stages.electra.corruption import Masked, mask_tokens, max_masked, num_masked, replace_tokens
 
@@ -14,9 +14,9 @@ UNMASKABLE = tuple(SPECIAL_IDS[name] for name in ("pad", "cls", "sep", "mask"))
 
 
 @partial(jax.jit, static_argnames=("fraction", "probability"))
-def _mask(key, batch, *, fraction, probability) -> Masked:
+def _mask(key_B, batch, *, fraction, probability) -> Masked:
     return mask_tokens(
-        key,
+        key_B,
         batch["ids"],
         batch["length"],
         unmaskable_ids=UNMASKABLE,
@@ -27,7 +27,7 @@ def _mask(key, batch, *, fraction, probability) -> Masked:
 
 
 def mask(batch, *, seed=0, fraction=0.25, probability=0.85) -> Masked:
-    return _mask(jax.random.key(seed), batch, fraction=fraction, probability=probability)
+    return _mask(row_keys(seed, len(batch["ids"])), batch, fraction=fraction, probability=probability)
 
 
 def original_count(length: int, fraction: float, num_tokens: int) -> int:

@@ -11,16 +11,17 @@ from scipy import stats
 from stages.electra.losses import binary_cross_entropy, predict_words, sample
 
 
-def sample_words(key: jax.Array, mass_V: jax.Array, *, num: int, group_size: int = 32) -> jax.Array:
-    """`num` draws from one row of masses."""
+def sample_words(uniform_N2: jax.Array, mass_V: jax.Array, *, group_size: int = 32) -> jax.Array:
+    """Draws from one row of masses."""
     groups_GW = jnp.pad(mass_V, (0, -len(mass_V) % group_size)).reshape(-1, group_size)
-    sums_NG = jnp.broadcast_to(jnp.sum(groups_GW, axis=1), (num, len(groups_GW)))
-    return sample(key, sums_NG, lambda group_N: groups_GW[group_N])
+    sums_NG = jnp.broadcast_to(jnp.sum(groups_GW, axis=1), (len(uniform_N2), len(groups_GW)))
+    return sample(uniform_N2, sums_NG, lambda group_N: groups_GW[group_N])
 
 
 def draw(mass: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
     """Index counts of `num` draws from one row of masses."""
-    words = jax.jit(partial(sample_words, num=num))(jax.random.key(seed), jnp.asarray(mass, jnp.float32))
+    uniform_N2 = jax.random.uniform(jax.random.key(seed), (num, 2))
+    words = jax.jit(sample_words)(uniform_N2, jnp.asarray(mass, jnp.float32))
     return np.bincount(np.asarray(words), minlength=len(mass))
 
 
@@ -59,10 +60,9 @@ def test_a_certain_word_is_always_drawn():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24, 1.0])
-def test_the_ends_of_the_uniform_interval_draw_a_word_with_mass(uniform, monkeypatch):
+def test_the_ends_of_the_uniform_interval_draw_a_word_with_mass(uniform):
     mass = jnp.zeros(500).at[jnp.array([100, 300])].set(1.0)
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform, jnp.float32))
-    assert int(sample_words(jax.random.key(0), mass, num=1)[0]) == (100 if uniform == 0 else 300)
+    assert int(sample_words(jnp.full((1, 2), uniform, jnp.float32), mass)[0]) == (100 if uniform == 0 else 300)
 
 
 def naive(x_NE, table_VE, bias_V, targets_N):
@@ -78,8 +78,10 @@ def inputs(num: int = 13, width: int = 8, num_words: int = 300):
 
 @partial(jax.jit, static_argnames="temperature")
 def predict(x_NE, table_VE, bias_V, targets_N, *, temperature=1.0):
-    key = jax.random.key(0)
-    return predict_words(x_NE, table_VE, bias_V, targets_N, key=key, temperature=temperature, dtype=jnp.float32)
+    uniform_N2 = jax.random.uniform(jax.random.key(0), (len(x_NE), 2))
+    return predict_words(
+        x_NE, table_VE, bias_V, targets_N, uniform_N2=uniform_N2, temperature=temperature, dtype=jnp.float32
+    )
 
 
 def test_cross_entropy_and_its_gradients_are_those_of_log_softmax():

@@ -16,6 +16,7 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from stages.electra.config import ObjectiveConfig
 from stages.electra.huggingface import flatten
+from stages.electra.layers import split_keys
 from stages.electra.model import merge
 from stages.electra.pretraining import (
     area_under_curve,
@@ -37,7 +38,7 @@ def rows(lengths: list[int], *, seed: int = 0):
 @partial(jax.jit, static_argnames=("graphdef", "objective", "train"))
 def loss_of(params, batch, key, *, graphdef, objective, train):
     loss = make_pretraining_loss(graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE)
-    return loss(params, batch, key, train=train)
+    return loss(params, batch, jax.random.split(key, NUM_ROWS), train=train)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "objective"))
@@ -54,13 +55,13 @@ def gradients_of(params, batch, key, *, graphdef, objective):
 def seen(params, batch, key, *, graphdef, objective):
     """What the loss of `key` sees without dropout: the corruption and the discriminator's logits."""
     model = merge(graphdef, params)
-    mask_key, sample_key, *_ = jax.random.split(key, 4)
+    mask_key_B, sample_key_B, *_ = split_keys(jax.random.split(key, NUM_ROWS), 4)
     corrupted = corrupt(
         model,
         batch,
-        mask_key=mask_key,
-        sample_key=sample_key,
-        dropout_key=None,
+        mask_key_B=mask_key_B,
+        sample_key_B=sample_key_B,
+        dropout_key_B=None,
         objective=objective,
         special_ids=SPECIAL_IDS,
     )
@@ -121,7 +122,7 @@ def test_metrics_are_those_of_scikit_learn(shallow, objective):
     graphdef, params = shallow
     total: dict[str, np.ndarray] = {}
     scores, labels, best, sampled = [], [], [], []
-    for seed in range(12):
+    for seed in range(40):
         batch, key = rows([NUM_TOKENS, 20, 15, 8, 1], seed=seed), jax.random.key(seed)
         _, sums = loss_of(params, batch, key, graphdef=graphdef, objective=objective, train=False)
         total = {name: total.get(name, 0) + np.asarray(value) for name, value in sums.items()}
@@ -212,10 +213,12 @@ _ON_DEVICES = """
     import sys
     import jax
     import numpy as np
+    import optax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
     from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, build_electra, make_batch
     from stages.electra.config import ObjectiveConfig
     from stages.electra.pretraining import make_pretraining_loss
+    from stages.training.state import init_state, make_eval_step, make_train_step
 
     graphdef, params = build_electra(num_hidden_layers=1)
     loss = make_pretraining_loss(
@@ -228,15 +231,13 @@ _ON_DEVICES = """
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    params = jax.device_put(params, everywhere)
-
-    def value(params, batch, key):
-        return loss(params, batch, key, train=True)
-
-    step = jax.jit(jax.value_and_grad(value, has_aux=True), out_shardings=everywhere)
-    (total, sums), grads = step(params, batch, jax.random.key(5))
-    leaves = {f"grad/{number}": leaf for number, leaf in enumerate(jax.tree.leaves(grads))}
-    np.savez(sys.argv[1], total=total, **leaves, **{name.replace("/", "|"): s for name, s in sums.items()})
+    optimizer = optax.sgd(1.0)  # the parameters then move by their gradients
+    state = jax.device_put(init_state(params, optimizer), everywhere)
+    heldout = make_eval_step(loss, seed=6, mesh=mesh)(state.params, batch, 3)
+    state, sums = make_train_step(loss, optimizer, seed=5, mesh=mesh)(state, batch)
+    leaves = {f"param/{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state.params))}
+    named = leaves | sums | {f"heldout/{name}": value for name, value in heldout.items()}
+    np.savez(sys.argv[1], **{name.replace("/", "|"): value for name, value in named.items()})
     print(jax.device_count())
 """
 

@@ -36,7 +36,7 @@ def _batch(kind: TaskKind) -> dict[str, np.ndarray]:
         "length": np.array([8, 5, 4], np.int32),
         "first_length": np.array([4, 5, 2], np.int32),
         "weight": np.ones(3, np.float32),
-        "seed": np.uint32(0),
+        "seed": np.zeros(3, np.uint32),
     }
 
 
@@ -45,7 +45,7 @@ def test_padding_and_rows_without_weight_change_no_loss(kind: TaskKind) -> None:
     graphdef, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
     loss_fn = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")
     batch = _batch(kind)
-    expected, _ = loss_fn(params, batch, jax.random.key(0), train=False)
+    expected, _ = loss_fn(params, batch, jax.random.split(jax.random.key(0), 3), train=False)
 
     padded = dict(batch)
     padded["ids"] = np.pad(batch["ids"], ((0, 2), (0, 5)), constant_values=7)
@@ -57,7 +57,7 @@ def test_padding_and_rows_without_weight_change_no_loss(kind: TaskKind) -> None:
             np.pad(batch["labels"], ((0, 0), (0, 5)), constant_values=IGNORED), ((0, 2), (0, 0)), mode="edge"
         )
     padded["weight"] = np.array([1, 1, 1, 0, 0], np.float32)
-    found, _ = loss_fn(params, padded, jax.random.key(0), train=False)
+    found, _ = loss_fn(params, padded, jax.random.split(jax.random.key(0), 3), train=False)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -66,7 +66,7 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     graphdef, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
     batch = _batch(kind)
     loss, sums = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")(
-        params, batch, jax.random.key(0), train=False
+        params, batch, jax.random.split(jax.random.key(0), 3), train=False
     )
     logits = np.asarray(make_predict(graphdef, dtype="float32")(params, batch))
     log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -84,8 +84,8 @@ def test_dropout_follows_seed_and_key(kind: TaskKind) -> None:
     loss_fn = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")
 
     def loss(seed: int, key: int, *, train: bool = True) -> float:
-        batch = _batch(kind) | {"seed": np.uint32(seed)}
-        return float(loss_fn(params, batch, jax.random.key(key), train=train)[0])
+        batch = _batch(kind) | {"seed": np.full(3, seed, np.uint32)}
+        return float(loss_fn(params, batch, jax.random.split(jax.random.key(key), 3), train=train)[0])
 
     assert loss(0, 0) == loss(0, 0)
     assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3

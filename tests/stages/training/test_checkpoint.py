@@ -16,8 +16,11 @@ from stages.training.state import TrainState, init_state, make_train_step
 OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, num_steps=10, warmup_steps=0))
 
 
-def noisy_loss(params, batch, key, *, train):
-    noise = jax.random.normal(key, (3,))
+BATCH = {"length": jnp.ones(1)}
+
+
+def noisy_loss(params, batch, key_B, *, train, over_devices):
+    noise = jax.random.normal(key_B[0], (3,))
     return jnp.sum((params["kernel"] @ params["bias"] - noise) ** 2), {}
 
 
@@ -40,7 +43,7 @@ def save_steps(folder: UPath, last: int, **identity: str) -> list[TrainState]:
     state, states = fresh_state(), []
     checkpoints = Checkpoints(folder, keep=3, identity=identity)
     for step in range(1, last + 1):
-        state, _ = step_fn(state, {})
+        state, _ = step_fn(state, BATCH)
         checkpoints.save(state, step=step)
         states.append(jax.tree.map(np.array, state))
     checkpoints.close()
@@ -53,7 +56,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(folder):
     state = Checkpoints(folder / "half", keep=3, identity={}).restore_newest(fresh_state())
     step_fn = make_train_step(noisy_loss, OPTIMIZER, seed=1)
     for _ in range(3):
-        state, _ = step_fn(state, {})
+        state, _ = step_fn(state, BATCH)
     assert_same(state, whole)
 
 
