@@ -5,8 +5,8 @@ from enum import StrEnum
 from typing import Any
 
 from stages.context import StageContext
-from stages.pretrain import ComputeDtype
 from stages.tasks.config import TASKS, TaskName
+from stages.training.config import ComputeDtype
 
 EXPORTED_DISCRIMINATOR = "{export}/discriminator"
 

@@ -4,19 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from stages.context import StageContext
 from stages.electra.config import ModelConfig, ObjectiveConfig
-from stages.training.config import OptimizerConfig
-
-
-class ComputeDtype(StrEnum):
-    """Number format of matrix products; parameters, softmax, LayerNorm and losses stay float32."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
+from stages.training.config import ComputeDtype, OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,14 @@
-"""Hyperparameters of an optimizer, as the paper names them."""
+"""What any training is configured by: the optimizer, as the paper names its parts, and the number format."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ComputeDtype(StrEnum):
+    """Number format of matrix products; parameters, softmax, LayerNorm and losses stay float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
