@@ -54,7 +54,7 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
         add(name, run, sources=_raw((run.data, run.train_file, run.eval_file, model)), accelerated=True)
-    add("report", config.report, needs=[stage.name for stage in stages])
+    add("report", config.report, needs=[stage.name for stage in stages], may_lack=tuple(runs))
     return tuple(stages)
 
 

@@ -33,10 +33,16 @@ class Outcome:
     error: str | None = None
 
 
-def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str) -> Outcome:
-    """Runs a stage and closes its folder. A failure is returned, not raised, in the user's words."""
+def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str, command: str, whole: bool) -> Outcome:
+    """Runs a stage and closes its folder. A failure is returned, not raised, in the user's words.
+
+    Args:
+      cwd: The folder of `command`, which relative paths in the config are relative to.
+      command: What the user ran.
+      whole: All that it needs is done. If not, neither is the stage: the same command runs it again.
+    """
     if os.path.isdir(cwd):
-        os.chdir(cwd)  # relative paths in the config mean the folder of the command
+        os.chdir(cwd)
     started = datetime.now(UTC)
     error: str | None = None
     try:
@@ -47,8 +53,9 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
                 write_config(context.output, identity)
                 with _recording(context.tracker):
                     stage.run(stage.config, context)
-                write_manifest(context.output, identity, started=started)
-                logger.info("%s is done", stage.name)
+                if whole:
+                    write_manifest(context.output, identity, started=started, command=command)
+                logger.info("%s is %s", stage.name, "done" if whole else "done as far as it can be")
             except Exception as failure:
                 error = explain(failure, output=context.output)
                 logger.error("%s failed: %s\n%s", stage.name, error, traceback.format_exc())

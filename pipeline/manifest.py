@@ -32,7 +32,7 @@ def write_config(folder: UPath, identity: Identity) -> None:
     write_json(folder / CONFIG, identity)
 
 
-def write_manifest(folder: UPath, identity: Identity, *, started: datetime) -> None:
+def write_manifest(folder: UPath, identity: Identity, *, started: datetime, command: str) -> None:
     """Closes a stage's folder: from here on it is done. Written whole or not at all."""
     finished = datetime.now(UTC)
     write_json(
@@ -42,6 +42,7 @@ def write_manifest(folder: UPath, identity: Identity, *, started: datetime) -> N
             "fingerprint": folder.name,
             "started": started.isoformat(),
             "finished": finished.isoformat(),
+            "command": command,
             "seconds": (finished - started).total_seconds(),
             "files": list_files(folder),
             "python": platform.python_version(),

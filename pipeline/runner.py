@@ -1,7 +1,9 @@
 """Runs what a plan lacks: stages as Ray tasks, siblings side by side, a failure stopping only what depends on it."""
 
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -101,12 +103,14 @@ class _Run:
         for name, result in list(self.results.items()):
             if result.state is not State.WAITING:
                 continue
-            needs = [self.results[need] for need in self._planned[name].stage.needs]
-            culprit = next((need for need in needs if need.state in (State.FAILED, State.BLOCKED)), None)
+            stage = self._planned[name].stage
+            needs = [self.results[need] for need in stage.needs]
+            failed = [need for need in needs if need.state in (State.FAILED, State.BLOCKED)]
+            culprit = next((need for need in failed if need.name not in stage.may_lack), None)
             if culprit is not None:
                 self._set(name, State.BLOCKED, blocked_by=culprit.blocked_by or culprit.name)
-            elif all(need.state in (State.DONE, State.FINISHED) for need in needs):
-                self._tasks[self._submit(self._planned[name])] = name
+            elif all(need.state in (State.DONE, State.FINISHED) for need in needs if need not in failed):
+                self._tasks[self._submit(self._planned[name], whole=not failed)] = name
                 self._set(name, State.QUEUED)
 
     def collect(self, *, timeout: float) -> None:
@@ -138,7 +142,7 @@ class _Run:
     def _set(self, name: str, state: State, **fields: Any) -> None:
         self.results[name] = StageResult(name=name, state=state, folder=self._planned[name].folder, **fields)
 
-    def _submit(self, planned: PlannedStage) -> Any:
+    def _submit(self, planned: PlannedStage, *, whole: bool) -> Any:
         import ray
 
         cluster, stage = self._cluster, planned.stage
@@ -163,4 +167,5 @@ class _Run:
             environment |= process_environment(cluster)
         options["runtime_env"] = {"env_vars": environment}
         task: Any = ray.remote(execute).options(**options)  # type: ignore[arg-type]
-        return task.remote(stage, context, planned.identity, cwd=os.getcwd())
+        command = shlex.join(sys.orig_argv)
+        return task.remote(stage, context, planned.identity, cwd=os.getcwd(), command=command, whole=whole)

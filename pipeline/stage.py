@@ -16,6 +16,7 @@ class Stage:
       run: `run(config, context)`; writes its results into `context.output`.
       config: A frozen dataclass; all of it is the stage's identity.
       needs: Names of the stages whose output it reads, in the order of the pipeline.
+      may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
       version: Raised when the code's results change, so that old results are not taken for new ones.
       sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
       num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
@@ -27,6 +28,7 @@ class Stage:
     run: Callable[[Any, StageContext], None]
     config: Any
     needs: tuple[str, ...] = ()
+    may_lack: tuple[str, ...] = ()
     version: int = 1
     sources: tuple[str, ...] = ()
     num_cpus: int | None = None

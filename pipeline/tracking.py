@@ -47,6 +47,7 @@ class MlflowWriter:
         self._run_ids: dict[str, str] = {}
         self._params: dict[str, dict[str, str]] = {}
         self._began: dict[str, float] = {}
+        self._newest: dict[str, dict[str, int]] = {}
 
     def may_pass(self, error: Exception) -> bool:
         """Whether another try may help: a lost connection, a busy database, a server that starts again."""
@@ -120,6 +121,8 @@ class MlflowWriter:
         self._run_ids[message.key] = run.info.run_id
         self._params[message.key] = dict(run.data.params)
         self._began[message.key] = run.info.start_time / 1000
+        histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        self._newest[message.key] = {name: max(point.step for point in points) for name, points in histories.items()}
         self._write_params(message.key, message.params)
         self._write_files(message.key, message.files)
 
@@ -132,10 +135,12 @@ class MlflowWriter:
         self._client.set_terminated(run_id, status=message.status)
 
     def _write_metrics(self, messages: Sequence[Metrics]) -> None:
+        """A stage that goes on from a checkpoint repeats steps: what the run has of them stays."""
         from mlflow.entities import Metric
 
         key = messages[0].key
         began = self._began.get(key, messages[0].time)
+        newest = self._newest.setdefault(key, {})
         metrics = [
             Metric(
                 key=_clean(name),
@@ -145,9 +150,12 @@ class MlflowWriter:
             )
             for message in messages
             for name, value in message.values.items()
+            if message.step is None or message.step > newest.get(_clean(name), -1)
         ]
         for start in range(0, len(metrics), MAX_METRICS):
-            self._client.log_batch(self._run_ids[key], metrics=metrics[start : start + MAX_METRICS])
+            written = metrics[start : start + MAX_METRICS]
+            self._client.log_batch(self._run_ids[key], metrics=written)
+            newest |= {metric.key: metric.step for metric in written}
 
     def _write_params(self, key: str, values: Mapping[str, object]) -> None:
         """MLflow refuses to change a parameter; what changed in a resumed run becomes a tag of the same name."""

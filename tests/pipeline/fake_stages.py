@@ -46,7 +46,8 @@ def run(config: FakeConfig, context: StageContext) -> None:
         context.tracker.progress(step + 1, 4, unit="steps", loss=1.0 / (step + 1), tokens_per_second=1000.0)
         context.tracker.metrics({"loss/total": 1.0 / (step + 1)}, step=step + 1)
         time.sleep(config.seconds / 4)
-    texts = [(folder / "out.txt").read_text() for folder in context.inputs.values()]
+    files = [folder / "out.txt" for folder in context.inputs.values()]
+    texts = [file.read_text() for file in files if file.exists()]
     (context.output / "out.txt").write_text("".join(texts) + config.text)
     if config.log:
         with open(config.log, "a") as file:
@@ -71,7 +72,14 @@ def _raise() -> None:
 
 
 def stage(
-    name: str, *, needs: tuple[str, ...] = (), sources: tuple[str, ...] = (), version: int = 1, **values
+    name: str,
+    *,
+    needs: tuple[str, ...] = (),
+    may_lack: tuple[str, ...] = (),
+    sources: tuple[str, ...] = (),
+    version: int = 1,
+    **values,
 ) -> Stage:
     """A fake stage of one core."""
-    return Stage(name=name, run=run, config=FakeConfig(**values), needs=needs, sources=sources, version=version)
+    config = FakeConfig(**values)
+    return Stage(name=name, run=run, config=config, needs=needs, may_lack=may_lack, sources=sources, version=version)

@@ -25,7 +25,7 @@ def finish(made, output: UPath, *, text: str = "result") -> PlannedStage:
     planned = plan_one(made, output)
     write_config(planned.folder, planned.identity)
     (planned.folder / "out.txt").write_text(text)
-    write_manifest(planned.folder, planned.identity, started=datetime.now(UTC))
+    write_manifest(planned.folder, planned.identity, started=datetime.now(UTC), command="c")
     return planned
 
 
@@ -77,7 +77,7 @@ def test_a_change_reaches_every_stage_that_needs_it_and_no_other(output):
 
     for planned in make_plan(stages("one"), output=output):
         write_config(planned.folder, planned.identity)
-        write_manifest(planned.folder, planned.identity, started=datetime.now(UTC))
+        write_manifest(planned.folder, planned.identity, started=datetime.now(UTC), command="c")
     found = make_plan(stages("two"), output=output)
     assert [planned.status for planned in found] == [Status.NEW, Status.NEW, Status.DONE]
     assert f"needs a {found[0].fingerprint} instead of" in found[1].why

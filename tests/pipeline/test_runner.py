@@ -79,6 +79,27 @@ def test_a_failure_stops_its_dependants_and_not_its_siblings(output):
     assert not (results["bad"].folder / "manifest.json").exists()
 
 
+def test_a_stage_that_shows_failures_runs_without_them_and_again_when_they_are_mended(output, tmp_path):
+    def stages(seconds: float) -> list[Stage]:
+        return [
+            stage("a", text="a"),
+            stage("early", needs=("a",), fail="value"),
+            stage("bad", needs=("early",), text="bad"),
+            stage("good", needs=("a",), text="good", seconds=seconds),
+            stage("report", needs=("a", "early", "bad", "good"), may_lack=("early", "bad"), text="report"),
+        ]
+
+    results = run(stages(1.0), output)
+    assert states(results) == {
+        "a": "finished", "early": "failed", "bad": "blocked", "good": "finished", "report": "finished",
+    }  # fmt: skip
+    assert (results["report"].folder / "out.txt").read_text() == "aaaagoodreport"
+    again = make_plan(stages(1.0), output=output)
+    assert [planned.status for planned in again] == [
+        Status.DONE, Status.PARTIAL, Status.NEW, Status.DONE, Status.PARTIAL,
+    ]  # fmt: skip
+
+
 def test_a_failure_is_told_in_the_users_words_and_its_log_has_the_rest(output):
     result = run([stage("a", fail="value")], output)["a"]
     assert result.error == "corpus.txt:3: expected 2 columns, found 1"

@@ -187,6 +187,20 @@ def test_a_param_that_changed_becomes_a_tag(writer, key):
     assert run.data.tags["resumed_from_step"] == "60"
 
 
+def test_a_resumed_run_shows_no_step_twice(writer, key, request):
+    def rows(first: int, last: int) -> list[Metrics]:
+        return [Metrics(key=key, values={"m": float(step)}, step=step, time=time.time()) for step in range(first, last)]
+
+    writer.write(rows(1, 8))
+    resumed = MlflowWriter(writer._settings)
+    resumed.write([OpenRun(key=key, name="n")])
+    resumed.write(rows(5, 11))  # from the checkpoint of step 4 on
+    resumed.write([Metrics(key=key, values={"other": 0.5}, step=2, time=time.time())])
+    history = writer._client.get_metric_history(writer._run_ids[key], "m")
+    assert [(point.step, point.value) for point in history] == [(step, float(step)) for step in range(1, 11)]
+    assert run_of(writer, key).data.metrics["other"] == 0.5
+
+
 def test_names_that_mlflow_refuses_are_mended(writer, key):
     writer.write([Metrics(key=key, values={"f1[NP]%": 1.0, "nan": math.nan}, step=0, time=0.0)])
     assert run_of(writer, key).data.metrics["f1_NP__"] == 1.0
