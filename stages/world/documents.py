@@ -84,12 +84,13 @@ class Told:
 
 
 def portrait(world: World, *, people: int, facts: int) -> list[Told]:
-    """So many facts about each of some people, mixed; no value comes twice."""
+    """So many facts about each of some people, the same kinds of each and mixed; no value comes twice."""
     names = world.rng.sample(world.people, people)
     used = set(names)
     told = []
+    kinds = world.rng.sample(list(FACTS), facts)
     for name in names:
-        for fact in world.rng.sample(list(FACTS), facts):
+        for fact in kinds:
             value = _value(world, fact)
             while value in used:
                 value = _value(world, fact)
@@ -152,13 +153,13 @@ def documents(world: World, *, num_words: int) -> Iterator[list[str]]:
     while words < num_words:
         lines = []
         for _ in range(world.rng.randrange(2, 6)):
-            lines += _portrait_with_questions(world) if world.rng.random() < 0.45 else _story(world)
+            lines += world.pick(_SECTIONS)(world)
         words += sum(line.count(" ") + 1 for line in lines)
         yield lines
 
 
 def _portrait_with_questions(world: World) -> list[str]:
-    told = portrait(world, people=2, facts=2)
+    told = portrait(world, people=2, facts=world.rng.randrange(2, 4))
     lines = [render(one.tokens) for one in told]
     for one in world.rng.sample(told, 3):
         question = ask(world, one, who=world.rng.random() < 0.4)
@@ -182,3 +183,11 @@ def _story(world: World) -> list[str]:
             lines.insert(len(lines) - int(world.rng.random() < 0.3 and len(lines) > 1), render(again))
     world.cast = None
     return lines
+
+
+def _observations(world: World) -> list[str]:
+    """Sentences that have nothing to do with one another: only their grammar and sense say what fits."""
+    return [render(sentence(world)) for _ in range(world.rng.randrange(4, 9))]
+
+
+_SECTIONS = (_portrait_with_questions, _portrait_with_questions, _story, _observations)

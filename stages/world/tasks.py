@@ -76,7 +76,7 @@ def _other_class(world: World, classes: tuple[str, ...]) -> Thing:
 
 
 def mrpc(world: World, *, sizes: dict[str, int]) -> dict[str, str]:
-    """File texts by split: pairs that tell the same event (1) or two that differ in one thing (0)."""
+    """File texts by split: pairs that tell the same event (1) or two that differ in two things (0)."""
     pairs = _distinct(lambda: _pair(world))
     files = {}
     number = 1000
@@ -101,23 +101,23 @@ def _pair(world: World) -> tuple[tuple[str, str], int]:
 
 
 def _altered(world: World, event: Event) -> Event:
-    """Another event of which one thing is different: the verb, the subject or the object."""
-    choices = ["verb", "subject", "object"] if event.object else ["verb", "subject"]
-    what = world.pick(choices)
-    if what == "subject":
-        return replace(event, subject=_other_thing(world, event.subject, event.verb.subjects))
-    if what == "object" and event.object:
-        return replace(event, object=_other_thing(world, event.object, event.verb.objects))
-    verb = _other_verb(world, event)
-    if verb is None:
-        return replace(event, subject=_other_thing(world, event.subject, event.verb.subjects))
-    return replace(event, verb=verb, adjunct=world.pick(verb.adjuncts) if event.adjunct else None)
+    """Another event of which two things are different: two of the verb, the subject and the object."""
+    keep = world.pick(("verb", "subject", "object")) if event.object else None
+    verb = _other_verb(world, event) if keep != "verb" else None
+    other = event
+    if verb is not None:
+        other = replace(other, verb=verb, adjunct=world.pick(verb.adjuncts) if event.adjunct else None)
+    if keep != "subject" or verb is None:
+        other = replace(other, subject=_other_thing(world, event.subject))
+    if event.object and (keep != "object" or verb is None):
+        other = replace(other, object=_other_thing(world, event.object))
+    return other
 
 
-def _other_thing(world: World, thing: Thing, classes: tuple[str, ...]) -> Thing:
-    """Something else that the verb takes too, as many as before."""
+def _other_thing(world: World, thing: Thing) -> Thing:
+    """Something else of the same class, as many as before."""
     while True:
-        other = world.thing(world.pick(classes))
+        other = world.thing(thing.kind)
         if other.words != thing.words and other.plural == thing.plural:
             return other
 
@@ -136,13 +136,13 @@ def _other_verb(world: World, event: Event) -> Verb | None:
 
 
 def squad(world: World, *, sizes: dict[str, int]) -> dict[str, str]:
-    """File texts by split: questions over paragraphs of facts about three people, two of them asked for the value."""
+    """File texts by split: questions over paragraphs of the same facts about two people."""
     files = {}
     for split, size in sizes.items():
         articles: list[dict] = []
         number = 0
         while number < size:
-            told = portrait(world, people=3, facts=3)
+            told = portrait(world, people=2, facts=3)
             lines = [render(one.tokens) for one in told]
             questions = []
             for at in world.rng.sample(range(len(told)), min(3, size - number)):

@@ -9,8 +9,7 @@ from upath import UPath
 
 from stages.context import StageContext
 from stages.sample import SampleConfig, run
-from stages.world import tasks
-from stages.world.documents import documents
+from stages.world import documents, tasks
 from stages.world.grammar import World
 
 SMALL = {"words": 20_000, "cola_train": 200, "mrpc_train": 200, "squad_train": 100, "conll2000_train": 100, "dev": 60}
@@ -92,12 +91,12 @@ def test_squad_answers_are_where_they_are_said_to_be(sample) -> None:
 
 
 def test_a_question_cannot_be_answered_by_the_kind_of_thing_alone(sample) -> None:
-    """Each paragraph tells of several people, so the right one has to be found."""
+    """Each paragraph tells the same of two people, so the right one has to be found."""
     data = json.loads((sample / "tasks/SQuAD/dev-v1.1.json").read_text())["data"]
     people = set(World(0).people)
     for article in data:
         words = article["paragraphs"][0]["context"].replace(".", "").split()
-        assert len(people & set(words)) >= 3
+        assert len(people & set(words)) >= 2
 
 
 def test_conll2000_is_word_tag_chunk_with_well_formed_chunks(sample) -> None:
@@ -127,24 +126,30 @@ def test_faulty_sentences_are_none_that_the_documents_would_tell() -> None:
         assert not fits
 
 
-def test_paraphrases_keep_the_event_and_near_misses_change_one_thing() -> None:
+def test_paraphrases_keep_the_event_and_near_misses_change_two_things() -> None:
     world = World(0)
     for _ in range(300):
         event = world.event()
         other = tasks._altered(world, event)
         changed = [name for name in ("verb", "subject", "object") if getattr(event, name) != getattr(other, name)]
-        assert len(changed) == 1
+        # Nothing but a building collapses: some verbs without an object have no other to put in their place.
+        assert len(changed) == 2 or (event.object is None and changed == ["subject"])
 
 
 def test_a_story_comes_back_to_its_cast() -> None:
-    """Most content words of a document come again: there is something to learn from context."""
+    """Most words of a story come again, of unrelated sentences few: there is something to learn from context."""
     world = World(0)
-    common = repeated = 0
-    for lines in documents(world, num_words=5000):
-        counts = Counter(word.strip(".,?") for line in lines for word in line.lower().split())
-        common += len(counts)
-        repeated += sum(count > 1 for count in counts.values())
-    assert repeated / common > 0.5
+
+    def repeated(section) -> float:
+        words = seen = 0
+        for _ in range(100):
+            counts = Counter(word.strip(".,?") for line in section(world) for word in line.lower().split())
+            words += len(counts)
+            seen += sum(count > 1 for count in counts.values())
+        return seen / words
+
+    assert repeated(documents._story) > 0.45
+    assert repeated(documents._observations) < 0.25
 
 
 def test_a_wrong_value_is_refused() -> None:
