@@ -83,10 +83,11 @@ class Electra(nnx.Module):
         # own embeddings.
         keys = jax.random.split(rngs_key, 5)
         self.embeddings = Embeddings(first, rngs_key=keys[0])
-        self.generator = Encoder(generator, rngs_key=keys[1]) if generator else None
-        self.generator_head = GeneratorHead(generator, rngs_key=keys[2]) if generator else None
-        self.discriminator = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
-        self.discriminator_head = DiscriminatorHead(discriminator, rngs_key=keys[4]) if discriminator else None
+        # Any, not `Encoder | None`: who calls a network knows that it is there.
+        self.generator: Any = Encoder(generator, rngs_key=keys[1]) if generator else None
+        self.generator_head: Any = GeneratorHead(generator, rngs_key=keys[2]) if generator else None
+        self.discriminator: Any = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
+        self.discriminator_head: Any = DiscriminatorHead(discriminator, rngs_key=keys[4]) if discriminator else None
         self.generator_embeddings = (
             Embeddings(generator, rngs_key=jax.random.fold_in(rngs_key, 5))
             if untied_embeddings and generator and discriminator

@@ -156,6 +156,7 @@ def run_loop(
         values = fetch(sums)
         bad = sorted(name for name, value in values.items() if not np.isfinite(value).all())
         if bad:
+            checkpoints.wait()  # one that is still being written is good, and the newest
             raise NonFiniteError(
                 f"step {step}: not finite: {', '.join(bad)}; rows of this batch: {describe_batch(step - 1)}; "
                 f"last good checkpoint: {checkpoints.newest_step() or 'none'}; try a lower learning rate or float32"

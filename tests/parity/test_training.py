@@ -135,6 +135,9 @@ def torch_networks(params: Any, *, untied: bool, dtype: str) -> Any:
     both = torch.nn.ModuleDict(networks).to(getattr(torch, dtype))
     if not untied:
         both["generator"].electra.embeddings = both["discriminator"].electra.embeddings
+    for network in both.values():
+        # Else torch gives [PAD] no gradient where the generator drew it as a word.
+        network.electra.embeddings.word_embeddings.padding_idx = None
     both["generator"].generator_lm_head.weight = both["generator"].electra.embeddings.word_embeddings.weight
     tensors = {name: torch.tensor(value) for name, value in their_names(params, untied=untied).items()}
     found = both.load_state_dict(tensors, strict=False)
