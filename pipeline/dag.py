@@ -47,7 +47,9 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         adopted = config.vocab.file
         add("vocab", config.vocab, needs=() if adopted else ("ingest",), sources=_raw((adopted,)), num_cpus=0)
     add("shard", config.shard, needs=("ingest", "vocab"), num_cpus=0)
-    add("pretrain", config.pretrain, needs=("vocab", "shard"), num_cpus=0)
+    start = config.pretrain.init_from if config.pretrain is not None else None
+    folders = [model for model in (start.discriminator, start.generator) if model and _is_path(model)] if start else []
+    add("pretrain", config.pretrain, needs=("vocab", "shard"), sources=_raw(folders), num_cpus=0)
     if config.pretrain is not None:
         add("export", config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}

@@ -35,7 +35,7 @@ class ExportConfig:
 
 
 def run(config: ExportConfig, context: StageContext) -> None:
-    """Writes `discriminator/` and `generator/`.
+    """Writes `discriminator/` and `generator/`, or the one of them that the objective trains.
 
     Raises:
       ConversionError: The pretrained parameters are not those of their configuration.
@@ -53,14 +53,16 @@ def run(config: ExportConfig, context: StageContext) -> None:
         ("discriminator", Architecture.PRETRAINING),
         ("generator", Architecture.MASKED_LM),
     ):
+        if name not in networks:
+            continue
         network = ElectraConfig.from_dict(networks[name])
         save_pretrained(
             context.output / name,
             architecture=architecture,
             config=network,
             params={
-                # The embeddings are one for both in training; each folder gets its own copy.
-                "embeddings": params["embeddings"],
+                # Unless they are untied, the embeddings are one for both in training; each folder gets its own copy.
+                "embeddings": params.get(f"{name}_embeddings", params["embeddings"]),
                 "encoder": params[name],
                 "head": params[f"{name}_head"],
             },

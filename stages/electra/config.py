@@ -28,6 +28,20 @@ class Activation(StrEnum):
     RELU = "relu"
 
 
+class ObjectiveKind(StrEnum):
+    """What is learnt: to tell replaced tokens from original ones (ELECTRA), or to fill in masked ones (BERT)."""
+
+    REPLACED_TOKEN_DETECTION = "replaced_token_detection"
+    MASKED_LANGUAGE_MODELING = "masked_language_modeling"
+
+
+class Masking(StrEnum):
+    """How positions are drawn: `distinct` ones, or as `original` code does it, which may draw one several times."""
+
+    DISTINCT = "distinct"
+    ORIGINAL = "original"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ElectraConfig:
     """One transformer with its embeddings. The field names are those of a Hugging Face `config.json`."""
@@ -147,6 +161,7 @@ class ModelConfig:
       size: The preset that everything else starts from.
       generator_multiplier: Generator width over discriminator width: hidden size, feed-forward, heads;
         never layers.
+      untied_embeddings: Give the generator embeddings of its own, as wide as its hidden states.
     """
 
     size: Size = Size.SMALL
@@ -156,6 +171,7 @@ class ModelConfig:
     num_attention_heads: int | None = None
     intermediate_size: int | None = None
     generator_multiplier: float | None = None
+    untied_embeddings: bool = False
     hidden_act: Activation = Activation.GELU
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
@@ -206,6 +222,7 @@ class ModelConfig:
             )
         generator = replace(
             discriminator,
+            embedding_size=hidden_size if self.untied_embeddings else discriminator.embedding_size,
             hidden_size=hidden_size,
             intermediate_size=4 * hidden_size,
             num_attention_heads=num_heads,
@@ -215,19 +232,28 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Replaced-token detection.
+    """What a model is pretrained for: by default ELECTRA's replaced-token detection.
 
     Attributes:
+      kind: The objective. Masked language modeling trains one network of the model's full size, which is exported
+        as `generator`.
       mask_fraction: Share of the tokens that the generator predicts; None takes the model size's own.
       mask_probability: How often such a token is shown to the generator as [MASK]; else it stays as it is.
+      masking: How the positions are drawn.
       temperature: Of the generator's samples.
+      disallow_correct: Never sample the token that stood there.
+      uniform_generator: Sample from all words alike; there is no generator then.
       generator_weight: Of the generator's loss in the total.
       discriminator_weight: Of the discriminator's loss in the total.
     """
 
+    kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION
     mask_fraction: float | None = None
     mask_probability: float = 0.85
+    masking: Masking = Masking.DISTINCT
     temperature: float = 1.0
+    disallow_correct: bool = False
+    uniform_generator: bool = False
     generator_weight: float = 1.0
     discriminator_weight: float = 50.0
 
@@ -241,6 +267,22 @@ class ObjectiveConfig:
         for name in ("generator_weight", "discriminator_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+        if self.kind is ObjectiveKind.MASKED_LANGUAGE_MODELING:
+            for name in ("temperature", "disallow_correct", "uniform_generator"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"{name} is {getattr(self, name)}, but {self.kind} draws no samples: leave it out")
+        if self.uniform_generator and self.temperature != 1:
+            raise ValueError(
+                f"temperature is {self.temperature}, but a uniform generator is the same at any: leave it out"
+            )
+
+    def networks(
+        self, discriminator: ElectraConfig, generator: ElectraConfig
+    ) -> tuple[ElectraConfig | None, ElectraConfig | None]:
+        """Which discriminator and generator are trained, of those of a model."""
+        if self.kind is ObjectiveKind.MASKED_LANGUAGE_MODELING:
+            return None, discriminator
+        return discriminator, None if self.uniform_generator else generator
 
     def resolve(self, size: Size) -> Self:
         """Fills in what depends on the model's size."""

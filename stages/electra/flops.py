@@ -12,8 +12,8 @@ def encoder_flops(config: ElectraConfig, *, tokens: int, sequence_length: int) -
 
 
 def pretraining_step_flops(
-    discriminator: ElectraConfig,
-    generator: ElectraConfig,
+    discriminator: ElectraConfig | None,
+    generator: ElectraConfig | None,
     *,
     batch_size: int,
     sequence_length: int,
@@ -21,12 +21,16 @@ def pretraining_step_flops(
 ) -> float:
     """FLOPs of one step: three forwards' worth (one forward, two for the backward pass).
 
-    Attention is counted, gathers are not, and the generator's logits only at the `num_masked` positions a row.
+    Attention is counted, gathers are not, and the generator's logits only at the `num_masked` positions a row. A
+    network that is None is not trained.
     """
-    tokens = batch_size * sequence_length
-    forward = encoder_flops(discriminator, tokens=tokens, sequence_length=sequence_length)
-    forward += encoder_flops(generator, tokens=tokens, sequence_length=sequence_length)
-    D, E = discriminator.hidden_size, generator.embedding_size
-    forward += tokens * (2 * D * D + 2 * D)
-    forward += batch_size * num_masked * (2 * generator.hidden_size * E + 2 * E * generator.vocab_size)
+    tokens, forward = batch_size * sequence_length, 0.0
+    if discriminator is not None:
+        D = discriminator.hidden_size
+        forward += encoder_flops(discriminator, tokens=tokens, sequence_length=sequence_length)
+        forward += tokens * (2 * D * D + 2 * D)
+    if generator is not None:
+        D, E = generator.hidden_size, generator.embedding_size
+        forward += encoder_flops(generator, tokens=tokens, sequence_length=sequence_length)
+        forward += batch_size * num_masked * (2 * D * E + 2 * E * generator.vocab_size)
     return 3.0 * forward

@@ -20,6 +20,7 @@ from stages.electra.layers import (
     glorot_uniform,
     product,
     split_keys,
+    sum_dtype,
     truncated_normal,
 )
 
@@ -57,7 +58,7 @@ class DiscriminatorHead(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         x_BTD = activate(self.dense(x_BTD, dtype=dtype), self.activation)
-        return self.prediction(x_BTD, dtype=jnp.float32)[..., 0]
+        return self.prediction(x_BTD, dtype=sum_dtype(dtype))[..., 0]
 
 
 class ClassificationHeadKind(StrEnum):

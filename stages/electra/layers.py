@@ -81,14 +81,19 @@ def _unstack(keys: Any) -> Any:
     return [_unstack(row) for row in keys] if keys.ndim > 1 else keys
 
 
+def sum_dtype(dtype: DTypeLike) -> Any:
+    """What products of `dtype` add up in: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def product(subscripts: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`jnp.einsum(subscripts, x, y)` of operands rounded to `dtype`, added up in float32.
+    """`jnp.einsum(subscripts, x, y)` of operands rounded to `dtype`, added up in float32 or, of float64, in that.
 
     Every index occurs in two of the three. So the gradients are products too, and take their operands in
     `dtype` as well: left to JAX they would be float32 products, the incoming gradient being float32.
     """
-    return jnp.einsum(subscripts, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum(subscripts, x.astype(dtype), y.astype(dtype), preferred_element_type=sum_dtype(dtype))
 
 
 def _product_forward(subscripts: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from stages.electra.layers import product
+from stages.electra.layers import product, sum_dtype
 
 # Words in a group. The square root of BERT's vocabulary would be 175; whole vectors are faster.
 _GROUP_SIZE = 256
@@ -42,16 +42,22 @@ def predict_words(
     *,
     uniform_N2: jax.Array,
     temperature: float,
+    disallow_correct: bool = False,
     dtype: DTypeLike,
 ) -> WordPredictions:
     """Cross-entropy and samples of the logits `x table^T + bias`, whose every pass over [N, V] counts.
 
-    `uniform_N2` are the random numbers of the samples, two each.
+    `uniform_N2` are the random numbers of the samples, two each. `disallow_correct` never draws the target.
     """
     words = _Words(*_predict(x_NE, table_VE, bias_V, targets_N, dtype))
     logits_NGW, sums_NG = jax.lax.stop_gradient((words.logits_NGW, words.sums_NG))
     best_N = jax.lax.stop_gradient(words.best_N)
-    if temperature != 1:
+    is_best_N = jax.lax.stop_gradient(words.target_N) >= best_N
+    if disallow_correct:
+        word_GW = jnp.arange(logits_NGW[0].size).reshape(logits_NGW.shape[1:])
+        logits_NGW = jnp.where(word_GW == targets_N[:, None, None], _NEVER, logits_NGW)
+        best_N = jnp.max(logits_NGW, axis=(1, 2))
+    if temperature != 1 or disallow_correct:
         sums_NG = jnp.sum(jnp.exp((logits_NGW - best_N[:, None, None]) / temperature), axis=2)
 
     def mass_of(group_N: jax.Array) -> jax.Array:
@@ -60,8 +66,21 @@ def predict_words(
 
     return WordPredictions(
         loss_N=words.loss_N,
-        is_best_N=jax.lax.stop_gradient(words.target_N) >= best_N,
+        is_best_N=is_best_N,
         samples_N=sample(uniform_N2, sums_NG, mass_of),
+    )
+
+
+def guess_evenly(
+    key_N: jax.Array, targets_N: jax.Array, *, num_words: int, disallow_correct: bool = False
+) -> WordPredictions:
+    """Words drawn evenly from all, for an ELECTRA without a generator. No word is the likeliest."""
+    num_choices = num_words - disallow_correct
+    choices_N = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_choices))(key_N)
+    return WordPredictions(
+        loss_N=jnp.full(targets_N.shape, np.log(num_words), jnp.float32),
+        is_best_N=jnp.zeros(targets_N.shape, bool),
+        samples_N=choices_N + (choices_N >= targets_N) if disallow_correct else choices_N,
     )
 
 
@@ -107,11 +126,11 @@ def _predict_backward(dtype: DTypeLike, kept: Any, grads: _Words) -> Any:
     # [E, V] first, then turned: XLA would turn the wide side, which takes three times as long on a CPU. And
     # a product with ones adds up the columns twenty times as fast as a sum over the rows does.
     grad_EV = jax.lax.optimization_barrier(product("ne,nv->ev", x_NE, grad_NV, dtype))
-    ones_N = jnp.ones(len(x_NE), jnp.float32)
+    ones_N = jnp.ones(len(x_NE), sum_dtype(dtype))
     return (
         product("nv,ve->ne", grad_NV, _whole_groups(table_VE), dtype),
         grad_EV.T[:num_words],
-        product("n,nv->v", ones_N, grad_NV, jnp.float32)[:num_words],
+        product("n,nv->v", ones_N, grad_NV, sum_dtype(dtype))[:num_words],
         np.zeros(targets_N.shape, jax.dtypes.float0),
     )
 

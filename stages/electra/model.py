@@ -53,22 +53,51 @@ def _rename_keys(tree: Any, rename: Any) -> Any:
 class Electra(nnx.Module):
     """Both networks. The embeddings exist once, here, and are lent to each by argument.
 
-    Word, position and token type tables and the embedding LayerNorm are shared; the projection of the
-    embeddings to the model width is each network's own.
+    Word, position and token type tables and the embedding LayerNorm are shared, unless `untied_embeddings` gives
+    the generator its own; the projection of the embeddings to the model width is each network's own.
+
+    Without a configuration a network is left out: a masked language model has no discriminator, and an ELECTRA
+    that draws its samples evenly no generator.
     """
 
-    def __init__(self, discriminator: ElectraConfig, generator: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
-            ours, theirs = getattr(discriminator, name), getattr(generator, name)
-            if ours != theirs:
-                raise ValueError(f"{name} is {ours} in the discriminator and {theirs} in the generator: they share it")
-        # The order of initialisation: embeddings, generator, its head, discriminator, its head.
+    def __init__(
+        self,
+        discriminator: ElectraConfig | None,
+        generator: ElectraConfig | None,
+        *,
+        untied_embeddings: bool = False,
+        rngs_key: jax.Array,
+    ) -> None:
+        if discriminator is not None and generator is not None:
+            shared = ("vocab_size", "max_position_embeddings", "type_vocab_size")
+            for name in shared if untied_embeddings else (*shared, "embedding_size"):
+                ours, theirs = getattr(discriminator, name), getattr(generator, name)
+                if ours != theirs:
+                    raise ValueError(
+                        f"{name} is {ours} in the discriminator and {theirs} in the generator: they share it"
+                    )
+        first = discriminator or generator
+        if first is None:
+            raise ValueError("neither a discriminator nor a generator is configured")
+        # The order of initialisation: embeddings, generator, its head, discriminator, its head; last the generator's
+        # own embeddings.
         keys = jax.random.split(rngs_key, 5)
-        self.embeddings = Embeddings(discriminator, rngs_key=keys[0])
-        self.generator = Encoder(generator, rngs_key=keys[1])
-        self.generator_head = GeneratorHead(generator, rngs_key=keys[2])
-        self.discriminator = Encoder(discriminator, rngs_key=keys[3])
-        self.discriminator_head = DiscriminatorHead(discriminator, rngs_key=keys[4])
+        self.embeddings = Embeddings(first, rngs_key=keys[0])
+        # Any, not `Encoder | None`: who calls a network knows that it is there.
+        self.generator: Any = Encoder(generator, rngs_key=keys[1]) if generator else None
+        self.generator_head: Any = GeneratorHead(generator, rngs_key=keys[2]) if generator else None
+        self.discriminator: Any = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
+        self.discriminator_head: Any = DiscriminatorHead(discriminator, rngs_key=keys[4]) if discriminator else None
+        self.generator_embeddings = (
+            Embeddings(generator, rngs_key=jax.random.fold_in(rngs_key, 5))
+            if untied_embeddings and generator and discriminator
+            else None
+        )
+
+    @property
+    def embeddings_of_generator(self) -> Embeddings:
+        """The shared ones, or its own where they are untied."""
+        return self.embeddings if self.generator_embeddings is None else self.generator_embeddings
 
     def generator_hidden(
         self,
@@ -81,7 +110,9 @@ class Electra(nnx.Module):
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """The generator's vectors at these positions, to be multiplied by the word table, [B, P, E]."""
-        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
+        x_BTD = _encode(
+            self.embeddings_of_generator, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype
+        )
         x_BPD = jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)
         return self.generator_head.transform(x_BPD, dtype=dtype)
 
@@ -95,8 +126,9 @@ class Electra(nnx.Module):
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """The generator's logits at every token, [B, T, V]."""
-        x_BTD = _encode(self.embeddings, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
-        return self.generator_head(x_BTD, self.embeddings.word.embedding[...], dtype=dtype)
+        embeddings = self.embeddings_of_generator
+        x_BTD = _encode(embeddings, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
+        return self.generator_head(x_BTD, embeddings.word.embedding[...], dtype=dtype)
 
     def discriminate(
         self,

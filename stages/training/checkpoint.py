@@ -1,15 +1,29 @@
 """Checkpoints of a training run: written in the background, restored straight into place."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 from upath import UPath
 
 from stages.training.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      state: In the shardings that were asked for.
+      window: What was saved beside it.
+    """
+
+    state: TrainState
+    window: dict[str, Any]
 
 
 class Checkpoints:
@@ -20,25 +34,38 @@ class Checkpoints:
     Args:
       folder: Local path or fsspec URL that Orbax writes to; every process reaches it.
       keep: How many of the newest stay.
+      milestones: Steps whose checkpoints stay besides.
       identity: What the run is of (the data's hashes): restoring another's checkpoint is refused.
     """
 
-    def __init__(self, folder: UPath, *, keep: int, identity: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: UPath, *, keep: int, identity: Mapping[str, str], milestones: Iterable[int] = ()
+    ) -> None:
         self._folder = folder
         self._identity = dict(identity)
+        policies = [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(sorted(milestones))]
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(str(folder), options=options)
 
-    def save(self, state: TrainState, *, step: int) -> None:
-        """Starts to write `state`, finished updates `step`; the caller may go on at once, and donate the state."""
+    def save(self, state: TrainState, *, step: int, window: Mapping[str, Any] | None = None) -> None:
+        """Starts to write `state`, finished updates `step`; the caller may go on at once, and donate the state.
+
+        `window` is kept beside it as JSON: sums that are not recorded yet.
+        """
         self._manager.save(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), identity=ocp.args.JsonSave(self._identity)),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                identity=ocp.args.JsonSave(self._identity),
+                window=ocp.args.JsonSave(dict(window or {})),
+            ),
         )
 
-    def restore_newest(self, like: TrainState) -> TrainState | None:
+    def restore_newest(self, like: TrainState) -> Restored | None:
         """The newest checkpoint that can be read, or None where there is none.
 
         One that cannot be read is named in a warning, deleted, and the one before is taken.
@@ -55,7 +82,11 @@ class Checkpoints:
             try:
                 restored = self._manager.restore(
                     step,
-                    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), identity=ocp.args.JsonRestore()),
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract),
+                        identity=ocp.args.JsonRestore(),
+                        window=ocp.args.JsonRestore(),
+                    ),
                 )
             except Exception as error:  # Orbax has no common class for what a damaged file raises
                 logger.warning(
@@ -70,7 +101,7 @@ class Checkpoints:
                 )
             for newer in (s for s in steps if s > step):
                 self._manager.delete(newer)
-            return restored.state
+            return Restored(state=restored.state, window=restored.window)
         if steps:
             raise ValueError(
                 f"{self._folder}: none of the checkpoints {steps[::-1]} can be read; start the stage anew with --rerun"
@@ -81,9 +112,13 @@ class Checkpoints:
         """Step of the newest checkpoint that is written to its end."""
         return self._manager.latest_step()
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until all is written."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until all is written, and ends."""
+        self.wait()
         self._manager.close()
 
 

@@ -1,4 +1,4 @@
-"""ELECTRA's optimizer: clip, Adam without bias correction, decay, warm-up and linear decay to 0."""
+"""The optimizer. ELECTRA's: clip, Adam without bias correction, weight decay, warm-up and linear decay to 0."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stages.training.config import OptimizerConfig
+from stages.training.config import OptimizerConfig, OptimizerName, ScheduleName
 
 
 class AdamState(NamedTuple):
@@ -36,13 +36,30 @@ def scale_by_uncorrected_adam(*, b1: float, b2: float, eps: float) -> optax.Grad
 
 
 def make_schedule(config: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
-    """lr(step) = peak x (1 - step / num_steps) x min(1, step / warmup_steps); step counts finished updates."""
+    """lr(step) = peak x min(1, step / warmup_steps) x decay(step); step counts finished updates.
+
+    With s = step, n = num_steps, w = warmup_steps, d = decay_fraction x n, the decay is
+
+        linear  1 - s / n, from step 0 on as in the original
+        cosine  (1 + cos(pi p)) / 2, p = (s - w) / (n - w) from 0 to 1 (Loshchilov and Hutter, 2017)
+        wsd     1 until n - d, then (n - s) / d (Hu et al., MiniCPM, 2024, section 4)
+    """
+    num_steps, warmup_steps = config.num_steps, config.warmup_steps
+
+    def decay(step: jax.Array) -> jax.Array:
+        match config.schedule:
+            case ScheduleName.LINEAR:
+                return jnp.maximum(0.0, 1.0 - step / num_steps)
+            case ScheduleName.COSINE:
+                progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+                return (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0))) / 2
+            case ScheduleName.WSD:
+                return jnp.clip((num_steps - step) / (num_steps * config.decay_fraction), 0.0, 1.0)
 
     def schedule(step: jax.Array | int) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        decay = jnp.maximum(0.0, 1.0 - step / config.num_steps)
-        warmup = jnp.minimum(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
-        return config.learning_rate * decay * warmup
+        step = jnp.asarray(step, jnp.result_type(float))
+        warmup = jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0
+        return config.learning_rate * decay(step) * warmup
 
     return schedule
 
@@ -69,17 +86,23 @@ def make_optimizer(
       lr_scale: Factor on the learning rate of the parameter at a path (layer-wise decay); default 1 for all.
 
     References:
-      Clark et al., ELECTRA, 2020, appendix A; Devlin et al., BERT, 2019, for the optimizer.
+      Clark et al., ELECTRA, 2020, appendix A; Devlin et al., BERT, 2019, for its Adam.
+      You et al., Large Batch Optimization for Deep Learning, 2020, algorithm 2, for LAMB.
     """
 
     def decayed(params: optax.Params) -> optax.Params:
         return jax.tree.map(is_decayed, parameter_paths(params))
 
-    parts = [
-        optax.clip_by_global_norm(config.clip_norm),
-        scale_by_uncorrected_adam(b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-    ]
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
+    moments = {"b1": config.adam_b1, "b2": config.adam_b2, "eps": config.adam_eps}
+    parts = [optax.clip_by_global_norm(config.clip_norm)]
+    match config.optimizer:
+        case OptimizerName.ADAM:
+            parts += [scale_by_uncorrected_adam(**moments), decay]
+        case OptimizerName.LAMB:
+            # Biases and LayerNorms keep Adam's step, as in the authors' code.
+            trust = optax.masked(optax.scale_by_trust_ratio(), decayed)
+            parts += [optax.scale_by_adam(**moments), decay, trust]
     if lr_scale is not None:
         scale_of = lr_scale
 

@@ -22,7 +22,8 @@ class LossFn(Protocol):
 
     All randomness of a row comes from its own key, so that the loss does not depend on how rows are spread over
     devices. `train=False` leaves dropout out; what is random in the task itself still follows the keys.
-    `over_devices` adds a value up over all devices: what a mean divides by must be that of the global batch.
+    `over_devices` adds a value up over all devices: what a mean divides by must be that of the global batch. It is
+    called for all that the loss divides by and for nothing else, and its argument may not depend on `params`.
 
     Returns the device's share of the loss to differentiate, a float32 scalar, and sums, float32, which may be
     added over devices and batches.
@@ -53,7 +54,12 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh | None = None
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh | None = None,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """A compiled step (state, batch) -> (state, sums); the given state is used up.
 
@@ -63,13 +69,15 @@ def make_train_step(
     Args:
       mesh: Devices over whose axis `data` the rows of a batch are split; the state is whole on each of them.
         Without one, everything is on one device.
+      accumulation_steps: Parts in which each device works through its rows, one after the other, to save memory.
+        Their gradients add up to that of the whole batch.
     """
 
     def gradients(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Any, Sums]:
         grad_fn = jax.grad(loss_fn, has_aux=True)
         return grad_fn(params, batch, key_B, train=True, over_devices=over_devices)
 
-    spread = _over_rows(gradients, mesh)
+    spread = _over_rows(gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps), mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -94,6 +102,52 @@ def make_eval_step(loss_fn: LossFn, *, seed: int, mesh: Mesh | None = None) -> C
         return spread(params, batch, jax.random.fold_in(jax.random.key(seed), index))
 
     return jax.jit(step)
+
+
+def _accumulated(loss_fn: LossFn, num_parts: int) -> Callable[[Any, Batch, jax.Array, Total], tuple[Any, Sums]]:
+    """Makes (params, rows, keys, over_devices) -> gradients and sums, of the rows in `num_parts` equal parts.
+
+    Each part's loss divides by the totals of the whole batch, which nothing but a first pass over all parts can
+    tell. That pass costs next to nothing: no total depends on the parameters, so XLA drops the networks from it.
+    """
+
+    def gradients(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Any, Sums]:
+        num_rows = len(key_B)
+        if num_rows % num_parts:
+            raise ValueError(f"a device has {num_rows} rows, must be a multiple of accumulation_steps = {num_parts}")
+        parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (batch, key_B))
+
+        def own_totals(part: tuple[Batch, jax.Array]) -> list[jax.Array]:
+            totals: list[jax.Array] = []
+
+            def keep(value: jax.Array) -> jax.Array:
+                totals.append(value)
+                return value
+
+            loss_fn(params, *part, train=True, over_devices=keep)
+            return totals
+
+        totals = [over_devices(jnp.sum(value, axis=0)) for value in jax.lax.map(own_totals, parts)]
+
+        def part_gradients(part: tuple[Batch, jax.Array]) -> tuple[Any, Sums]:
+            given = iter(totals)
+            grad_fn = jax.grad(loss_fn, has_aux=True)
+            return grad_fn(params, *part, train=True, over_devices=lambda _: next(given))
+
+        def add(total: tuple[Any, Sums], part: tuple[Batch, jax.Array]) -> tuple[tuple[Any, Sums], None]:
+            return jax.tree.map(jnp.add, total, part_gradients(part)), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        nothing = jax.tree.map(_zeros, jax.eval_shape(part_gradients, first))
+        return jax.lax.scan(add, nothing, parts)[0]
+
+    return gradients
+
+
+def _zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros of this shape and type; each device's own where `like` is."""
+    zeros, manual = jnp.zeros(like.shape, like.dtype), like.manual_axis_type
+    return jax.lax.pcast(zeros, tuple(manual.varying), to="varying") if manual and manual.varying else zeros
 
 
 def _over_rows(

@@ -98,6 +98,21 @@ def test_a_killed_training_process_is_replaced_and_the_run_ends_with_the_same_bi
     assert parameters(output) == parameters(whole)
 
 
+def test_a_training_process_told_to_end_has_all_save_first_and_the_run_ends_with_the_same_bits(whole, tmp_path):
+    output = tmp_path / "preempted"
+    # No checkpoint after that of step 12 but the one that SIGTERM asks for.
+    settings = ("--set", "pretrain.milestones=[10]", "--set", "pretrain.checkpoint_every=1000")
+    process = start(output, "--until", "pretrain", *settings)
+    wait_for(lambda: has_checkpoint(output, 12), seconds=200, process=process, output=output)
+    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_training_process(p)]
+    workers[1].terminate()
+    assert process.wait(timeout=400) == 0, (tmp_path / "preempted.log").read_text()[-4000:]
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["resumed_from_step"] > 12
+    assert losses(output) == losses(whole)
+    assert parameters(output) == parameters(whole)
+
+
 def is_training_process(process: psutil.Process) -> bool:
     try:
         return "TrainWorker" in " ".join(process.cmdline())

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from stages.electra.config import ElectraConfig, ModelConfig, ObjectiveConfig, Size
+from stages.electra.config import ElectraConfig, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,38 @@ def test_wrong_model_fields_are_refused_with_their_numbers(fields, message):
 def test_wrong_objective_fields_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} is -0.1"):
         ObjectiveConfig(**{field: -0.1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"uniform_generator": True}, "uniform_generator is True, but masked_language_modeling draws no samples"),
+        ({"disallow_correct": True}, "disallow_correct is True"),
+        ({"temperature": 0.5}, "temperature is 0.5"),
+    ],
+)
+def test_masked_language_modeling_has_no_samples_to_configure(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ObjectiveConfig(kind=ObjectiveKind.MASKED_LANGUAGE_MODELING, **fields)
+
+
+def test_a_uniform_generator_has_no_temperature():
+    with pytest.raises(ValueError, match=r"temperature is 0.5, but a uniform generator"):
+        ObjectiveConfig(uniform_generator=True, temperature=0.5)
+
+
+def test_each_objective_trains_its_own_networks():
+    discriminator, generator = ModelConfig(size=Size.BASE).resolve(30522)
+    mlm = ObjectiveConfig(kind=ObjectiveKind.MASKED_LANGUAGE_MODELING)
+    assert ObjectiveConfig().networks(discriminator, generator) == (discriminator, generator)
+    assert ObjectiveConfig(uniform_generator=True).networks(discriminator, generator) == (discriminator, None)
+    # The network that is compared with a discriminator has its size.
+    assert mlm.networks(discriminator, generator) == (None, discriminator)
+
+
+def test_untied_embeddings_are_as_wide_as_the_generator():
+    discriminator, generator = ModelConfig(size=Size.BASE, untied_embeddings=True).resolve(30522)
+    assert (discriminator.embedding_size, generator.embedding_size) == (768, 256)
 
 
 def test_config_survives_a_dictionary():

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, make_batch, row_keys
 
-from stages.electra.corruption import Masked, mask_tokens, max_masked, num_masked, replace_tokens
+from stages.electra.config import Masking
+from stages.electra.corruption import Masked, mask_tokens, max_masked, num_masked, replace_tokens, write
 
 UNMASKABLE = tuple(SPECIAL_IDS[name] for name in ("pad", "cls", "sep", "mask"))
 
 
-@partial(jax.jit, static_argnames=("fraction", "probability"))
-def _mask(key_B, batch, *, fraction, probability) -> Masked:
+@partial(jax.jit, static_argnames=("fraction", "probability", "masking"))
+def _mask(key_B, batch, *, fraction, probability, masking) -> Masked:
     return mask_tokens(
         key_B,
         batch["ids"],
@@ -23,11 +24,13 @@ def _mask(key_B, batch, *, fraction, probability) -> Masked:
         mask_id=SPECIAL_IDS["mask"],
         mask_fraction=fraction,
         mask_probability=probability,
+        masking=masking,
     )
 
 
-def mask(batch, *, seed=0, fraction=0.25, probability=0.85) -> Masked:
-    return _mask(row_keys(seed, len(batch["ids"])), batch, fraction=fraction, probability=probability)
+def mask(batch, *, seed=0, fraction=0.25, probability=0.85, masking=Masking.DISTINCT) -> Masked:
+    key_B = row_keys(seed, len(batch["ids"]))
+    return _mask(key_B, batch, fraction=fraction, probability=probability, masking=masking)
 
 
 def original_count(length: int, fraction: float, num_tokens: int) -> int:
@@ -61,6 +64,57 @@ def test_the_masked_positions_of_a_text_are_distinct_and_exactly_as_many_as_want
             assert len(set(positions)) == len(positions)
             maskable = int(np.isin(np.asarray(batch["ids"][row]), UNMASKABLE, invert=True).sum())
             assert len(positions) == min(original_count(length, 0.25, 24), maskable)
+
+
+@pytest.mark.parametrize("fraction", [0.15, 0.25])
+def test_texts_of_every_length_have_distinct_maskable_positions_masked_and_as_many_as_wanted(fraction):
+    lengths = np.arange(1, 513)
+    batch = make_batch(list(lengths), num_tokens=512)
+    masked = jax.device_get(mask(batch, fraction=fraction))
+    used_BP, positions_BP = masked.weights_BP > 0, masked.positions_BP
+    maskable_BT = np.isin(np.asarray(batch["ids"]), UNMASKABLE, invert=True)
+    wanted = [original_count(int(length), fraction, 512) for length in lengths]
+    np.testing.assert_array_equal(used_BP.sum(axis=1), np.minimum(wanted, maskable_BT.sum(axis=1)))
+    hits_BT = np.zeros(maskable_BT.shape, int)
+    np.add.at(hits_BT, (np.nonzero(used_BP)[0], positions_BP[used_BP]), 1)
+    assert hits_BT.max() == 1
+    assert not hits_BT[~maskable_BT].any()
+
+
+def test_the_original_masking_draws_some_positions_twice_and_so_masks_fewer():
+    batch = make_batch([128] * 400, num_tokens=128)
+    masked = jax.device_get(mask(batch, fraction=0.15, masking=Masking.ORIGINAL))
+    assert np.all(masked.weights_BP.sum(axis=1) == 19)
+    maskable_T = np.isin(np.asarray(batch["ids"][0]), UNMASKABLE, invert=True)
+    assert np.all(maskable_T[masked.positions_BP])
+    distinct = [len(set(row)) for row in masked.positions_BP]
+    # n (1 - (1 - 1/n)^19) of n positions: the 17.7 that are measured on the original.
+    expected = maskable_T.sum() * (1 - (1 - 1 / maskable_T.sum()) ** 19)
+    assert abs(np.mean(distinct) - expected) < 4 * np.std(distinct) / np.sqrt(len(distinct))
+    assert max(distinct) == 19
+
+
+@pytest.mark.parametrize("masking", Masking)
+def test_all_maskings_leave_texts_with_nothing_to_mask_alone(masking):
+    masked = mask(make_batch([2, 24]), masking=masking)
+    assert not np.any(np.asarray(masked.weights_BP[0]))
+    assert np.any(np.asarray(masked.weights_BP[1]))
+
+
+def test_values_at_one_position_are_averaged_as_by_the_original():
+    """Against its `scatter_update`, transcribed: sums and counts of what falls on a position, divided and floored."""
+    random = np.random.default_rng(0)
+    ids_BT = random.integers(5, VOCAB_SIZE, (50, 12))
+    positions_BP, values_BP = random.integers(1, 12, (50, 8)), random.integers(5, VOCAB_SIZE, (50, 8))
+    where_BP = random.random((50, 8)) < 0.8
+    expected = ids_BT.copy()
+    for row in range(50):
+        for position in set(positions_BP[row][where_BP[row]]):
+            written = values_BP[row][where_BP[row] & (positions_BP[row] == position)]
+            expected[row, position] = written.sum() // len(written)
+    arrays = (jnp.asarray(array, jnp.int32) for array in (ids_BT, positions_BP, values_BP))
+    np.testing.assert_array_equal(write(*arrays, where_BP=jnp.asarray(where_BP)), expected)
+    assert any(len(set(row)) < 8 for row in positions_BP)
 
 
 def test_no_special_token_and_no_padding_is_ever_masked():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.electra.losses import binary_cross_entropy, predict_words, sample
+from stages.electra.losses import binary_cross_entropy, guess_evenly, predict_words, sample
 
 
 def sample_words(uniform_N2: jax.Array, mass_V: jax.Array, *, group_size: int = 32) -> jax.Array:
@@ -76,11 +76,18 @@ def inputs(num: int = 13, width: int = 8, num_words: int = 300):
     return (*(jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes), jnp.arange(num) * 7)
 
 
-@partial(jax.jit, static_argnames="temperature")
-def predict(x_NE, table_VE, bias_V, targets_N, *, temperature=1.0):
+@partial(jax.jit, static_argnames=("temperature", "disallow_correct"))
+def predict(x_NE, table_VE, bias_V, targets_N, *, temperature=1.0, disallow_correct=False):
     uniform_N2 = jax.random.uniform(jax.random.key(0), (len(x_NE), 2))
     return predict_words(
-        x_NE, table_VE, bias_V, targets_N, uniform_N2=uniform_N2, temperature=temperature, dtype=jnp.float32
+        x_NE,
+        table_VE,
+        bias_V,
+        targets_N,
+        uniform_N2=uniform_N2,
+        temperature=temperature,
+        disallow_correct=disallow_correct,
+        dtype=jnp.float32,
     )
 
 
@@ -112,6 +119,35 @@ def test_predicted_words_are_drawn_at_the_temperature(temperature):
     assert not np.any(words.is_best_N)
     best = jnp.full(20_000, logits.argmax(), jnp.int32)
     assert np.all(predict(repeated, table, bias, best).is_best_N)
+
+
+@pytest.mark.parametrize("sureness", [0.0, 500.0])
+def test_a_disallowed_target_is_never_drawn_and_the_others_as_before(sureness):
+    x, table, bias, _ = inputs()
+    repeated = jnp.broadcast_to(x[:1], (20_000, x.shape[1]))
+    logits = np.asarray(x[0] @ table.T + bias, np.float64)
+    target = int(logits.argmax())
+    bias = bias.at[target].add(sureness)  # no other word has mass beside a word that is 500 likelier
+    targets = jnp.full(20_000, target, jnp.int32)
+    words = predict(repeated, table, bias, targets, disallow_correct=True)
+    shares = np.exp(logits)
+    shares[target] = 0
+    assert is_plausible(np.bincount(np.asarray(words.samples_N), minlength=300), shares)
+    allowed = predict(repeated, table, bias, targets)
+    assert np.any(allowed.samples_N == target)
+    np.testing.assert_array_equal(words.loss_N, allowed.loss_N)
+    assert np.all(words.is_best_N)
+
+
+@pytest.mark.parametrize("disallow_correct", [False, True])
+def test_even_guesses_are_even(disallow_correct):
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    targets = jnp.full(20_000, 7, jnp.int32)
+    words = guess_evenly(keys, targets, num_words=50, disallow_correct=disallow_correct)
+    shares = np.ones(50)
+    shares[7] = not disallow_correct
+    assert is_plausible(np.bincount(np.asarray(words.samples_N), minlength=50), shares)
+    np.testing.assert_allclose(words.loss_N, np.log(50), rtol=1e-6)
 
 
 def test_binary_cross_entropy_is_safe_at_any_logit():

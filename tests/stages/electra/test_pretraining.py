@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from electra_miniature import NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, make_batch
+from electra_miniature import KEY, NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, build, make_batch, tiny
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from stages.electra.config import ObjectiveConfig
+from stages.electra.config import ObjectiveConfig, ObjectiveKind
 from stages.electra.huggingface import flatten
 from stages.electra.layers import split_keys
-from stages.electra.model import merge
+from stages.electra.model import Electra, merge
 from stages.electra.pretraining import (
     area_under_curve,
     corrupt,
@@ -98,20 +98,69 @@ def test_loss_is_that_of_a_plain_transcription(shallow, objective, batch):
 def test_the_discriminator_gives_the_generator_no_gradient(shallow, objective, batch):
     graphdef, params = shallow
 
-    def touched(**weights):
-        weighted = dataclasses.replace(objective, **weights)
-        _, grads = gradients_of(params, batch, jax.random.key(0), graphdef=graphdef, objective=weighted)
-        return {name.split("/")[0] for name, value in flatten(grads).items() if np.any(value)}
+    def of(**weights):
+        return touched(graphdef, params, batch, dataclasses.replace(objective, **weights))
 
-    assert touched(generator_weight=0.0) == {"embeddings", "discriminator", "discriminator_head"}
-    assert touched(discriminator_weight=0.0) == {"embeddings", "generator", "generator_head"}
+    assert of(generator_weight=0.0) == {"embeddings", "discriminator", "discriminator_head"}
+    assert of(discriminator_weight=0.0) == {"embeddings", "generator", "generator_head"}
+
+
+def build_for(objective: ObjectiveConfig, *, untied: bool = False) -> tuple[object, dict]:
+    """A shallow model with the networks that the objective trains."""
+    networks = objective.networks(*tiny(num_hidden_layers=1, untied_embeddings=untied))
+    return build(lambda: Electra(*networks, untied_embeddings=untied, rngs_key=KEY))
+
+
+def touched(graphdef, params, batch, objective) -> set[str]:
+    """Which top-level parameters get a gradient."""
+    _, grads = gradients_of(params, batch, jax.random.key(0), graphdef=graphdef, objective=objective)
+    return {name.split("/")[0] for name, value in flatten(grads).items() if np.any(value)}
+
+
+def test_untied_embeddings_get_the_generators_gradient_and_the_shared_ones_none_of_it(objective, batch):
+    graphdef, params = build_for(objective, untied=True)
+    generator_only = dataclasses.replace(objective, discriminator_weight=0.0)
+    assert touched(graphdef, params, batch, generator_only) == {"generator_embeddings", "generator", "generator_head"}
+    discriminator_only = dataclasses.replace(objective, generator_weight=0.0)
+    assert touched(graphdef, params, batch, discriminator_only) == {
+        "embeddings", "discriminator", "discriminator_head",
+    }  # fmt: skip
+
+
+def test_masked_language_modeling_is_the_generators_half_alone(shallow, objective, batch):
+    mlm = dataclasses.replace(objective, kind=ObjectiveKind.MASKED_LANGUAGE_MODELING)
+    graphdef, params = shallow
+    names = ("embeddings", "generator", "generator_head")
+    (_, generator) = tiny(num_hidden_layers=1)
+    alone, _ = build(lambda: Electra(None, generator, rngs_key=KEY))
+    weights = {name: params[name] for name in names}
+    key = jax.random.key(3)
+    loss, sums = loss_of(weights, batch, key, graphdef=alone, objective=mlm, train=False)
+    _, both = loss_of(params, batch, key, graphdef=graphdef, objective=objective, train=False)
+    metrics, of_both = summarize(jax.device_get(sums)), summarize(jax.device_get(both))
+    np.testing.assert_allclose(metrics["loss/generator"], of_both["loss/generator"], rtol=1e-6)
+    assert metrics["loss/total"] == metrics["loss/generator"] == pytest.approx(float(loss))
+    assert not [name for name in metrics if name.startswith(("discriminator", "replaced", "sampled"))]
+    assert touched(alone, weights, batch, mlm) == set(names)
+
+
+def test_without_a_generator_samples_are_even_and_the_discriminator_learns(objective, batch):
+    uniform = dataclasses.replace(objective, uniform_generator=True, disallow_correct=True)
+    graphdef, params = build_for(uniform)
+    assert touched(graphdef, params, batch, uniform) == {"embeddings", "discriminator", "discriminator_head"}
+    _, sums = loss_of(params, batch, jax.random.key(0), graphdef=graphdef, objective=uniform, train=False)
+    metrics = summarize(jax.device_get(sums))
+    assert metrics["loss/generator"] == pytest.approx(np.log(VOCAB_SIZE))
+    # No sample is right, so each masked token is a replaced one.
+    assert metrics["replaced/share"] == metrics["masked/share"] > 0.1
+    assert metrics["sampled/accuracy"] == 0
 
 
 def test_rows_of_padding_add_nothing(shallow, objective):
     graphdef, params = shallow
     key = jax.random.key(0)
     _, sums = loss_of(params, rows([NUM_TOKENS]), key, graphdef=graphdef, objective=objective, train=False)
-    assert int(sums["discriminator/tokens"]) == NUM_TOKENS
+    assert int(sums["batch/tokens"]) == NUM_TOKENS
     assert int(sums["generator/tokens"]) == NUM_TOKENS * 0.25
     loss, grads = gradients_of(params, rows([]), key, graphdef=graphdef, objective=objective)
     assert float(loss) == 0
@@ -220,6 +269,7 @@ _ON_DEVICES = """
     from stages.electra.pretraining import make_pretraining_loss
     from stages.training.state import init_state, make_eval_step, make_train_step
 
+    path, accumulation_steps = sys.argv[1], int(sys.argv[2])
     graphdef, params = build_electra(num_hidden_layers=1)
     loss = make_pretraining_loss(
         graphdef,
@@ -234,31 +284,46 @@ _ON_DEVICES = """
     optimizer = optax.sgd(1.0)  # the parameters then move by their gradients
     state = jax.device_put(init_state(params, optimizer), everywhere)
     heldout = make_eval_step(loss, seed=6, mesh=mesh)(state.params, batch, 3)
-    state, sums = make_train_step(loss, optimizer, seed=5, mesh=mesh)(state, batch)
+    step = make_train_step(loss, optimizer, seed=5, mesh=mesh, accumulation_steps=accumulation_steps)
+    state, sums = step(state, batch)
     leaves = {f"param/{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state.params))}
     named = leaves | sums | {f"heldout/{name}": value for name, value in heldout.items()}
-    np.savez(sys.argv[1], **{name.replace("/", "|"): value for name, value in named.items()})
+    np.savez(path, **{name.replace("/", "|"): value for name, value in named.items()})
     print(jax.device_count())
 """
 
 
-def test_eight_devices_compute_what_one_computes(tmp_path):
-    started = {}
-    for num_devices in (1, 8):
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """Gradients and sums of one batch of uneven texts, by (devices, parts in which each adds up its rows)."""
+    folder, started = tmp_path_factory.mktemp("devices"), {}
+    for case in ((1, 1), (8, 1), (8, 2)):
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={case[0]}",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": ":".join(entry for entry in sys.path if entry),
         }
-        command = [sys.executable, "-c", textwrap.dedent(_ON_DEVICES), str(tmp_path / f"{num_devices}.npz")]
-        started[num_devices] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    for num_devices, process in started.items():
+        arguments = [str(folder / f"{case}.npz"), str(case[1])]
+        command = [sys.executable, "-c", textwrap.dedent(_ON_DEVICES), *arguments]
+        started[case] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    for (num_devices, _), process in started.items():
         assert process.communicate()[0].split()[-1] == str(num_devices)
-    one, eight = (dict(np.load(tmp_path / f"{num_devices}.npz")) for num_devices in started)
-    assert one.keys() == eight.keys()
+    return {case: dict(np.load(folder / f"{case}.npz")) for case in started}
+
+
+def assert_same_numbers(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
     # Counts are equal only if the same tokens were masked, sampled and dropped.
-    for name in one:
+    for name in expected:
         if name.endswith(("tokens", "correct", "found", "flagged")):
-            np.testing.assert_array_equal(eight[name], one[name], err_msg=name)
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
         else:
-            np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_eight_devices_compute_what_one_computes(computed):
+    assert_same_numbers(computed[8, 1], computed[1, 1])
+
+
+def test_gradients_that_each_device_accumulates_are_those_of_the_large_batch(computed):
+    assert_same_numbers(computed[8, 2], computed[1, 1])

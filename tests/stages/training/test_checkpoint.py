@@ -10,6 +10,7 @@ from upath import UPath
 
 from stages.training.checkpoint import Checkpoints, saved_step
 from stages.training.config import OptimizerConfig
+from stages.training.loop import Window
 from stages.training.optimizer import make_optimizer
 from stages.training.state import TrainState, init_state, make_train_step
 
@@ -53,7 +54,7 @@ def save_steps(folder: UPath, last: int, **identity: str) -> list[TrainState]:
 def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(folder):
     whole = save_steps(folder / "whole", 6)[-1]
     save_steps(folder / "half", 3)
-    state = Checkpoints(folder / "half", keep=3, identity={}).restore_newest(fresh_state())
+    state = Checkpoints(folder / "half", keep=3, identity={}).restore_newest(fresh_state()).state
     step_fn = make_train_step(noisy_loss, OPTIMIZER, seed=1)
     for _ in range(3):
         state, _ = step_fn(state, BATCH)
@@ -66,6 +67,25 @@ def test_only_the_newest_are_kept(folder):
     assert saved_step(folder) == 5
 
 
+def test_milestones_stay_besides_the_newest(folder):
+    checkpoints = Checkpoints(folder, keep=2, identity={}, milestones=[2, 4])
+    for step in range(1, 8):
+        checkpoints.save(fresh_state(), step=step)
+    checkpoints.close()
+    assert sorted(int(entry.name) for entry in folder.iterdir()) == [2, 4, 6, 7]
+
+
+def test_sums_that_are_not_recorded_yet_come_back_with_the_state_to_the_last_bit(folder):
+    window = Window(sums={"loss": np.float64(0.1) + np.arange(3) / 3, "tokens": np.asarray(7.0)}, steps=2, seconds=0.3)
+    checkpoints = Checkpoints(folder, keep=1, identity={})
+    checkpoints.save(fresh_state(), step=1, window=window.to_json())
+    checkpoints.wait()
+    restored = Window.from_json(checkpoints.restore_newest(fresh_state()).window)
+    assert (restored.steps, restored.seconds) == (2, 0.3)
+    assert_same(restored.sums, window.sums)
+    assert Window.from_json({}).sums == {}
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_loudly_and_written_again(folder, caplog):
     states = save_steps(folder, 3)
     for file in (folder / "3" / "state").rglob("*"):
@@ -73,7 +93,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_loudly_and_written_again(fol
             file.write_bytes(b"")
     checkpoints = Checkpoints(folder, keep=3, identity={})
     with caplog.at_level(logging.WARNING):
-        state = checkpoints.restore_newest(fresh_state())
+        state = checkpoints.restore_newest(fresh_state()).state
     assert_same(state, states[1])
     assert "3: this checkpoint cannot be read and is passed over" in caplog.text
     checkpoints.save(state, step=3)

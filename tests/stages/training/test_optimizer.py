@@ -1,11 +1,13 @@
 """The optimizer against a plain transcription of the paper's algorithm, and its schedule."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stages.training.config import OptimizerConfig
+from stages.training.config import OptimizerConfig, OptimizerName, ScheduleName
 from stages.training.optimizer import is_decayed, make_optimizer, make_schedule, parameter_table
 
 
@@ -22,37 +24,78 @@ def make_params(rng: np.random.Generator) -> dict:
     }
 
 
-def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy():
+def rate_in_words(config: OptimizerConfig, step: int) -> float:
+    """The schedules as their papers have them, in Python's float64."""
+    n, w = config.num_steps, config.warmup_steps
+    warmup = min(1.0, step / w)
+    if config.schedule is ScheduleName.COSINE:
+        return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * max(0, step - w) / (n - w)))
+    if config.schedule is ScheduleName.WSD:
+        return config.learning_rate * warmup * min(1.0, (n - step) / (n * config.decay_fraction))
+    return config.learning_rate * warmup * (1 - step / n)
+
+
+@pytest.mark.parametrize("schedule", ScheduleName)
+@pytest.mark.parametrize("name", OptimizerName)
+def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy(name, schedule):
     rng = np.random.default_rng(0)
     config = OptimizerConfig(
-        learning_rate=0.01, num_steps=50, warmup_steps=7, weight_decay=0.1, clip_norm=1.0, adam_eps=1e-6
+        learning_rate=0.01,
+        num_steps=50,
+        warmup_steps=7,
+        optimizer=name,
+        schedule=schedule,
+        decay_fraction=0.3,
+        weight_decay=0.1,
+        clip_norm=1.0,
+        adam_eps=1e-6,
     )
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, make_params(rng))
         expected = jax.tree.map(np.array, params)
+        start = jax.tree.map(np.array, params)
         optimizer = make_optimizer(config)
-        state = optimizer.init(params)
+        state, update_of = optimizer.init(params), jax.jit(optimizer.update)
         m = jax.tree.map(np.zeros_like, expected)
         v = jax.tree.map(np.zeros_like, expected)
         for step in range(50):
             grads = jax.tree.map(lambda p, scale=0.1 if step % 2 else 3.0: rng.normal(size=p.shape) * scale, expected)
-            updates, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, params)
+            updates, state = update_of(grads, state, params)
             params = jax.tree.map(lambda p, u: p + u, params, updates)
 
             norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
-            rate = 0.01 * (1 - step / 50) * min(1.0, step / 7)
             flat, _ = jax.tree_util.tree_flatten_with_path(grads)
             keep = jax.tree.leaves(expected), jax.tree.leaves(m), jax.tree.leaves(v)
             for (path, g), p, m_, v_ in zip(flat, *keep, strict=True):
+                is_matrix = "kernel" in str(path[-1])
                 g = g * min(1.0, 1.0 / norm)
                 m_[...] = 0.9 * m_ + 0.1 * g
                 v_[...] = 0.999 * v_ + 0.001 * g**2
-                update = m_ / (np.sqrt(v_) + 1e-6)
-                if "kernel" in str(path[-1]):
+                if name is OptimizerName.ADAM:
+                    update = m_ / (np.sqrt(v_) + 1e-6)
+                else:
+                    update = (m_ / (1 - 0.9 ** (step + 1))) / (np.sqrt(v_ / (1 - 0.999 ** (step + 1))) + 1e-6)
+                if is_matrix:
                     update = update + 0.1 * p
-                p[...] = p - rate * update
-        for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+                if is_matrix and name is OptimizerName.LAMB:
+                    update = update * np.linalg.norm(p) / np.linalg.norm(update)
+                p[...] = p - rate_in_words(config, step) * update
+        for ours, theirs, before in zip(*map(jax.tree.leaves, (params, expected, start)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+            assert np.abs(theirs - before).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at"),
+    [
+        (ScheduleName.COSINE, {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
+        (ScheduleName.WSD, {0: 0.0, 5: 0.5, 10: 1.0, 80: 1.0, 90: 0.5, 100: 0.0}),
+    ],
+)
+def test_the_rate_falls_as_its_schedule_says(schedule, at):
+    config = OptimizerConfig(learning_rate=1.0, num_steps=100, warmup_steps=10, schedule=schedule, decay_fraction=0.2)
+    rate = make_schedule(config)
+    assert {step: pytest.approx(float(rate(step)), abs=1e-6) for step in at} == at
 
 
 def test_the_rate_is_zero_at_first_peaks_after_warmup_and_ends_at_zero():
@@ -103,6 +146,13 @@ def test_layer_scales_multiply_the_update_of_their_layer_only():
         ({"warmup_steps": 11}, "warmup_steps is 11, must be from 0 to num_steps = 10"),
         ({"num_steps": 0}, "num_steps is 0"),
         ({"adam_b2": 1.0}, "adam_b2 is 1.0"),
+        ({"adam_eps": 0.0}, "adam_eps is 0.0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"decay_fraction": 0.0}, "decay_fraction is 0.0"),
+        (
+            {"schedule": ScheduleName.WSD, "warmup_steps": 6, "decay_fraction": 0.5},
+            "must be at most 5, where the decay",
+        ),
     ],
 )
 def test_impossible_hyperparameters_are_refused_with_the_numbers(change, message):

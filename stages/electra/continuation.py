@@ -1,0 +1,75 @@
+"""Starts from released weights: a model on the Hugging Face hub, or an earlier export, trained on other text."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from stages.electra.config import ElectraConfig
+from stages.electra.huggingface import Architecture, flatten
+from stages.electra.pretrained import load_pretrained
+
+# What may differ from the weights' own configuration: it shapes no tensor and no number that they were trained with.
+_FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "pad_token_id")
+_ARCHITECTURES = {"discriminator": Architecture.PRETRAINING, "generator": Architecture.MASKED_LM}
+
+
+def load_networks(
+    *,
+    discriminator: tuple[str | None, ElectraConfig | None],
+    generator: tuple[str | None, ElectraConfig | None],
+    untied_embeddings: bool = False,
+) -> dict[str, Any]:
+    """Parameters of an `Electra` that are taken from Hugging Face folders or hub ids.
+
+    Args:
+      discriminator: Where its weights are, and the configuration that they must have; no place leaves it out.
+      generator: Likewise.
+      untied_embeddings: Whether the generator has embeddings of its own.
+
+    Returns:
+      The top-level entries of the parameters that were read, numpy arrays of float32.
+
+    Raises:
+      FileNotFoundError: There is no such model.
+      ValueError: A model is of another kind or size, or the embeddings of the two differ and cannot be shared.
+    """
+    params: dict[str, Any] = {}
+    for name, (location, config) in {"discriminator": discriminator, "generator": generator}.items():
+        if location is None or config is None:
+            continue
+        loaded = load_pretrained(location)
+        if loaded.architecture is not _ARCHITECTURES[name]:
+            raise ValueError(
+                f"pretrain.init_from.{name}: {location} is an {loaded.architecture}, must be {_ARCHITECTURES[name]}"
+            )
+        _check_config(name, location, wanted=config, found=loaded.config)
+        if name == "generator" and untied_embeddings:
+            params["generator_embeddings"] = loaded.params["embeddings"]
+        elif "embeddings" not in params:
+            params["embeddings"] = loaded.params["embeddings"]
+        elif not _equal(params["embeddings"], loaded.params["embeddings"]):
+            raise ValueError(
+                f"pretrain.init_from: the embeddings of {location} are not those of {discriminator[0]}, so they cannot "
+                "be shared: set pretrain.model.untied_embeddings, or give models that were trained together"
+            )
+        params |= {name: loaded.params["encoder"], f"{name}_head": loaded.params["head"]}
+    return params
+
+
+def _equal(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    ours, theirs = flatten(left), flatten(right)
+    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def _check_config(name: str, location: str, *, wanted: ElectraConfig, found: ElectraConfig) -> None:
+    faults = [
+        f"{item.name} is {getattr(found, item.name)}, this run's {name} has {getattr(wanted, item.name)}"
+        for item in fields(ElectraConfig)
+        if item.name not in _FREE and getattr(found, item.name) != getattr(wanted, item.name)
+    ]
+    if faults:
+        change = "pretrain.model (a generator's widths follow from generator_multiplier)"
+        if found.vocab_size != wanted.vocab_size:
+            change += " and adopt the model's own vocabulary with vocab.file"
+        raise ValueError(f"pretrain.init_from.{name}: {location}: {'; '.join(faults)}; change {change}")

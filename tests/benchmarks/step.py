@@ -1,0 +1,166 @@
+"""Our pretraining step against the same step in torch over transformers' modules.
+
+    python tests/benchmarks/step.py --size small --batch-size 32 --sequence-length 128
+    python tests/benchmarks/step.py --size base --batch-size 64 --sequence-length 512 --device cuda
+
+Same maths in both: masking on the device, generator, samples from it, discriminator, dropout, one clip, Adam, decay.
+Each contestant is a process of its own, made ready once; then they take turns. Ratios are of medians, to torch eager
+in float32: above 1 is faster. Memory is a process's largest resident size on CPUs, what was allocated on a GPU.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+CONTESTANTS = ("torch/eager", "torch/compile", "jax")
+DTYPES = ("float32", "bfloat16")
+BASELINE = "torch/eager/float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A contestant that waits for its turn.
+
+    Attributes:
+      run: Seconds of so many steps.
+      memory: Largest number of bytes so far.
+      peak: FLOP/s that the hardware can do; None where the contestant cannot tell.
+      device: What it runs on.
+    """
+
+    run: Callable[[int], float]
+    memory: Callable[[], int]
+    peak: float | None
+    device: str
+
+
+def resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def make_ours(shape: Any, *, dtype: str) -> Ready:
+    import jax
+    import workload
+
+    from cluster.devices import peak_flops
+    from cluster.mesh import make_mesh
+
+    peak = peak_flops(dtype)
+    step = workload.OurStep(shape, dtype=dtype, mesh=make_mesh())
+    device = jax.local_devices()[0]
+
+    def memory() -> int:
+        stats = device.memory_stats() if device.platform != "cpu" else None
+        return stats["peak_bytes_in_use"] if stats else resident_bytes()
+
+    return Ready(run=step.run, memory=memory, peak=peak, device=device.device_kind)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """A contestant's process: says when it is ready, then runs as many steps as each line of its input says."""
+    os.environ["JAX_PLATFORMS"] = options.device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    from workload import Shape
+
+    shape = Shape(size=options.size, batch_size=options.batch_size, sequence_length=options.sequence_length)
+    framework, _, dtype = options.contestant.rpartition("/")
+    if framework == "jax":
+        ready = make_ours(shape, dtype=dtype)
+    else:
+        from torch_step import make_torch
+
+        run, memory, device = make_torch(
+            shape, dtype=dtype, compiled=framework == "torch/compile", device=options.device
+        )
+        ready = Ready(run=run, memory=memory or resident_bytes, peak=None, device=device)
+    ready.run(options.warmup)
+    print(json.dumps({"peak": ready.peak, "device": ready.device, "flops": shape.flops}), flush=True)
+    for line in sys.stdin:
+        steps = int(line)
+        print(json.dumps({"seconds": ready.run(steps) / steps, "memory": ready.memory()}), flush=True)
+
+
+class Contestant:
+    """One process of `serve`, seen from outside."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        command = [sys.executable, __file__, *arguments, "--contestant", name]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.name, self.seconds, self.memory = name, list[float](), 0
+        self.facts = self._read()
+
+    def take_turn(self, steps: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        answer = self._read()
+        self.seconds.append(answer["seconds"])
+        self.memory = answer["memory"]
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with exit code {self._process.wait()}: see its own words above")
+        return json.loads(line)
+
+
+def report(contestants: list[Contestant], *, tokens: int) -> str:
+    """A Markdown table; MFU against the peak that our process of the same number format found."""
+    medians = {one.name: statistics.median(one.seconds) for one in contestants}
+    peaks = {one.name.rpartition("/")[2]: one.facts["peak"] for one in contestants if one.facts["peak"]}
+    lines = ["| step | ms | ratio | tokens/s | MFU | memory |", "| --- | --- | --- | --- | --- | --- |"]
+    for one in contestants:
+        seconds, peak = medians[one.name], peaks.get(one.name.rpartition("/")[2])
+        ratio = f"{medians[BASELINE] / seconds:.2f}" if BASELINE in medians else "-"
+        mfu = f"{one.facts['flops'] / seconds / peak:.1%}" if peak else "-"
+        memory = f"{one.memory / 2**30:.2f} GiB"
+        lines.append(f"| {one.name} | {seconds * 1e3:.1f} | {ratio} | {tokens / seconds:,.0f} | {mfu} | {memory} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    names = [f"{contestant}/{dtype}" for contestant in CONTESTANTS for dtype in DTYPES]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="small", choices=["tiny", "small", "base", "large"])
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
+    parser.add_argument("--only", nargs="*", default=names, choices=names, help="contestants")
+    parser.add_argument("--contestant", choices=names, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        serve(options)
+        return
+    arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in
+                 ("size", "batch_size", "sequence_length", "device", "warmup")]  # fmt: skip
+    contestants = [Contestant(name, arguments) for name in options.only]
+    for turn in range(options.rounds):
+        for one in contestants if turn % 2 == 0 else reversed(contestants):
+            one.take_turn(options.steps)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "transformers"))
+    print(
+        f"{options.size}, {options.batch_size} x {options.sequence_length} tokens a step, "
+        f"{contestants[0].facts['device']}, {os.cpu_count()} cores, {packages}\n"
+    )
+    print(report(contestants, tokens=options.batch_size * options.sequence_length))
+    for one in contestants:
+        one.close()
+
+
+if __name__ == "__main__":
+    main()

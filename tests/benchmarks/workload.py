@@ -1,0 +1,101 @@
+"""The pretraining step that the benchmarks time: a published size on random full-length text, dropout on."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cluster.distributed import global_batch
+from cluster.mesh import replicated
+from stages.data.batches import process_slice
+from stages.electra.config import ModelConfig, ObjectiveConfig, Size
+from stages.electra.corruption import max_masked
+from stages.electra.flops import pretraining_step_flops
+from stages.electra.model import Electra, split
+from stages.electra.pretraining import make_pretraining_loss
+from stages.training.config import OptimizerConfig
+from stages.training.optimizer import make_optimizer
+from stages.training.state import init_state, make_train_step
+
+VOCAB_SIZE = 30522
+SPECIAL_IDS = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4, num_steps=1_000_000, warmup_steps=10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What is timed.
+
+    Attributes:
+      size: Of the model.
+      batch_size: Rows a step, over all processes.
+      sequence_length: Tokens a row.
+    """
+
+    size: Size
+    batch_size: int
+    sequence_length: int
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig().resolve(self.size)
+
+    @property
+    def num_masked(self) -> int:
+        """Masked positions a row."""
+        return max_masked(self.sequence_length, self.objective.mask_fraction or 0.0)
+
+    @property
+    def tokens(self) -> int:
+        return self.batch_size * self.sequence_length
+
+    @property
+    def flops(self) -> float:
+        """Matrix FLOPs of a step."""
+        return pretraining_step_flops(
+            *ModelConfig(size=self.size).resolve(VOCAB_SIZE),
+            batch_size=self.batch_size,
+            sequence_length=self.sequence_length,
+            num_masked=self.num_masked,
+        )
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """The global batch."""
+        ids = np.random.default_rng(0).integers(1000, VOCAB_SIZE, (self.batch_size, self.sequence_length), np.int32)
+        ids[:, 0], ids[:, [self.sequence_length // 2 - 1, -1]] = SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]
+        length = np.full(self.batch_size, self.sequence_length, np.int32)
+        return {"ids": ids, "length": length, "first_length": length // 2}
+
+
+class OurStep:
+    """Our train step, compiled, on all devices of a mesh."""
+
+    def __init__(self, shape: Shape, *, dtype: str, mesh: Mesh) -> None:
+        networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
+
+        def init_model() -> tuple[Any, Any]:
+            return split(Electra(*networks, rngs_key=jax.random.key(0)))
+
+        graphdef, _ = jax.eval_shape(init_model)
+        loss_fn = make_pretraining_loss(
+            graphdef, objective=shape.objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, dtype=dtype
+        )
+        optimizer = make_optimizer(OPTIMIZER)
+        mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
+        self._batch = global_batch(mesh, {name: values[mine] for name, values in shape.rows().items()})
+        self._state = jax.jit(lambda: init_state(init_model()[1], optimizer), out_shardings=replicated(mesh))()
+        train_step = make_train_step(loss_fn, optimizer, seed=0, mesh=mesh)
+        self._step = train_step.lower(self._state, self._batch).compile()
+
+    def run(self, steps: int) -> float:
+        """Seconds of so many steps, the last one finished."""
+        started = time.perf_counter()
+        sums: Mapping[str, Any] = {}
+        for _ in range(steps):
+            self._state, sums = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, sums))
+        return time.perf_counter() - started

@@ -1,0 +1,181 @@
+"""Pretraining as a stage, in this process: what is configured, what is kept, and what it goes on from."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from upath import UPath
+
+from cluster.storage import write_json
+from stages.context import StageContext
+from stages.data.examples import Example
+from stages.data.shards import write_shard
+from stages.electra.config import ElectraConfig, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
+from stages.electra.huggingface import flatten
+from stages.electra.pretrained import load_parameters, save_pretrained
+from stages.pretrain import InitFrom, PretrainConfig
+from stages.pretraining import pretrain
+from stages.training.config import OptimizerName, ScheduleName
+from stages.training.loop import NonFiniteError
+
+SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+TINY = ModelConfig(
+    size=Size.TINY,
+    embedding_size=16,
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    intermediate_size=32,
+    max_position_embeddings=16,
+)
+CONFIG = PretrainConfig(
+    model=TINY,
+    steps=16,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup_steps=2,
+    log_every=4,
+    eval_every=16,
+    eval_batches=1,
+    checkpoint_every=6,
+    keep_checkpoints=1,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> UPath:
+    """Shards of sixteen tokens a row, of a vocabulary of sixty."""
+    folder, random = UPath(tmp_path_factory.mktemp("shards")), np.random.default_rng(0)
+    index: dict = {"sequence_length": 16, "vocab_size": 60, "special_ids": SPECIAL_IDS}
+    for split, num_rows in (("train", 40), ("heldout", 4)):
+        examples = [
+            Example(first=random.integers(5, 60, 1 + row % 8).tolist(), second=random.integers(5, 60, row % 5).tolist())
+            for row in range(num_rows)
+        ]
+        shard = write_shard(
+            folder,
+            file=f"{split}/shard-0.arrow",
+            examples=examples,
+            sequence_length=16,
+            special_ids=SPECIAL_IDS,
+            dtype=np.dtype(np.uint16),
+        )
+        index[split] = [asdict(shard)]
+    write_json(folder / "index.json", index)
+    return folder
+
+
+def run(output: Path, shards: UPath, config: PretrainConfig) -> Path:
+    output.mkdir(exist_ok=True)
+    pretrain(config, StageContext(output=UPath(output), inputs={"shard": shards}))
+    return output
+
+
+def parameters(folder: Path) -> dict[str, np.ndarray]:
+    return flatten(load_parameters(UPath(folder) / "model" / "parameters.safetensors"))
+
+
+def export(folder: Path, output: Path) -> tuple[str, str]:
+    """Hugging Face folders of what was pretrained: discriminator and generator."""
+    params = load_parameters(UPath(folder) / "model" / "parameters.safetensors")
+    configs = json.loads((folder / "model" / "config.json").read_text())
+    for name, architecture in (("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")):
+        save_pretrained(
+            UPath(output / name),
+            architecture=architecture,
+            config=ElectraConfig.from_dict(configs[name]),
+            params={"embeddings": params["embeddings"], "encoder": params[name], "head": params[f"{name}_head"]},
+        )
+    return str(output / "discriminator"), str(output / "generator")
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory) -> Path:
+    return run(tmp_path_factory.mktemp("whole"), shards, CONFIG)
+
+
+def test_milestones_stay_beside_the_newest_checkpoint(whole):
+    kept = {int(entry.name) for entry in (whole / "checkpoints").iterdir()}
+    assert kept == {1, 2, 4, 8, 16} == CONFIG.milestone_steps
+
+
+def test_a_run_goes_on_from_released_weights_with_a_fresh_optimizer_and_a_new_warm_up(whole, shards, tmp_path):
+    discriminator, generator = export(whole, tmp_path)
+    init_from = InitFrom(discriminator=discriminator, generator=generator)
+    # A rate so low that nothing moves: what is saved is what was loaded, all of it.
+    still = replace(CONFIG, init_from=init_from, steps=1, warmup_steps=0, learning_rate=1e-30, checkpoint_every=1)
+    found, expected = parameters(run(tmp_path / "still", shards, still)), parameters(whole)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    rows = [json.loads(line) for line in (tmp_path / "still" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == {1}
+
+
+def test_weights_of_another_size_are_refused_with_what_to_change(whole, shards, tmp_path):
+    discriminator, generator = export(whole, tmp_path)
+    wider = replace(CONFIG, model=replace(TINY, intermediate_size=64), init_from=InitFrom(discriminator=discriminator))
+    with pytest.raises(
+        ValueError, match=r"intermediate_size is 32, this run's discriminator has 64; change pretrain.mod"
+    ):
+        run(tmp_path / "wider", shards, wider)
+    swapped = replace(CONFIG, init_from=InitFrom(discriminator=generator))
+    with pytest.raises(ValueError, match=r"is an ElectraForMaskedLM, must be ElectraForPreTraining"):
+        run(tmp_path / "swapped", shards, swapped)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": ObjectiveConfig(kind=ObjectiveKind.MASKED_LANGUAGE_MODELING)},
+        {"model": replace(TINY, untied_embeddings=True), "gradient_accumulation_steps": 2},
+        {"objective": ObjectiveConfig(uniform_generator=True), "optimizer": OptimizerName.LAMB},
+    ],
+    ids=["mlm", "untied", "uniform"],
+)
+def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
+    output = run(tmp_path / "out", shards, replace(CONFIG, steps=2, warmup_steps=1, **changes))
+    result = json.loads((output / "result.json").read_text())
+    assert result["steps"] == 2
+    assert np.isfinite(result["heldout"]["loss/total"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_stage(shards, tmp_path):
+    with pytest.raises(NonFiniteError, match=r"rows of this batch: \[\d+, \d+, \d+, \d+\]; last good checkpoint"):
+        run(tmp_path / "out", shards, replace(CONFIG, learning_rate=1e30))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"milestones": (0.0,)}, "milestones has 0.0, must be percentages above 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"schedule": ScheduleName.WSD, "warmup_steps": 15}, r"warmup_steps is 15, must be at most 14.4"),
+        (
+            {"objective": ObjectiveConfig(uniform_generator=True), "init_from": InitFrom(generator="a/b")},
+            "init_from has a generator, but this objective trains none",
+        ),
+        (
+            {
+                "objective": ObjectiveConfig(kind=ObjectiveKind.MASKED_LANGUAGE_MODELING),
+                "init_from": InitFrom(discriminator="a/b"),
+            },
+            "init_from has a discriminator, but this objective trains none",
+        ),
+    ],
+)
+def test_impossible_runs_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_a_start_from_nothing_is_refused():
+    with pytest.raises(ValueError, match="names no model"):
+        InitFrom()
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused(shards, tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size is 4, must be a multiple of 3: 1 devices x gradient_accum"):
+        run(tmp_path / "out", shards, replace(CONFIG, gradient_accumulation_steps=3))
