@@ -1,4 +1,5 @@
-"""Predicts with an exported Hugging Face folder: what `mlflow.pyfunc.load_model(...)` gives for the models of a run.
+"""Predicts with a Hugging Face folder: what `mlflow.pyfunc.load_model(...)` gives for the models of a run, and what
+`python -m pipeline.predict` prints.
 
 B batch, T tokens, C classes, V vocabulary.
 """
@@ -12,18 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from upath import UPath
 
-from stages.electra.config import ElectraConfig
+from stages.electra import models
+from stages.electra.config import ProblemType
 from stages.electra.huggingface import Architecture
-from stages.electra.model import (
-    Electra,
-    ElectraForQuestionAnswering,
-    ElectraForSequenceClassification,
-    ElectraForTokenClassification,
-    Params,
-    merge,
-    split,
-)
 from stages.electra.pretrained import Pretrained, load_pretrained
+from stages.electra.tokenizer import ElectraTokenizer
 from stages.tasks.classification import truncate
 from stages.tasks.question_answering import encode_contexts, window_bounds
 from stages.tasks.squad import Question
@@ -58,23 +52,36 @@ class Predictor:
     `predict` takes a table (or a list of texts) with the column `text` and, where the model compares two, `text_pair`;
     `question` and `context` for question answering. It returns a table with a row each:
 
-      classification        label, probability
+      classification        label, probability; labels, probabilities where a text may have several; value in regression
       tagging               words (split at white space), labels
       question answering    answer, start, score
       discriminator         tokens, replaced: the probability of each token to be a replaced one
       generator             text, with every [MASK] replaced by the likeliest token
     """
 
-    def __init__(self, folder: Path) -> None:
-        model = load_pretrained(UPath(folder))
-        self._architecture = model.architecture
-        self._labels = model.id2label or {}
+    def __init__(self, location: Path | str) -> None:
+        """Loads a folder or hub id.
+
+        Raises:
+          ValueError: The model is of a class that predicts nothing by itself.
+        """
+        model = load_pretrained(location if isinstance(location, str) else UPath(location))
+        if model.architecture not in _COLUMNS:
+            raise ValueError(f"{location}: cannot predict with {model.architecture}; can with {', '.join(_COLUMNS)}")
+        self.architecture = model.architecture
+        self._problem_type = model.config.problem_type
+        self._labels = model.id2label or {number: f"LABEL_{number}" for number in range(model.config.num_labels)}
         self._max_length = model.config.max_position_embeddings
         self._forward = _make_forward(model)
-        from tokenizers import Tokenizer
+        tokenizer = ElectraTokenizer.from_pretrained(location)
+        tokenizer.check(model.config)
+        self._raw = tokenizer.backend
+        self._tokenizer = WordPiece(tokenizer.backend)
 
-        self._raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer = WordPiece(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    @property
+    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the columns that `predict` needs, and of those that it may have."""
+        return _COLUMNS[self.architecture]
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """A row of answers for each row of `model_input`. `params` is MLflow's and unused.
@@ -84,14 +91,18 @@ class Predictor:
         """
         import pandas as pd
 
+        return pd.DataFrame(self.answers(model_input))
+
+    def answers(self, model_input: Any) -> list[dict[str, Any]]:
+        """The same, as dictionaries."""
         answer: Callable[[Sequence[Row]], list[dict[str, Any]]] = {
             Architecture.PRETRAINING: self._find_replaced,
             Architecture.MASKED_LM: self._fill_masks,
             Architecture.SEQUENCE_CLASSIFICATION: self._classify,
             Architecture.TOKEN_CLASSIFICATION: self._tag,
             Architecture.QUESTION_ANSWERING: self._answer,
-        }[self._architecture]
-        return pd.DataFrame(answer(self._rows(model_input)))
+        }[self.architecture]
+        return answer(self._rows(model_input))
 
     def _rows(self, model_input: Any) -> list[Row]:
         if hasattr(model_input, "to_dict"):
@@ -99,7 +110,7 @@ class Predictor:
         if isinstance(model_input, str | Mapping):
             model_input = [model_input]
         rows: list[Row] = [{"text": row} if isinstance(row, str) else dict(row) for row in model_input]
-        required, optional = _COLUMNS[self._architecture]
+        required, optional = self.columns
         for number, row in enumerate(rows):
             if set(required) - row.keys() or row.keys() - {*required, *optional}:
                 also = f" and perhaps {', '.join(optional)}" if optional else ""
@@ -121,7 +132,7 @@ class Predictor:
                 ids_BT[row, : len(ids)] = ids
                 length_B[row], first_B[row] = len(ids), first
             logits = np.asarray(self._forward(ids_BT, length_B, first_B))
-            per_token = self._architecture is not Architecture.SEQUENCE_CLASSIFICATION
+            per_token = self.architecture is not Architecture.SEQUENCE_CLASSIFICATION
             result += [logits[row, : len(ids)] if per_token else logits[row] for row, (ids, _) in enumerate(chunk)]
         return result
 
@@ -139,12 +150,22 @@ class Predictor:
         return inputs
 
     def _classify(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        answers = []
-        for logits_C in self._logits(self._encode(rows)):
-            probabilities = _softmax(logits_C)
-            best = int(probabilities.argmax())
-            answers.append({"label": self._labels[best], "probability": float(probabilities[best])})
-        return answers
+        return [self._judge(logits_C) for logits_C in self._logits(self._encode(rows))]
+
+    def _judge(self, logits_C: np.ndarray) -> dict[str, Any]:
+        is_regression = self._problem_type is None and len(logits_C) == 1
+        if is_regression or self._problem_type is ProblemType.REGRESSION:
+            return {"value": float(logits_C[0]) if len(logits_C) == 1 else logits_C.tolist()}
+        if self._problem_type is ProblemType.MULTI_LABEL:
+            shares = _sigmoid(logits_C).tolist()
+            chosen = [number for number, share in enumerate(shares) if share > 0.5]
+            return {
+                "labels": [self._labels[number] for number in chosen],
+                "probabilities": [shares[number] for number in chosen],
+            }
+        probabilities = _softmax(logits_C)
+        best = int(probabilities.argmax())
+        return {"label": self._labels[best], "probability": float(probabilities[best])}
 
     def _tag(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         sentences = [str(row["text"]).split() for row in rows]
@@ -200,7 +221,7 @@ class Predictor:
         return [
             {
                 "tokens": [self._raw.id_to_token(number) for number in ids[1:-1]],
-                "replaced": (1 / (1 + np.exp(-logits_T[1:-1].astype(np.float64)))).tolist(),
+                "replaced": _sigmoid(logits_T[1:-1]).tolist(),
             }
             for (ids, _), logits_T in zip(inputs, self._logits(inputs), strict=True)
         ]
@@ -217,45 +238,25 @@ class Predictor:
 
 
 def _make_forward(model: Pretrained) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
-    """(ids, lengths, lengths of type 0) -> logits, compiled."""
-    method, graphdef, params = _build(model)
+    """(ids, lengths, lengths of type 0) -> logits; [B, T, 2] for answers."""
+    network = getattr(models, model.architecture)(model.config, params=model.params)
 
-    @jax.jit
-    def forward(params: Params, ids_BT: jax.Array, length_B: jax.Array, first_B: jax.Array) -> jax.Array:
-        positions = jnp.arange(ids_BT.shape[1])[None, :]
+    def forward(ids_BT: np.ndarray, length_B: np.ndarray, first_B: np.ndarray) -> jax.Array:
+        positions = np.arange(ids_BT.shape[1])[None, :]
         mask_BT = positions < length_B[:, None]
-        types_BT = ((positions >= first_B[:, None]) & mask_BT).astype(jnp.int32)
-        return getattr(merge(graphdef, params), method)(ids_BT, mask_BT, types_BT)
+        types_BT = (positions >= first_B[:, None]) & mask_BT
+        output = network(ids_BT, mask_BT.astype(np.int32), types_BT.astype(np.int32))
+        if model.architecture is Architecture.QUESTION_ANSWERING:
+            return jnp.stack([output.start_logits, output.end_logits], axis=-1)
+        return output.logits
 
-    return lambda ids, length, first: forward(params, ids, length, first)
-
-
-def _build(model: Pretrained) -> tuple[str, Any, Params]:
-    """The method to call, the structure of its module, and its parameters."""
-    config, key = model.config, jax.random.key(0)
-    match model.architecture:
-        case Architecture.SEQUENCE_CLASSIFICATION:
-            module: Any = ElectraForSequenceClassification(config, num_labels=len(model.id2label or {}), rngs_key=key)
-        case Architecture.TOKEN_CLASSIFICATION:
-            module = ElectraForTokenClassification(config, num_labels=len(model.id2label or {}), rngs_key=key)
-        case Architecture.QUESTION_ANSWERING:
-            module = ElectraForQuestionAnswering(config, rngs_key=key)
-        case Architecture.MASKED_LM:
-            return _build_half(config, model.params, name="generator", method="generate")
-        case Architecture.PRETRAINING:
-            return _build_half(config, model.params, name="discriminator", method="discriminate")
-    return "__call__", split(module)[0], model.params
-
-
-def _build_half(config: ElectraConfig, params: Mapping[str, Any], *, name: str, method: str) -> tuple[str, Any, Params]:
-    """One network of the two; the parameters of the other are never looked at and cost one number each."""
-    graphdef, whole = split(Electra(config, config, rngs_key=jax.random.key(0)))
-    other = "generator" if name == "discriminator" else "discriminator"
-    unused = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), {key: whole[key] for key in (other, f"{other}_head")})
-    own = {"embeddings": params["embeddings"], name: params["encoder"], f"{name}_head": params["head"]}
-    return method, graphdef, own | unused
+    return forward
 
 
 def _softmax(logits_C: np.ndarray) -> np.ndarray:
     weights = np.exp(logits_C.astype(np.float64) - logits_C.max())
     return weights / weights.sum()
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -10,12 +10,10 @@ from upath import UPath
 
 from cluster.storage import write_json, write_text
 from stages.context import StageContext
+from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-# BERT's names, in the order of BERT's tokenizer class: a trained vocabulary begins with them.
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,30 +82,6 @@ def run(config: VocabConfig, context: StageContext) -> None:
     }
     write_json(context.output / "info.json", info)
     context.tracker.params(info)
-
-
-def build_tokenizer(tokens: list[str], *, lowercase: bool, strip_accents: bool | None = None) -> "Tokenizer":
-    """BERT's WordPiece tokenizer over `tokens`, whose place in the list is their id.
-
-    The same as transformers' `BertTokenizer`: clean text, Chinese characters split, [CLS] A [SEP] B [SEP].
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
-    )
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS.values()])
-    return tokenizer
 
 
 def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("pipeline", "stages", "cluster")
 HEAVY = {
     "ray", "mlflow", "jax", "flax", "optax", "orbax", "pyarrow", "torch", "transformers", "tokenizers", "matplotlib",
-    "scipy", "sklearn", "pandas", "huggingface_hub", "safetensors",
+    "scipy", "sklearn", "pandas", "huggingface_hub", "safetensors", "tensorflow",
 }  # fmt: skip
 
 
@@ -87,6 +87,11 @@ def test_only_parity_tests_and_a_benchmark_import_torch_and_transformers():
     assert not [line for line in offenders(found, "torch", "transformers") if not line.startswith(allowed)]
 
 
+def test_only_the_reader_of_googles_checkpoints_imports_tensorflow():
+    found = [entry for entry in imports_under(*LAYERS) if is_in(entry.module, "tensorflow")]
+    assert {(entry.file, entry.lazy) for entry in found} == {("stages/electra/google_tf.py", True)}
+
+
 def test_the_work_itself_knows_neither_ray_nor_mlflow():
     found = imports_under("stages/electra", "stages/training", "stages/data", "stages/tasks")
     assert not offenders(found, "ray", "mlflow")
@@ -94,7 +99,7 @@ def test_the_work_itself_knows_neither_ray_nor_mlflow():
 
 def test_the_model_needs_jax_flax_and_numpy_and_its_files_a_little_more():
     standard = set(sys.stdlib_module_names)
-    allowed = {"jax", "flax", "numpy", "safetensors", "tokenizers", "huggingface_hub", "upath", "yaml"}
+    allowed = {"jax", "flax", "numpy", "safetensors", "tokenizers", "huggingface_hub", "upath", "yaml", "tensorflow"}
     strange = [
         str(entry)
         for entry in imports_under("stages/electra")

@@ -1,4 +1,4 @@
-"""The ELECTRA model and its objective.
+"""ELECTRA: models with the names of transformers, their files, and the objective that they are pretrained with.
 
 The public names load their module, and with it JAX, when first used: configurations are read without it.
 """
@@ -12,10 +12,18 @@ _MODULES = {
     "ModelConfig": "config",
     "ObjectiveConfig": "config",
     "Size": "config",
+    "ModelCard": "card",
+    "ElectraForCausalLM": "models",
+    "ElectraForMaskedLM": "models",
+    "ElectraForMultipleChoice": "models",
+    "ElectraForPreTraining": "models",
+    "ElectraForQuestionAnswering": "models",
+    "ElectraForSequenceClassification": "models",
+    "ElectraForTokenClassification": "models",
+    "ElectraModel": "models",
+    "ElectraTokenizer": "tokenizer",
+    "Part": "google_tf",
     "Electra": "model",
-    "ElectraForQuestionAnswering": "model",
-    "ElectraForSequenceClassification": "model",
-    "ElectraForTokenClassification": "model",
     "merge": "model",
     "split": "model",
     "make_pretraining_loss": "pretraining",

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stages.electra.config import ElectraConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -70,3 +72,31 @@ class ModelCard:
             "metrics": metrics,
         }
         return [{"name": self.title, "results": [result]}]
+
+
+_PIPELINES = {
+    "ElectraForMaskedLM": "fill-mask",
+    "ElectraForCausalLM": "text-generation",
+    "ElectraForSequenceClassification": "text-classification",
+    "ElectraForMultipleChoice": "multiple-choice",
+    "ElectraForTokenClassification": "token-classification",
+    "ElectraForQuestionAnswering": "question-answering",
+}
+
+
+def default_card(architecture: str, config: ElectraConfig, *, origin: str = "") -> ModelCard:
+    """A card for a model of which no more is known than its class and size. `origin` is a sentence."""
+    return ModelCard(
+        title=architecture,
+        summary=(
+            f"{architecture} of {config.num_hidden_layers} layers of width {config.hidden_size} "
+            f"(ELECTRA, arXiv 2003.10555). {origin}".strip()
+        ),
+        usage=(
+            f"from transformers import AutoTokenizer, {architecture}\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/model")\n'
+            f'model = {architecture}.from_pretrained("path/to/model")\n'
+            'outputs = model(**tokenizer("a text", return_tensors="pt"))\n'
+        ),
+        task=_PIPELINES.get(architecture),
+    )

@@ -3,8 +3,10 @@
 Imports nothing heavy: every configuration is checked before any stage runs.
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Self
 
 
@@ -26,6 +28,24 @@ class Activation(StrEnum):
     GELU = "gelu"
     GELU_NEW = "gelu_new"
     RELU = "relu"
+    TANH = "tanh"
+
+
+class SummaryType(StrEnum):
+    """Which token stands for a text where choices are compared; `cls_index` without an index is the last."""
+
+    FIRST = "first"
+    LAST = "last"
+    MEAN = "mean"
+    CLS_INDEX = "cls_index"
+
+
+class ProblemType(StrEnum):
+    """What the labels of a text are."""
+
+    REGRESSION = "regression"
+    SINGLE_LABEL = "single_label_classification"
+    MULTI_LABEL = "multi_label_classification"
 
 
 class ObjectiveKind(StrEnum):
@@ -44,14 +64,24 @@ class Masking(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ElectraConfig:
-    """One transformer with its embeddings. The field names are those of a Hugging Face `config.json`."""
+    """One transformer with its embeddings. Names and defaults are those of a Hugging Face `config.json`.
 
-    vocab_size: int
-    embedding_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
+    Attributes:
+      classifier_dropout: Of the heads for texts and tokens; None takes `hidden_dropout_prob`.
+      summary_type: With the other `summary_` fields, how `ElectraForMultipleChoice` reads a choice.
+      is_decoder: Tokens attend to themselves and those before them only.
+      add_cross_attention: A decoder's layers attend to another encoder's states as well.
+      num_labels: Classes of a fine-tuned head; 0 counts `id2label`, or is 2 without it.
+      id2label: Names of the classes by number.
+      problem_type: What a text's labels are; None reads it off the labels.
+    """
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    hidden_size: int = 256
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
     hidden_act: Activation = Activation.GELU
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
@@ -60,9 +90,33 @@ class ElectraConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+    classifier_dropout: float | None = None
+    summary_type: SummaryType = SummaryType.FIRST
+    summary_use_proj: bool = True
+    summary_activation: Activation | None = Activation.GELU
+    summary_last_dropout: float = 0.1
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    num_labels: int = 0
+    id2label: Mapping[int, str] | None = field(default=None, hash=False)
+    problem_type: ProblemType | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_act", Activation(self.hidden_act))
+        self._set("hidden_act", Activation(self.hidden_act))
+        self._set("summary_type", SummaryType(self.summary_type))
+        # Transformers 5 has an empty name for none.
+        self._set("summary_activation", Activation(self.summary_activation) if self.summary_activation else None)
+        if self.problem_type is not None:
+            self._set("problem_type", ProblemType(self.problem_type))
+        self._check_sizes()
+        self._check_labels()
+        if self.add_cross_attention and not self.is_decoder:
+            raise ValueError("add_cross_attention is true and is_decoder false: only a decoder attends to an encoder")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_sizes(self) -> None:
         for name in (
             "vocab_size",
             "embedding_size",
@@ -79,14 +133,54 @@ class ElectraConfig:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 0 and below 1")
+        for name in (
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "classifier_dropout",
+            "summary_last_dropout",
+        ):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < 1:
+                raise ValueError(f"{name} is {rate}, must be at least 0 and below 1")
         for name in ("initializer_range", "layer_norm_eps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id is {self.pad_token_id}, must be an id below vocab_size {self.vocab_size}")
+
+    def _check_labels(self) -> None:
+        if self.id2label is None:
+            self._set("num_labels", self.num_labels or 2)
+            return
+        names = {int(number): label for number, label in self.id2label.items()}  # JSON's keys are text
+        self._set("id2label", names)
+        self._set("num_labels", self.num_labels or len(names))
+        if sorted(names) != list(range(self.num_labels)):
+            raise ValueError(f"id2label names the classes {sorted(names)}, num_labels is {self.num_labels}")
+
+    @property
+    def head_dropout(self) -> float:
+        """Dropout rate of the heads for texts and tokens."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Numbers of the classes by name."""
+        return {label: number for number, label in (self.id2label or {}).items()}
+
+    @classmethod
+    def from_pretrained(cls, location: str | Path, *, revision: str | None = None, **changes: Any) -> "ElectraConfig":
+        """Reads the `config.json` of a folder or hub id; `changes` are fields in the place of its own."""
+        from stages.electra.huggingface import config_from_huggingface
+        from stages.electra.source import read_config
+
+        return config_from_huggingface(read_config(location, revision=revision)).change(**changes)
+
+    def change(self, **changes: Any) -> Self:
+        """A copy with other fields. Names of the classes go where their number changes."""
+        if changes.get("num_labels", self.num_labels) != self.num_labels or "id2label" in changes:
+            changes = {"num_labels": 0, "id2label": None} | changes
+        return replace(self, **changes)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -98,7 +192,7 @@ class ElectraConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return asdict(self) | {"hidden_act": str(self.hidden_act)}
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import Activation, ElectraConfig
+from stages.electra.config import Activation, ElectraConfig, SummaryType
 from stages.electra.layers import (
     Dense,
     LayerNorm,
@@ -82,7 +82,7 @@ class ClassificationHead(nnx.Module):
             else None
         )
         self.prediction = Dense(glorot_uniform(keys[1], (width, num_labels)))
-        self.dropout_rate = config.hidden_dropout_prob
+        self.dropout_rate = config.head_dropout
 
     def __call__(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         keys = split_keys(key_B, 2)
@@ -102,3 +102,34 @@ class TokenHead(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, key_B: jax.Array | None) -> jax.Array:
         return self.prediction(dropout(x_BTD, self.dropout_rate, key_B), dtype=jnp.float32)
+
+
+class ChoiceHead(nnx.Module):
+    """A logit for each text, [B]: one token's vector, or the mean over all; dense, activation, dropout; dense."""
+
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
+        keys = jax.random.split(rngs_key)
+        width = config.hidden_size
+        self.summary = (
+            Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))
+            if config.summary_use_proj
+            else None
+        )
+        self.prediction = Dense(glorot_uniform(keys[1], (width, 1)))
+        self.summary_type = config.summary_type
+        self.activation = config.summary_activation
+        self.dropout_rate = config.summary_last_dropout
+
+    def __call__(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+        match self.summary_type:
+            case SummaryType.FIRST:
+                x_BD = x_BTD[:, 0]
+            case SummaryType.LAST | SummaryType.CLS_INDEX:
+                x_BD = x_BTD[:, -1]
+            case SummaryType.MEAN:
+                x_BD = jnp.mean(x_BTD, axis=1)
+        if self.summary is not None:
+            x_BD = self.summary(x_BD, dtype=dtype)
+        if self.activation is not None:
+            x_BD = activate(x_BD, self.activation)
+        return self.prediction(dropout(x_BD, self.dropout_rate, key_B), dtype=jnp.float32)[:, 0]

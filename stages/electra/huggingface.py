@@ -15,13 +15,21 @@ from stages.electra.config import ElectraConfig
 
 
 class Architecture(StrEnum):
-    """The classes of transformers that an exported model can be loaded with."""
+    """The classes of transformers that a folder can be made for and loaded with."""
 
+    MODEL = "ElectraModel"
     PRETRAINING = "ElectraForPreTraining"
     MASKED_LM = "ElectraForMaskedLM"
+    CAUSAL_LM = "ElectraForCausalLM"
     SEQUENCE_CLASSIFICATION = "ElectraForSequenceClassification"
+    MULTIPLE_CHOICE = "ElectraForMultipleChoice"
     TOKEN_CLASSIFICATION = "ElectraForTokenClassification"
     QUESTION_ANSWERING = "ElectraForQuestionAnswering"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its head has the config's classes."""
+        return self in (Architecture.SEQUENCE_CLASSIFICATION, Architecture.TOKEN_CLASSIFICATION)
 
 
 class ConversionError(ValueError):
@@ -29,31 +37,47 @@ class ConversionError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Match:
+    """Tensors of a file against those of a model.
+
+    Attributes:
+      params: Ours that were found, by slashed name, float32.
+      missing: Their names of those that the model has and the file has not.
+      unexpected: Names that the file has and the model has not.
+    """
+
+    params: dict[str, np.ndarray]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Tensor:
     ours: str
     theirs: str
-    shape: tuple[int, ...]  # ours
+    axes: tuple[str | int, ...]  # of ours: fields of the config, or sizes
     transposed: bool = False
 
+    def our_shape(self, config: ElectraConfig) -> tuple[int, ...]:
+        return tuple(axis if isinstance(axis, int) else getattr(config, axis) for axis in self.axes)
 
-# Fields whose values transformers fills in where a config.json lacks them.
-_DEFAULTS = {
-    "vocab_size": 30522,
-    "embedding_size": 128,
-    "hidden_size": 256,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-}
+    def their_shape(self, config: ElectraConfig) -> tuple[int, ...]:
+        return self.our_shape(config)[::-1] if self.transposed else self.our_shape(config)
+
+    def turn(self, value: np.ndarray) -> np.ndarray:
+        """Ours as theirs, and theirs as ours."""
+        return value.T if self.transposed else value
+
 
 # Buffers that old files hold and no model needs.
 _IGNORED = ("electra.embeddings.position_ids", "electra.embeddings.token_type_ids")
 _TIED = "generator_lm_head.weight"
 _WORD_TABLE = "electra.embeddings.word_embeddings.weight"
+_PREFIX = "electra."
 
 
 def config_from_huggingface(values: Mapping[str, Any]) -> ElectraConfig:
-    """Reads the fields of a `config.json` that describe the network.
+    """Reads the fields of a `config.json` that describe the network and its head.
 
     Raises:
       ValueError: It describes another kind of model, or one that this project cannot compute.
@@ -63,39 +87,68 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ElectraConfig:
     position_type = values.get("position_embedding_type", "absolute")
     if position_type != "absolute":
         raise ValueError(f"position_embedding_type is {position_type!r}, only 'absolute' is supported")
-    known = {name: values[name] for name in ElectraConfig.__dataclass_fields__ if values.get(name) is not None}
-    return ElectraConfig(**(_DEFAULTS | known))
+    known = {
+        name: values[name]
+        for name in ElectraConfig.__dataclass_fields__
+        # None is a value for this one: no activation.
+        if values.get(name) is not None or (name == "summary_activation" and name in values)
+    }
+    if "id2label" in known:
+        known.pop("num_labels", None)
+    return ElectraConfig(**known)
 
 
-def config_to_huggingface(
-    config: ElectraConfig,
-    *,
-    architecture: Architecture,
-    id2label: Mapping[int, str] | None = None,
-    problem_type: str | None = None,
-) -> dict[str, Any]:
+def config_to_huggingface(config: ElectraConfig, *, architecture: Architecture) -> dict[str, Any]:
     """The contents of a `config.json`."""
-    values = config.to_dict() | {
+    names = config.id2label
+    if names is None and architecture.has_classes:
+        names = {number: f"LABEL_{number}" for number in range(config.num_labels)}
+    values = {name: value for name, value in config.to_dict().items() if name not in ("num_labels", "id2label")}
+    values |= {
         "architectures": [str(architecture)],
         "model_type": "electra",
         "dtype": "float32",
-        "classifier_dropout": None,
-        "summary_type": "first",
-        "summary_use_proj": True,
-        "summary_activation": "gelu",
-        "summary_last_dropout": 0.1,
         "tie_word_embeddings": True,
+        "summary_activation": values["summary_activation"] or "",
     }
-    if id2label is not None:
-        values["id2label"] = {str(number): label for number, label in sorted(id2label.items())}
-        values["label2id"] = {label: number for number, label in sorted(id2label.items())}
-    if problem_type is not None:
-        values["problem_type"] = problem_type
+    if names is not None:
+        values["id2label"] = {str(number): label for number, label in sorted(names.items())}
+        values["label2id"] = {label: number for number, label in sorted(names.items())}
+    if config.problem_type is None:
+        del values["problem_type"]
     return dict(sorted(values.items()))
 
 
+def config_from_shapes(tensors: Mapping[str, np.ndarray], *, source: str = "the model") -> dict[str, Any]:
+    """The fields of a `config.json` that the shapes of an encoder's tensors tell. Heads are 64 wide by guess.
+
+    Raises:
+      ConversionError: A table or layer that the sizes are read from is missing.
+    """
+    shapes = {name: value.shape for name, value in with_prefix(tensors).items()}
+    try:
+        vocab_size, embedding_size = shapes[_WORD_TABLE]
+        intermediate_size, hidden_size = shapes["electra.encoder.layer.0.intermediate.dense.weight"]
+        positions = shapes["electra.embeddings.position_embeddings.weight"][0]
+        types = shapes["electra.embeddings.token_type_embeddings.weight"][0]
+    except KeyError as error:
+        raise ConversionError(f"{source}: no tensor {error.args[0]}, so not an ELECTRA encoder") from None
+    layers = {name.split(".")[3] for name in shapes if name.startswith("electra.encoder.layer.")}
+    return {
+        "model_type": "electra",
+        "vocab_size": vocab_size,
+        "embedding_size": embedding_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, hidden_size // 64),
+        "intermediate_size": intermediate_size,
+        "max_position_embeddings": positions,
+        "type_vocab_size": types,
+    }
+
+
 def to_huggingface(
-    params: Mapping[str, Any], *, config: ElectraConfig, architecture: Architecture, num_labels: int = 2
+    params: Mapping[str, Any], *, config: ElectraConfig, architecture: Architecture
 ) -> dict[str, np.ndarray]:
     """Our parameters under their names.
 
@@ -103,16 +156,54 @@ def to_huggingface(
       ConversionError: `params` lacks a tensor, has one too many, or one of another shape.
     """
     ours = flatten(params)
-    tensors = _tensors(config, architecture=architecture, num_labels=num_labels)
-    _check(
-        {name: value.shape for name, value in ours.items()},
-        {tensor.ours: tensor.shape for tensor in tensors},
-        what=f"parameters for {architecture}",
-    )
-    return {
-        tensor.theirs: np.ascontiguousarray(ours[tensor.ours].T if tensor.transposed else ours[tensor.ours])
-        for tensor in tensors
+    tensors = {tensor.ours: tensor for tensor in _tensors(config, architecture=architecture)}
+    faults = [f"missing {name} {tensors[name].our_shape(config)}" for name in sorted(tensors.keys() - ours.keys())]
+    faults += [f"unexpected {name} {ours[name].shape}" for name in sorted(ours.keys() - tensors.keys())]
+    faults += [
+        f"{name} has shape {ours[name].shape}, the configuration says {tensors[name].our_shape(config)}"
+        for name in sorted(ours.keys() & tensors.keys())
+        if ours[name].shape != tensors[name].our_shape(config)
+    ]
+    if faults:
+        raise ConversionError(f"parameters for {architecture}: " + "; ".join(faults))
+    # transformers writes a bare encoder without the prefix that it has below a head.
+    skipped = len(_PREFIX) if architecture is Architecture.MODEL else 0
+    return {tensor.theirs[skipped:]: np.ascontiguousarray(tensor.turn(ours[name])) for name, tensor in tensors.items()}
+
+
+def match_huggingface(
+    tensors: Mapping[str, np.ndarray],
+    *,
+    config: ElectraConfig,
+    architecture: Architecture,
+    source: str = "the model",
+) -> Match:
+    """Their tensors as our parameters, with what is missing and what is left over.
+
+    Raises:
+      ConversionError: A tensor has another shape, or the output of a language model is not tied to its input.
+    """
+    theirs = {name: value for name, value in with_prefix(tensors).items() if name not in _IGNORED}
+    if architecture in (Architecture.MASKED_LM, Architecture.CAUSAL_LM):
+        tied = theirs.pop(_TIED, None)
+        if tied is not None and _WORD_TABLE in theirs and not np.array_equal(tied, theirs[_WORD_TABLE]):
+            raise ConversionError(f"{source}: {_TIED} differs from {_WORD_TABLE}, which it must be tied to")
+    expected = {tensor.theirs: tensor for tensor in _tensors(config, architecture=architecture)}
+    found = {name: tensor for name, tensor in expected.items() if name in theirs}
+    faults = [
+        _shape_fault(tensor, theirs[name].shape, config)
+        for name, tensor in sorted(found.items())
+        if theirs[name].shape != tensor.their_shape(config)
+    ]
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(theirs.keys() - found.keys())
+    if faults:
+        faults = [f"missing {name} {expected[name].their_shape(config)}" for name in missing] + faults
+        faults = [f"unexpected {name} {theirs[name].shape}" for name in unexpected] + faults
+        raise ConversionError(f"{source} as {architecture}: " + "; ".join(faults))
+    params = {
+        tensor.ours: np.ascontiguousarray(tensor.turn(theirs[name]), dtype=np.float32) for name, tensor in found.items()
     }
+    return Match(params=params, missing=tuple(missing), unexpected=tuple(unexpected))
 
 
 def from_huggingface(
@@ -120,7 +211,6 @@ def from_huggingface(
     *,
     config: ElectraConfig,
     architecture: Architecture,
-    num_labels: int = 2,
     source: str = "the model",
 ) -> dict[str, Any]:
     """Their tensors as our parameters, in float32.
@@ -128,45 +218,25 @@ def from_huggingface(
     Raises:
       ConversionError: A tensor is missing, unexpected or of another shape.
     """
-    theirs = {name: value for name, value in tensors.items() if name not in _IGNORED}
-    tied = theirs.pop(_TIED, None) if architecture is Architecture.MASKED_LM else None
-    if tied is not None and _WORD_TABLE in theirs and not np.array_equal(tied, theirs[_WORD_TABLE]):
-        raise ConversionError(f"{source}: {_TIED} differs from {_WORD_TABLE}, which it must be tied to")
-    expected = _tensors(config, architecture=architecture, num_labels=num_labels)
-    _check(
-        {name: value.shape for name, value in theirs.items()},
-        {tensor.theirs: _their_shape(tensor) for tensor in expected},
-        what=f"{source} as {architecture}",
-    )
-    return unflatten(
-        {
-            tensor.ours: np.ascontiguousarray(
-                theirs[tensor.theirs].T if tensor.transposed else theirs[tensor.theirs], dtype=np.float32
-            )
-            for tensor in expected
-        }
-    )
+    match = match_huggingface(tensors, config=config, architecture=architecture, source=source)
+    faults = [f"missing {name}" for name in match.missing] + [f"unexpected {name}" for name in match.unexpected]
+    if faults:
+        raise ConversionError(f"{source} as {architecture}: " + "; ".join(faults))
+    return unflatten(match.params)
 
 
 def backbone_from_huggingface(
     tensors: Mapping[str, np.ndarray], *, config: ElectraConfig, source: str = "the model"
 ) -> dict[str, Any]:
     """Embeddings and encoder alone: whatever does not begin with `electra.` is a head, and left behind."""
-    backbone = {name: value for name, value in tensors.items() if name.startswith("electra.") and name not in _IGNORED}
-    expected = _backbone(config)
-    _check(
-        {name: value.shape for name, value in backbone.items()},
-        {tensor.theirs: _their_shape(tensor) for tensor in expected},
-        what=source,
-    )
-    return unflatten(
-        {
-            tensor.ours: np.ascontiguousarray(
-                backbone[tensor.theirs].T if tensor.transposed else backbone[tensor.theirs], dtype=np.float32
-            )
-            for tensor in expected
-        }
-    )
+    backbone = {name: value for name, value in with_prefix(tensors).items() if name.startswith(_PREFIX)}
+    return from_huggingface(backbone, config=config, architecture=Architecture.MODEL, source=source)
+
+
+def with_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names that an encoder's tensors have below a head, also where it was saved without one."""
+    is_bare = not any(name.startswith(_PREFIX) for name in tensors)
+    return {f"{_PREFIX}{name}" if is_bare else name: value for name, value in tensors.items()}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -190,78 +260,90 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _their_shape(tensor: _Tensor) -> tuple[int, ...]:
-    return tensor.shape[::-1] if tensor.transposed else tensor.shape
-
-
-def _check(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, what: str) -> None:
-    faults = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found.keys())]
-    faults += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - expected.keys())]
-    faults += [
-        f"{name} has shape {found[name]}, the configuration says {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
+def _shape_fault(tensor: _Tensor, found: tuple[int, ...], config: ElectraConfig) -> str:
+    """Both shapes, and which fields of the config would make them one."""
+    expected = tensor.their_shape(config)
+    text = f"{tensor.theirs} has shape {found}, the configuration says {expected}"
+    axes = tensor.axes[::-1] if tensor.transposed else tensor.axes
+    if len(found) != len(expected):
+        return text
+    fields = [
+        f"{axis} {size}"
+        for axis, size, known in zip(axes, found, expected, strict=True)
+        if size != known and isinstance(axis, str)
     ]
-    if faults:
-        raise ConversionError(f"{what}: " + "; ".join(faults))
+    return f"{text} (it would fit {', '.join(fields)})" if fields else text
 
 
-def _dense(ours: str, theirs: str, num_inputs: int, num_outputs: int) -> list[_Tensor]:
-    shape = (num_inputs, num_outputs)
+def _dense(ours: str, theirs: str, inputs: str, outputs: str | int) -> list[_Tensor]:
     return [
-        _Tensor(ours=f"{ours}/kernel", theirs=f"{theirs}.weight", shape=shape, transposed=True),
-        _Tensor(ours=f"{ours}/bias", theirs=f"{theirs}.bias", shape=(num_outputs,)),
+        _Tensor(ours=f"{ours}/kernel", theirs=f"{theirs}.weight", axes=(inputs, outputs), transposed=True),
+        _Tensor(ours=f"{ours}/bias", theirs=f"{theirs}.bias", axes=(outputs,)),
     ]
 
 
-def _layer_norm(ours: str, theirs: str, width: int) -> list[_Tensor]:
+def _layer_norm(ours: str, theirs: str, width: str) -> list[_Tensor]:
     return [
-        _Tensor(ours=f"{ours}/scale", theirs=f"{theirs}.weight", shape=(width,)),
-        _Tensor(ours=f"{ours}/bias", theirs=f"{theirs}.bias", shape=(width,)),
+        _Tensor(ours=f"{ours}/scale", theirs=f"{theirs}.weight", axes=(width,)),
+        _Tensor(ours=f"{ours}/bias", theirs=f"{theirs}.bias", axes=(width,)),
     ]
+
+
+def _attention(ours: str, our_norm: str, theirs: str) -> list[_Tensor]:
+    D = "hidden_size"
+    tensors = [
+        tensor
+        for name in ("query", "key", "value")
+        for tensor in _dense(f"{ours}/{name}", f"{theirs}.self.{name}", D, D)
+    ]
+    tensors += _dense(f"{ours}/output", f"{theirs}.output.dense", D, D)
+    return tensors + _layer_norm(our_norm, f"{theirs}.output.LayerNorm", D)
 
 
 def _backbone(config: ElectraConfig) -> list[_Tensor]:
-    E, D, F = config.embedding_size, config.hidden_size, config.intermediate_size
+    E, D, F = "embedding_size", "hidden_size", "intermediate_size"
     theirs = "electra.embeddings"
     tensors = [
-        _Tensor(ours=f"embeddings/{name}/embedding", theirs=f"{theirs}.{name}_embeddings.weight", shape=(rows, E))
+        _Tensor(ours=f"embeddings/{name}/embedding", theirs=f"{theirs}.{name}_embeddings.weight", axes=(rows, E))
         for name, rows in (
-            ("word", config.vocab_size),
-            ("position", config.max_position_embeddings),
-            ("token_type", config.type_vocab_size),
+            ("word", "vocab_size"),
+            ("position", "max_position_embeddings"),
+            ("token_type", "type_vocab_size"),
         )
     ]
     tensors += _layer_norm("embeddings/layer_norm", f"{theirs}.LayerNorm", E)
-    if E != D:
+    if config.embedding_size != config.hidden_size:
         tensors += _dense("encoder/embeddings_project", "electra.embeddings_project", E, D)
     for number in range(config.num_hidden_layers):
         ours, theirs = f"encoder/layers/{number}", f"electra.encoder.layer.{number}"
-        for name in ("query", "key", "value"):
-            tensors += _dense(f"{ours}/attention/{name}", f"{theirs}.attention.self.{name}", D, D)
-        tensors += _dense(f"{ours}/attention/output", f"{theirs}.attention.output.dense", D, D)
-        tensors += _layer_norm(f"{ours}/attention_layer_norm", f"{theirs}.attention.output.LayerNorm", D)
+        tensors += _attention(f"{ours}/attention", f"{ours}/attention_layer_norm", f"{theirs}.attention")
+        if config.add_cross_attention:
+            tensors += _attention(f"{ours}/cross/attention", f"{ours}/cross/layer_norm", f"{theirs}.crossattention")
         tensors += _dense(f"{ours}/intermediate", f"{theirs}.intermediate.dense", D, F)
         tensors += _dense(f"{ours}/output", f"{theirs}.output.dense", F, D)
         tensors += _layer_norm(f"{ours}/layer_norm", f"{theirs}.output.LayerNorm", D)
     return tensors
 
 
-def _tensors(config: ElectraConfig, *, architecture: Architecture, num_labels: int) -> list[_Tensor]:
-    E, D = config.embedding_size, config.hidden_size
+def _tensors(config: ElectraConfig, *, architecture: Architecture) -> list[_Tensor]:
+    E, D = "embedding_size", "hidden_size"
+    head: list[_Tensor] = []
     match architecture:
         case Architecture.PRETRAINING:
             head = _dense("head/dense", "discriminator_predictions.dense", D, D)
             head += _dense("head/prediction", "discriminator_predictions.dense_prediction", D, 1)
-        case Architecture.MASKED_LM:
+        case Architecture.MASKED_LM | Architecture.CAUSAL_LM:
             head = _dense("head/dense", "generator_predictions.dense", D, E)
             head += _layer_norm("head/layer_norm", "generator_predictions.LayerNorm", E)
-            head += [_Tensor(ours="head/bias", theirs="generator_lm_head.bias", shape=(config.vocab_size,))]
+            head += [_Tensor(ours="head/bias", theirs="generator_lm_head.bias", axes=("vocab_size",))]
         case Architecture.SEQUENCE_CLASSIFICATION:
             head = _dense("head/dense", "classifier.dense", D, D)
-            head += _dense("head/prediction", "classifier.out_proj", D, num_labels)
+            head += _dense("head/prediction", "classifier.out_proj", D, "num_labels")
+        case Architecture.MULTIPLE_CHOICE:
+            head = _dense("head/summary", "sequence_summary.summary", D, D) if config.summary_use_proj else []
+            head += _dense("head/prediction", "classifier", D, 1)
         case Architecture.TOKEN_CLASSIFICATION:
-            head = _dense("head/prediction", "classifier", D, num_labels)
+            head = _dense("head/prediction", "classifier", D, "num_labels")
         case Architecture.QUESTION_ANSWERING:
             head = _dense("head/prediction", "qa_outputs", D, 2)
     return _backbone(config) + head

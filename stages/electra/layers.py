@@ -37,6 +37,8 @@ def activate(x: jax.Array, activation: Activation) -> jax.Array:
             return jax.nn.gelu(x, approximate=True)
         case Activation.RELU:
             return jax.nn.relu(x)
+        case Activation.TANH:
+            return jnp.tanh(x)
 
 
 def dropout(x_BX: jax.Array, rate: float, key_B: jax.Array | None) -> jax.Array:

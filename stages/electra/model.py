@@ -1,12 +1,12 @@
-"""ELECTRA: a generator and a discriminator over one set of embeddings, and the models fine-tuned from it.
+"""ELECTRA: a generator and a discriminator over one set of embeddings.
 
 A module holds arrays only while it is built or called. Between, its parameters are a plain nested dictionary:
 
     graphdef, params = split(Electra(discriminator, generator, rngs_key=jax.random.key(0)))
     logits = merge(graphdef, params).discriminate(ids_BT, mask_BT, types_BT)
 
-Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary,
-`C` classes. `mask_BT` is true at real tokens, `types_BT` is 0 in the first segment and 1 in the second.
+Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary.
+`mask_BT` is true at real tokens, `types_BT` is 0 in the first segment and 1 in the second.
 `key_B` are keys of dropout, one a row; without them there is none. `dtype` is what the matrix products take in;
 they add up in float32.
 """
@@ -20,13 +20,7 @@ from jax.typing import DTypeLike
 
 from stages.electra.config import ElectraConfig
 from stages.electra.encoder import Embeddings, Encoder
-from stages.electra.heads import (
-    ClassificationHead,
-    ClassificationHeadKind,
-    DiscriminatorHead,
-    GeneratorHead,
-    TokenHead,
-)
+from stages.electra.heads import DiscriminatorHead, GeneratorHead
 from stages.electra.layers import split_keys
 
 Params = dict[str, Any]
@@ -156,82 +150,4 @@ def _encode(
 ) -> jax.Array:
     keys = split_keys(key_B, 2)
     x_BTE = embeddings(ids_BT, types_BT, key_B=keys[0])
-    return encoder(x_BTE, mask_BT, key_B=keys[1], dtype=dtype)
-
-
-class ElectraForSequenceClassification(nnx.Module):
-    """Logits of a whole text, [B, C]; regression with one label."""
-
-    def __init__(
-        self,
-        config: ElectraConfig,
-        *,
-        num_labels: int,
-        rngs_key: jax.Array,
-        head: ClassificationHeadKind = ClassificationHeadKind.HUGGINGFACE,
-    ) -> None:
-        keys = jax.random.split(rngs_key, 3)
-        self.embeddings = Embeddings(config, rngs_key=keys[0])
-        self.encoder = Encoder(config, rngs_key=keys[1])
-        self.head = ClassificationHead(
-            config, num_labels=num_labels, kind=ClassificationHeadKind(head), rngs_key=keys[2]
-        )
-
-    def __call__(
-        self,
-        ids_BT: jax.Array,
-        mask_BT: jax.Array,
-        types_BT: jax.Array,
-        *,
-        key_B: jax.Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> jax.Array:
-        keys = split_keys(key_B, 2)
-        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key_B=keys[0], dtype=dtype)
-        return self.head(x_BTD, key_B=keys[1], dtype=dtype)
-
-
-class ElectraForTokenClassification(nnx.Module):
-    """Logits of every token, [B, T, C]."""
-
-    def __init__(self, config: ElectraConfig, *, num_labels: int, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 3)
-        self.embeddings = Embeddings(config, rngs_key=keys[0])
-        self.encoder = Encoder(config, rngs_key=keys[1])
-        self.head = TokenHead(config, num_labels=num_labels, dropout_rate=config.hidden_dropout_prob, rngs_key=keys[2])
-
-    def __call__(
-        self,
-        ids_BT: jax.Array,
-        mask_BT: jax.Array,
-        types_BT: jax.Array,
-        *,
-        key_B: jax.Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> jax.Array:
-        keys = split_keys(key_B, 2)
-        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key_B=keys[0], dtype=dtype)
-        return self.head(x_BTD, key_B=keys[1])
-
-
-class ElectraForQuestionAnswering(nnx.Module):
-    """Logits of every token as the first and as the last of the answer, [B, T, 2]."""
-
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 3)
-        self.embeddings = Embeddings(config, rngs_key=keys[0])
-        self.encoder = Encoder(config, rngs_key=keys[1])
-        # No dropout before the head, in the original as in Hugging Face's.
-        self.head = TokenHead(config, num_labels=2, dropout_rate=0.0, rngs_key=keys[2])
-
-    def __call__(
-        self,
-        ids_BT: jax.Array,
-        mask_BT: jax.Array,
-        types_BT: jax.Array,
-        *,
-        key_B: jax.Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> jax.Array:
-        x_BTD = _encode(self.embeddings, self.encoder, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
-        return self.head(x_BTD, key_B=None)
+    return encoder(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD

@@ -13,14 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from stages.electra.config import ElectraConfig
-from stages.electra.model import (
-    ElectraForQuestionAnswering,
-    ElectraForSequenceClassification,
-    ElectraForTokenClassification,
-    Params,
-    merge,
-    split,
-)
+from stages.electra.model import Params, merge, split
+from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
 from stages.tasks.base import IGNORED, Features
 from stages.tasks.config import TaskKind
 from stages.training.state import Batch, LossFn, Sums, Total
@@ -52,11 +46,11 @@ def init_model(
     module: Any
     match kind:
         case TaskKind.CLASSIFICATION:
-            module = ElectraForSequenceClassification(config, num_labels=num_labels, rngs_key=key)
+            module = SequenceClassifier(config, num_labels=num_labels, rngs_key=key)
         case TaskKind.TAGGING:
-            module = ElectraForTokenClassification(config, num_labels=num_labels, rngs_key=key)
+            module = TokenClassifier(config, num_labels=num_labels, rngs_key=key)
         case TaskKind.QUESTION_ANSWERING:
-            module = ElectraForQuestionAnswering(config, rngs_key=key)
+            module = SpanPredictor(config, rngs_key=key)
     graphdef, params = split(module)
     if backbone is None:
         return graphdef, params

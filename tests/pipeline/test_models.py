@@ -14,16 +14,11 @@ from upath import UPath
 from pipeline.recorder import Model, OpenRun, WriterSettings
 from pipeline.tracking import MlflowWriter
 from stages.electra.config import ElectraConfig
-from stages.electra.model import (
-    Electra,
-    ElectraForQuestionAnswering,
-    ElectraForSequenceClassification,
-    ElectraForTokenClassification,
-    split,
-)
+from stages.electra.model import Electra, split
+from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
 from stages.electra.pretrained import save_pretrained
+from stages.electra.tokenizer import build_tokenizer
 from stages.predictor import Predictor
-from stages.vocab import build_tokenizer
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "who", "here", "?", "##s"]
 CONFIG = ElectraConfig(
@@ -66,7 +61,7 @@ def half(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def classifier(export) -> Path:
-    params = split(ElectraForSequenceClassification(CONFIG, num_labels=2, rngs_key=KEY))[1]
+    params = split(SequenceClassifier(CONFIG, num_labels=2, rngs_key=KEY))[1]
     return export("ElectraForSequenceClassification", params, id2label={0: "no", 1: "yes"})
 
 
@@ -92,7 +87,7 @@ def test_a_wrong_column_is_named_with_those_expected(classifier):
 
 
 def test_a_tagger_gives_each_word_a_label(export):
-    params = split(ElectraForTokenClassification(CONFIG, num_labels=3, rngs_key=KEY))[1]
+    params = split(TokenClassifier(CONFIG, num_labels=3, rngs_key=KEY))[1]
     folder = export("ElectraForTokenClassification", params, id2label={0: "O", 1: "B-NP", 2: "I-NP"})
     answer = Predictor(folder).predict(["the cats sat"]).iloc[0]
     assert answer["words"] == ["the", "cats", "sat"]
@@ -100,7 +95,7 @@ def test_a_tagger_gives_each_word_a_label(export):
 
 
 def test_an_answer_is_a_part_of_its_context_however_long(export):
-    params = split(ElectraForQuestionAnswering(CONFIG, rngs_key=KEY))[1]
+    params = split(SpanPredictor(CONFIG, rngs_key=KEY))[1]
     predictor = Predictor(export("ElectraForQuestionAnswering", params))
     context = "the cat sat here " * 10
     answer = predictor.predict({"question": "who sat here ?", "context": context}).iloc[0]

@@ -1,6 +1,7 @@
 """Hugging Face folders, written and read, and what is said of broken ones."""
 
 import json
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,7 @@ from stages.context import NullTracker, StageContext
 from stages.electra.card import ModelCard
 from stages.electra.heads import ClassificationHeadKind
 from stages.electra.huggingface import ConversionError, flatten
-from stages.electra.model import (
-    ElectraForQuestionAnswering,
-    ElectraForSequenceClassification,
-    ElectraForTokenClassification,
-)
+from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
 from stages.electra.pretrained import (
     load_backbone,
     load_parameters,
@@ -57,15 +54,15 @@ def assert_equal(ours: dict, theirs: dict) -> None:
     [
         (
             "ElectraForSequenceClassification",
-            lambda c: ElectraForSequenceClassification(c, num_labels=3, rngs_key=KEY),
+            lambda c: SequenceClassifier(c, num_labels=3, rngs_key=KEY),
             LABELS,
         ),
         (
             "ElectraForTokenClassification",
-            lambda c: ElectraForTokenClassification(c, num_labels=3, rngs_key=KEY),
+            lambda c: TokenClassifier(c, num_labels=3, rngs_key=KEY),
             LABELS,
         ),
-        ("ElectraForQuestionAnswering", lambda c: ElectraForQuestionAnswering(c, rngs_key=KEY), None),
+        ("ElectraForQuestionAnswering", lambda c: SpanPredictor(c, rngs_key=KEY), None),
     ],
 )
 def test_a_fine_tuned_model_survives_its_folder(tmp_path, architecture, make, id2label):
@@ -74,7 +71,8 @@ def test_a_fine_tuned_model_survives_its_folder(tmp_path, architecture, make, id
     folder = UPath(tmp_path / "model")
     save_pretrained(folder, architecture=architecture, config=config, params=params, id2label=id2label)
     loaded = load_pretrained(folder)
-    assert (loaded.architecture, loaded.config, loaded.id2label) == (architecture, config, id2label)
+    expected = replace(config, num_labels=0, id2label=id2label)
+    assert (loaded.architecture, loaded.config, loaded.id2label) == (architecture, expected, id2label)
     assert_equal(loaded.params, params)
 
 
@@ -144,9 +142,7 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
 def test_the_head_of_the_original_cannot_be_exported(tmp_path):
     config = tiny()[0]
     params = build(
-        lambda: ElectraForSequenceClassification(
-            config, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL
-        )
+        lambda: SequenceClassifier(config, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL)
     )[1]
     with pytest.raises(ValueError, match="head 'huggingface'"):
         save_pretrained(
@@ -180,8 +176,8 @@ def test_a_missing_folder_or_file_says_what_is_there(tmp_path, electra):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         load_backbone(str(tmp_path))
     save_discriminator(electra, UPath(tmp_path))
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors; found .*pytorch_model\.bin"):
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.weights")
+    with pytest.raises(FileNotFoundError, match=r"none of model\.safetensors, .*; found config\.json, model\.weights"):
         load_backbone(str(tmp_path))
 
 

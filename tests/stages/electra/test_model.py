@@ -10,14 +10,8 @@ from flax import nnx
 from stages.electra.heads import ClassificationHeadKind
 from stages.electra.huggingface import flatten
 from stages.electra.layers import Dense, dropout, hashed_words
-from stages.electra.model import (
-    Electra,
-    ElectraForQuestionAnswering,
-    ElectraForSequenceClassification,
-    ElectraForTokenClassification,
-    merge,
-    split,
-)
+from stages.electra.model import Electra, merge, split
+from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
 from stages.electra.pretraining import segments
 
 
@@ -188,15 +182,13 @@ def test_equal_texts_get_different_dropout(electra):
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
-        (lambda c: ElectraForSequenceClassification(c, num_labels=3, rngs_key=KEY), (2, 3)),
+        (lambda c: SequenceClassifier(c, num_labels=3, rngs_key=KEY), (2, 3)),
         (
-            lambda c: ElectraForSequenceClassification(
-                c, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL
-            ),
+            lambda c: SequenceClassifier(c, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL),
             (2, 3),
         ),
-        (lambda c: ElectraForTokenClassification(c, num_labels=5, rngs_key=KEY), (2, NUM_TOKENS, 5)),
-        (lambda c: ElectraForQuestionAnswering(c, rngs_key=KEY), (2, NUM_TOKENS, 2)),
+        (lambda c: TokenClassifier(c, num_labels=5, rngs_key=KEY), (2, NUM_TOKENS, 5)),
+        (lambda c: SpanPredictor(c, rngs_key=KEY), (2, NUM_TOKENS, 2)),
     ],
     ids=["classification", "classification as the original", "tokens", "answers"],
 )

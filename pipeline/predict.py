@@ -1,0 +1,89 @@
+"""Predicts from the command line: `python -m pipeline.predict MODEL "a text"`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+# Lines of the standard input that are answered together.
+_LINES = 256
+_CONTEXT = 40  # characters shown on each side of an answer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, 1 where the model cannot be read or a line not be answered, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.predict",
+        description=__doc__,
+        epilog="A discriminator gives each token's probability of being a replaced one, a generator fills [MASK], a "
+        "fine-tuned model gives labels, tags or answers. Without TEXT, lines of the standard input are answered, with "
+        "a tab between TEXT and SECOND.",
+    )
+    parser.add_argument("model", help="a Hugging Face folder or hub id")
+    parser.add_argument("text", nargs="?", help="a text; a question for a model that answers")
+    parser.add_argument("second", nargs="?", help="the other text of a pair; the context of a question")
+    parser.add_argument("--json", action="store_true", help="one JSON object a text")
+    options = parser.parse_args(arguments)
+
+    from stages.predictor import Predictor
+
+    try:
+        predictor = Predictor(options.model)
+        lines = sys.stdin if options.text is None else ["\t".join(filter(None, (options.text, options.second)))]
+        required, optional = predictor.columns
+        names = (*required, *optional)
+        for batch in _batches(lines):
+            rows = [_row(line, names) for line in batch]
+            for row, answer in zip(rows, predictor.answers(rows), strict=True):
+                print(json.dumps(answer, ensure_ascii=False) if options.json else render(row, answer), flush=True)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _batches(lines: Iterable[str]) -> Iterable[list[str]]:
+    texts = (line.rstrip("\n") for line in lines)
+    iterator = iter(text for text in texts if text.strip())
+    while batch := list(islice(iterator, _LINES)):
+        yield batch
+
+
+def _row(line: str, names: Sequence[str]) -> dict[str, str]:
+    texts = line.split("\t")
+    if len(texts) > len(names):
+        raise ValueError(f"{line!r} has {len(texts)} texts, this model takes {', '.join(names)}")
+    return dict(zip(names, texts, strict=False))
+
+
+def render(row: Mapping[str, str], answer: Mapping[str, Any]) -> str:
+    """One answer for people: a table of tokens or words, or a line."""
+    match answer:
+        case {"tokens": tokens, "replaced": shares}:
+            width = max(map(len, tokens), default=0)
+            return "\n".join(
+                f"{token:<{width}}  {share:6.1%}{'  replaced' if share > 0.5 else ''}"
+                for token, share in zip(tokens, shares, strict=True)
+            )
+        case {"words": words, "labels": labels}:
+            width = max(map(len, words), default=0)
+            return "\n".join(f"{word:<{width}}  {label}" for word, label in zip(words, labels, strict=True))
+        case {"answer": text, "start": start, "score": score}:
+            context, end = row["context"], start + len(text)
+            before, after = context[max(0, start - _CONTEXT) : start], context[end : end + _CONTEXT]
+            return f"{text}  (score {score:.2f}: …{before}[{text}]{after}…)"
+        case {"label": label, "probability": share}:
+            return f"{label}  {share:.1%}"
+        case {"labels": labels, "probabilities": shares}:
+            return ", ".join(f"{label}  {share:.1%}" for label, share in zip(labels, shares, strict=True)) or "none"
+        case {"value": value}:
+            return str(value)
+        case {"text": text}:
+            return text
+    raise AssertionError(answer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""BERT's WordPiece tokenizer, with the arguments and results of transformers' (T tokens, B batch)."""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from upath import UPath
+
+from cluster.storage import read_json, write_json, write_text
+from stages.electra.config import ElectraConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# BERT's names, in the order of BERT's tokenizer class: a trained vocabulary begins with them.
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+def build_tokenizer(tokens: list[str], *, lowercase: bool, strip_accents: bool | None = None) -> "Tokenizer":
+    """BERT's WordPiece tokenizer over `tokens`, whose place in the list is their id.
+
+    The same as transformers' `BertTokenizer`: clean text, Chinese characters split, [CLS] A [SEP] B [SEP].
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS.values()])
+    return tokenizer
+
+
+def check_vocabulary(lines: bytes, config: ElectraConfig, *, source: str) -> None:
+    """Raises ValueError where a token of a `vocab.txt` has no row in the embedding table."""
+    count = len(lines.splitlines())
+    if count > config.vocab_size:
+        raise ValueError(f"{source} has {count} tokens, the embedding table {config.vocab_size} rows (vocab_size)")
+
+
+class ElectraTokenizer:
+    """Texts to the arrays that a model takes.
+
+    Attributes:
+      max_length: Tokens that a text is cut to, where it is cut.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", *, max_length: int = 512) -> None:
+        self.backend = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def from_pretrained(cls, location: str | Path | UPath, *, revision: str | None = None) -> Self:
+        """Reads `tokenizer.json`, else `vocab.txt`, of a folder or hub id.
+
+        Raises:
+          FileNotFoundError: There is neither.
+        """
+        from tokenizers import Tokenizer
+
+        from stages.electra.source import find_folder
+
+        with ExitStack() as stack:
+            folder = find_folder(location, stack=stack, revision=revision, with_weights=False)
+            settings = folder / "tokenizer_config.json"
+            values: dict[str, Any] = read_json(UPath(settings)) if settings.exists() else {}
+            # Where it is not stated transformers writes a number without meaning, 1e30.
+            max_length = min(512, int(values.get("model_max_length") or 512))
+            if (folder / "tokenizer.json").exists():
+                return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), max_length=max_length)
+            if not (folder / "vocab.txt").exists():
+                raise FileNotFoundError(f"{location}: no tokenizer.json and no vocab.txt")
+            return cls.from_vocabulary(
+                folder / "vocab.txt", lowercase=values.get("do_lower_case", True), max_length=max_length
+            )
+
+    @classmethod
+    def from_vocabulary(cls, path: str | Path | UPath, *, lowercase: bool = True, max_length: int = 512) -> Self:
+        """Reads a `vocab.txt`, a token a line.
+
+        Raises:
+          ValueError: A token is there twice, or a special one is not there.
+        """
+        lines = UPath(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        tokens = [line.removesuffix("\r") for line in lines]
+        if len(set(tokens)) != len(tokens):
+            raise ValueError(f"{path}: a token is there twice")
+        if missing := [token for token in SPECIAL_TOKENS.values() if token not in tokens]:
+            raise ValueError(f"{path}: no {', '.join(missing)}")
+        return cls(build_tokenizer(tokens, lowercase=lowercase), max_length=max_length)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
+        truncation: bool = True,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+    ) -> dict[str, Any]:
+        """`input_ids`, `token_type_ids` and `attention_mask`, each a row a text, padded to the longest.
+
+        Args:
+          text: One text or several.
+          text_pair: What each is followed by.
+          truncation: Whether longer inputs are cut, the longer text first.
+          max_length: What they are cut to; None takes the tokenizer's.
+          return_tensors: `"np"` for arrays [B, T]; None for lists, without the batch for a single text.
+        """
+        import numpy as np
+
+        single = isinstance(text, str)
+        firsts = [text] if isinstance(text, str) else list(text)
+        seconds = [text_pair] if isinstance(text_pair, str) else text_pair
+        inputs: Any = firsts if seconds is None else list(zip(firsts, seconds, strict=True))
+        if truncation:
+            self.backend.enable_truncation(self.max_length if max_length is None else max_length)
+        else:
+            self.backend.no_truncation()
+        pad = SPECIAL_TOKENS["pad"]
+        self.backend.enable_padding(pad_id=self.backend.token_to_id(pad) or 0, pad_token=pad)
+        encodings = self.backend.encode_batch(inputs)
+        rows = {
+            "input_ids": [encoding.ids for encoding in encodings],
+            "token_type_ids": [encoding.type_ids for encoding in encodings],
+            "attention_mask": [encoding.attention_mask for encoding in encodings],
+        }
+        if return_tensors == "np":
+            return {name: np.array(value, np.int32) for name, value in rows.items()}
+        if return_tensors is not None:
+            raise ValueError(f"return_tensors is {return_tensors!r}, must be 'np' or None")
+        return {name: value[0] if single else value for name, value in rows.items()}
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[str]:
+        """The tokens themselves."""
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).tokens
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of some ids."""
+        return self.backend.decode([int(number) for number in ids], skip_special_tokens=skip_special_tokens)
+
+    def __len__(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def check(self, config: ElectraConfig) -> None:
+        """Raises ValueError where a token has no row in the embedding table."""
+        if len(self) > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(self)} tokens, the embedding table {config.vocab_size} rows (vocab_size)"
+            )
+
+    def save_pretrained(self, folder: str | Path | UPath) -> None:
+        """Writes `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`."""
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        target = UPath(folder)
+        ids = self.backend.get_vocab(with_added_tokens=True)
+        write_text(target / "tokenizer.json", self.backend.to_str(pretty=True))
+        write_text(target / "vocab.txt", "\n".join(sorted(ids, key=lambda token: ids[token])) + "\n")
+        normalizer = json.loads(self.backend.to_str())["normalizer"] or {}
+        write_json(
+            target / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",  # ELECTRA's, in transformers 4 and 5
+                "model_max_length": self.max_length,
+                "do_lower_case": normalizer.get("lowercase", True),
+                "strip_accents": normalizer.get("strip_accents"),
+                "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
+                **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+            },
+        )

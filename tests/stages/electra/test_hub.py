@@ -1,0 +1,174 @@
+"""Models of a hub, served from this machine as huggingface.co serves them."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from electra_miniature import tiny
+from huggingface_hub import constants
+
+from stages.electra import ElectraConfig, ElectraForPreTraining, ElectraTokenizer, ModelCard
+from stages.electra.tokenizer import SPECIAL_TOKENS
+
+MAIN, OLD = "a" * 40, "b" * 40
+REVISIONS = {"main": MAIN, MAIN: MAIN, "v1": OLD, OLD: OLD}
+VOCABULARY = [*SPECIAL_TOKENS.values(), *(f"w{number}" for number in range(20))]
+
+
+class Hub:
+    """Folders by repository and commit, the requests that were made, and the files that were uploaded."""
+
+    def __init__(self, folders: dict[tuple[str, str], Path]) -> None:
+        self.folders, self.requests, self.uploads = folders, [], {}
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.answer(self, with_body=True)
+
+            def do_HEAD(self) -> None:
+                hub.answer(self, with_body=False)
+
+            def do_POST(self) -> None:
+                hub.accept(self, self.rfile.read(int(self.headers["Content-Length"])))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
+        path = request.path.partition("?")[0]
+        self.requests.append(path)
+        match path.strip("/").split("/"):
+            case ["api", "models", owner, name, "revision", revision]:
+                files = self.files(f"{owner}/{name}", revision)
+                body = files and {
+                    "id": f"{owner}/{name}",
+                    "sha": REVISIONS[revision],
+                    "siblings": [{"rfilename": file} for file in files],
+                }
+            case ["api", "models", owner, name, "tree", revision]:
+                files = self.files(f"{owner}/{name}", revision)
+                body = files and [
+                    {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for file, data in files.items()
+                ]
+            case [owner, name, "resolve", revision, file]:
+                body = self.files(f"{owner}/{name}", revision).get(file)
+            case _:
+                body = None
+        found = body is not None and body != {}
+        data = body if isinstance(body, bytes) else json.dumps(body if found else {"error": "not found"}).encode()
+        request.send_response(200 if found else 404)
+        request.send_header("Content-Length", str(len(data)))
+        if found:
+            request.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+            request.send_header("X-Repo-Commit", REVISIONS.get(path.split("/")[-2], MAIN))
+        else:
+            request.send_header("X-Error-Code", "EntryNotFound" if "resolve" in path else "RepoNotFound")
+        request.end_headers()
+        if with_body:
+            request.wfile.write(data)
+
+    def accept(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        match request.path.partition("?")[0].strip("/").split("/"):
+            case ["api", "repos", "create"]:
+                made = json.loads(body)
+                answer = {"url": f"{self.address}/{made['organization']}/{made['name']}"}
+            case ["api", "validate-yaml"]:
+                answer = {"errors": [], "warnings": []}
+            case ["api", "models", _, _, "preupload", _]:
+                names = [file["path"] for file in json.loads(body)["files"]]
+                answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+            case ["api", "models", owner, name, "commit", _]:
+                entries = [json.loads(line) for line in body.splitlines()]
+                files = [entry["value"] for entry in entries if entry["key"] == "file"]
+                self.uploads |= {file["path"]: base64.b64decode(file["content"]) for file in files}
+                answer = {"commitUrl": f"{self.address}/{owner}/{name}/commit/{MAIN}", "commitOid": MAIN}
+        data = json.dumps(answer).encode()
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data)
+
+    def files(self, repository: str, revision: str) -> dict[str, bytes]:
+        folder = self.folders.get((repository, REVISIONS.get(revision, "")))
+        return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())} if folder else {}
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, ElectraForPreTraining]:
+    return {commit: ElectraForPreTraining(tiny(num_hidden_layers=1)[0], seed=n) for n, commit in enumerate((MAIN, OLD))}
+
+
+@pytest.fixture
+def hub(models, tmp_path, monkeypatch) -> Iterator[Hub]:
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    tokenizer = ElectraTokenizer.from_vocabulary(tmp_path / "vocab.txt")
+    folders = {("some/electra", commit): tmp_path / commit for commit in models}
+    for commit, model in models.items():
+        model.save_pretrained(tmp_path / commit, tokenizer=tokenizer)
+    hub = Hub(folders)
+    # As HF_ENDPOINT and HF_HOME in the environment would, were the library not imported already.
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    thread = threading.Thread(target=hub.server.serve_forever)
+    thread.start()
+    yield hub
+    hub.server.shutdown()
+    thread.join()
+    hub.server.server_close()
+
+
+def assert_same(ours, theirs) -> None:
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def test_a_hub_id_loads_at_any_revision_and_again_without_the_hub(hub, models, monkeypatch):
+    assert_same(ElectraForPreTraining.from_pretrained("some/electra"), models[MAIN])
+    assert_same(ElectraForPreTraining.from_pretrained("some/electra", revision="v1"), models[OLD])
+    assert ElectraConfig.from_pretrained("some/electra", revision="v1") == models[OLD].config
+    tokenizer = ElectraTokenizer.from_pretrained("some/electra")
+    assert tokenizer.tokenize("w1 w2") == ["w1", "w2"]
+    assert sum(path.endswith("model.safetensors") for path in hub.requests) <= 4  # one HEAD and one GET each
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert_same(ElectraForPreTraining.from_pretrained("some/electra"), models[MAIN])
+    assert not hub.requests
+
+
+def test_weights_of_one_format_are_downloaded(hub, models):
+    for name in ("pytorch_model.bin", "flax_model.msgpack", "tf_model.h5"):
+        (hub.folders["some/electra", MAIN] / name).write_bytes(b"large")
+    assert_same(ElectraForPreTraining.from_pretrained("some/electra"), models[MAIN])
+    assert not [path for path in hub.requests if path.endswith((".bin", ".msgpack", ".h5"))]
+
+
+@pytest.mark.parametrize(("name", "revision"), [("some/nothing", None), ("some/electra", "v9")])
+def test_an_id_or_revision_that_the_hub_has_not_is_named(hub, name, revision):
+    with pytest.raises(FileNotFoundError, match=f"{name}: no such folder, and the Hugging Face hub"):
+        ElectraForPreTraining.from_pretrained(name, revision=revision)
+
+
+def test_a_pushed_model_is_what_was_uploaded(hub, models, tmp_path):
+    address = models[OLD].push_to_hub("some/copy", card=ModelCard(title="mine", summary="text", license="apache-2.0"))
+    assert address.endswith(f"some/copy/commit/{MAIN}")
+    assert hub.uploads.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert b'license: "apache-2.0"' in hub.uploads["README.md"]
+    for name, data in hub.uploads.items():
+        (tmp_path / "pushed").mkdir(exist_ok=True)
+        (tmp_path / "pushed" / name).write_bytes(data)
+    assert_same(ElectraForPreTraining.from_pretrained(tmp_path / "pushed"), models[OLD])
