@@ -63,11 +63,13 @@ def _details(run: FineTuning) -> Iterator[Table]:
             yield _by_type(title, found["by_type"])
         if "by_label" in found:
             yield _by_label(title, found["by_label"])
+        if found.get("wrong"):
+            yield _wrong(title, found["wrong"])
 
 
 def _is_flat(details: Mapping[str, Any]) -> bool:
     """Whether they are of one dev set, not of parts of it."""
-    return any(name in details for name in ("confusion", "by_type", "by_label")) or not all(
+    return any(name in details for name in ("confusion", "by_type", "by_label", "wrong")) or not all(
         isinstance(value, Mapping) for value in details.values()
     )
 
@@ -93,3 +95,8 @@ def _by_label(title: str, by_label: Mapping[str, Mapping[str, int]]) -> Table:
         rows.append((name, score, *(format_value(found[key]) for key in ("correct", "predicted", "gold"))))
     columns = ("F1", "predicted right", "predicted", "in gold")
     return Table(title=f"Labels: {title}", columns=columns, rows=tuple(rows))
+
+
+def _wrong(title: str, examples: Sequence[Mapping[str, Any]]) -> Table:
+    rows = tuple((" | ".join(found["texts"]), str(found["label"]), str(found["predicted"])) for found in examples)
+    return Table(title=f"Furthest from right: {title}", columns=("label", "predicted"), rows=rows)

@@ -15,8 +15,10 @@ from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.config import TaskKind
 from stages.tasks.files import find_file
 from stages.tasks.tables import file_format, read_rows
-from stages.tasks.targets import Target
+from stages.tasks.targets import Target, Verdict
 from stages.tasks.tokens import WordPiece
+
+_SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,13 @@ class Classification:
         for part, verdict in verdicts.items():
             rows = "".join(f"{index}\t{written}\n" for index, written in enumerate(verdict.written))
             files[f"predictions{part and '_'}{part}.tsv"] = "index\tprediction\n" + rows
-        first = next(iter(verdicts.values()))
+        details = {
+            part: {
+                **verdict.details,
+                "wrong": _wrong([examples[number] for number in parts[part]], verdict, self.target),
+            }
+            for part, verdict in verdicts.items()
+        }
         return Evaluation(
             scores={
                 f"{part}{part and '/'}{name}": score
@@ -186,12 +194,24 @@ class Classification:
             },
             files=files,
             warnings=tuple(dict.fromkeys(chain.from_iterable(verdict.warnings for verdict in verdicts.values()))),
-            details=first.details if len(verdicts) == 1 else {part: v.details for part, v in verdicts.items()},
+            details=details if len(details) > 1 else next(iter(details.values())),
         )
 
     def predict(self, features: Features, logits: Sequence[np.ndarray]) -> list[str]:
         """What the prediction file holds for each example."""
         return self.target.write(_by_example(features, logits))
+
+
+def _wrong(examples: Sequence[Example], verdict: Verdict, target: Target) -> list[dict[str, Any]]:
+    """Examples that went wrong, for readers."""
+    return [
+        {
+            "texts": [text[:_SHOWN_CHARACTERS] for text in examples[number].texts],
+            "label": target.names[label] if isinstance(label := examples[number].label, int) else label,
+            "predicted": verdict.written[number],
+        }
+        for number in verdict.wrong
+    ]
 
 
 def _patterns(split: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from stages.tasks.config import TaskKind
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 
+_NUM_WRONG = 10  # examples that are shown
 _CONSTANT = 1e-3  # predictions within this share of the range of a regression are one number
 
 
@@ -25,12 +26,14 @@ class Verdict:
       written: Each prediction as a file has it.
       warnings: What a reader of the scores must know.
       details: Further results for readers.
+      wrong: Numbers of examples that went wrong, those of which the model was surest first.
     """
 
     scores: Mapping[str, float]
     written: Sequence[str]
     warnings: tuple[str, ...]
     details: Mapping[str, Any]
+    wrong: Sequence[int] = ()
 
 
 class Target(Protocol):
@@ -107,6 +110,7 @@ class Classes:
             written=self.write(logits_NC),
             warnings=self._one_class(gold, predicted),
             details={"confusion": confusion.tolist(), "labels": list(self.names)},
+            wrong=_surest(np.nonzero(gold != predicted)[0], logits_NC.max(-1) - logits_NC[np.arange(len(gold)), gold]),
         )
 
     def _one_class(self, gold: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
@@ -232,8 +236,14 @@ class Number:
             scores={name: score(gold, predicted) for name, score in self.scores.items()},
             written=self.write(logits_NC),
             warnings=(warning,) if constant else (),
+            wrong=_surest(np.nonzero(np.abs(gold - predicted) > 0)[0], np.abs(gold - predicted)),
             details={"predicted_range": [float(predicted.min()), float(predicted.max())]},
         )
+
+
+def _surest(numbers: np.ndarray, by: np.ndarray) -> list[int]:
+    """Some of these examples, those with the largest `by` first."""
+    return numbers[np.argsort(-by[numbers], kind="stable")][:_NUM_WRONG].tolist()
 
 
 def _class_number(value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> int:

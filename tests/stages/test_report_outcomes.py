@@ -56,6 +56,13 @@ def test_confusions_are_those_of_the_median_run(tmp_path: Path) -> None:
     ]
 
 
+def test_wrong_examples_are_shown(tmp_path: Path) -> None:
+    wrong = [{"texts": ["a cat", "a dog"], "label": "yes", "predicted": "no"}]
+    table = _tables(_add(tmp_path, "rte", 0, {"accuracy": 50.0}, details={"wrong": wrong}))[0]
+    assert table.columns == ("label", "predicted")
+    assert table.rows == (("a cat | a dog", "yes", "no"),)
+
+
 def test_parts_of_dev_have_their_own_confusions(tmp_path: Path) -> None:
     details = {part: {"confusion": [[1]], "labels": ["x"]} for part in ("matched", "mismatched")}
     titles = [table.title for table in _tables(_add(tmp_path, "mnli", 0, {"matched/accuracy": 1.0}, details=details))]

@@ -140,3 +140,15 @@ def test_predictions_keep_the_order_of_examples_and_one_class_is_reported(tokeni
     same = task.evaluate(examples, features, [np.eye(2)[1]] * 3, labels=task.target.names)
     assert same.scores["matthews"] == 0.0
     assert "all 3 predictions are the majority class, acceptable" in same.warnings[0]
+
+
+def test_what_went_wrong_is_shown_the_surest_first(tokenizer: WordPiece) -> None:
+    task = _task(TaskName.COLA)
+    examples = [Example(texts=(text,), label=1) for text in ("right", "a little wrong", "x" * 1000)]
+    features = task.features(examples, tokenizer, labels=task.target.names, split=Split.DEV)
+    logits = [np.array(pair) for pair in ((0.0, 1.0), (0.5, 0.0), (9.0, 0.0))]
+    found = task.evaluate(examples, features, logits, labels=task.target.names).details["wrong"]
+    assert found == [
+        {"texts": ["x" * 300], "label": "acceptable", "predicted": "0"},
+        {"texts": ["a little wrong"], "label": "acceptable", "predicted": "0"},
+    ]
