@@ -20,6 +20,7 @@ from stages.pretrain import PretrainConfig
 from stages.report import ReportConfig
 from stages.sample import SampleConfig
 from stages.shard import ShardConfig
+from stages.submission import SubmissionConfig
 from stages.vocab import VocabConfig
 
 SEEDED = ("sample", "shard", "pretrain")
@@ -66,6 +67,7 @@ class PipelineConfig:
     export: ExportConfig | None = None
     finetune: FinetuneSection | None = None
     report: ReportConfig | None = None
+    submission: SubmissionConfig | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig | None = field(default_factory=TrackingConfig)
 

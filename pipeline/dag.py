@@ -56,7 +56,11 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
         add(name, run, sources=_raw((run.data, run.train_file, run.eval_file, model)), accelerated=True)
-    add("report", config.report, needs=[stage.name for stage in stages], may_lack=tuple(runs))
+    every = [stage.name for stage in stages]
+    add("report", config.report, needs=every, may_lack=tuple(runs))
+    if config.submission is not None:
+        diagnostics = _raw((config.submission.diagnostics,))
+        add("submission", config.submission, needs=every, sources=diagnostics, accelerated=True)
     return tuple(stages)
 
 

@@ -1,11 +1,14 @@
 """Fine-tunes a pretrained discriminator, or the same network from random weights, on one task and scores it."""
 
+import difflib
+import re
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from stages.context import StageContext
-from stages.tasks.config import TASKS, TaskName
+from stages.tasks.config import TASKS, TaskKind, TaskName
+from stages.tasks.form import ClassWeights, TaskForm
 from stages.training.config import ComputeDtype
 
 EXPORTED_DISCRIMINATOR = "{export}/discriminator"
@@ -23,7 +26,7 @@ class FinetuneConfig:
     """One fine-tuning run. `None` means the value that was published for a model of that width.
 
     Attributes:
-      task: Which task.
+      task: Which task, by its name in the configuration.
       data: Folder of its files, by their official names.
       epochs: Passes over the training rows.
       max_length: Longest input in tokens, special ones included; longer texts are cut or split in windows.
@@ -50,7 +53,7 @@ class FinetuneConfig:
       compute_dtype: Number format of matrix products.
     """
 
-    task: TaskName
+    task: str
     data: str
     epochs: float
     max_length: int
@@ -83,10 +86,33 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeclaredConfig(FinetuneConfig):
+    """One fine-tuning run on a task of the user's own."""
+
+    form: TaskForm
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSection:
-    """One task of the YAML section `finetune.tasks`: its data, and what differs from the section's defaults."""
+    """One task of the YAML section `finetune.tasks`: its data, and what differs from the section's defaults.
+
+    A task that is not known by name says what it is: `kind` and what `stages.tasks.form.TaskForm` lists.
+
+    Attributes:
+      model: As the section's: RTE may start from `{finetune/mnli/seed-0}/model`, a task above it.
+    """
 
     data: str
+    model: str | None = None
+    kind: TaskKind | None = None
+    texts: tuple[str, ...] | None = None
+    label: str | None = None
+    labels: tuple[str | int, ...] | None = None
+    separator: str | None = None
+    range: tuple[float, float] | None = None
+    metric: str | None = None
+    class_weights: dict[str, float] | ClassWeights | None = None
+    columns: tuple[str, ...] | None = None
     train_file: str | None = None
     eval_file: str | None = None
     seeds: tuple[int, ...] | None = None
@@ -111,6 +137,18 @@ class TaskSection:
 
     def __post_init__(self) -> None:
         _check(self)
+        _ = self.form  # checks it
+
+    @property
+    def form(self) -> TaskForm | None:
+        """What the user says of a task of their own; None where nothing is said."""
+        said = {item.name: getattr(self, item.name) for item in fields(TaskForm)}
+        said = {name: value for name, value in said.items() if value is not None}
+        if not said:
+            return None
+        if "kind" not in said:
+            raise ValueError(f"{', '.join(said)} describe a task of your own, which needs kind too")
+        return TaskForm(**said | {"labels": tuple(str(label) for label in self.labels or ())})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +164,7 @@ class FinetuneSection:
       tasks: By name.
     """
 
-    tasks: dict[TaskName, TaskSection] = field(default_factory=dict)
+    tasks: dict[str, TaskSection] = field(default_factory=dict)
     model: str | None = None
     seeds: tuple[int, ...] | None = None
     from_random: bool = False
@@ -147,6 +185,25 @@ class FinetuneSection:
 
     def __post_init__(self) -> None:
         _check(self)
+        for name, task in self.tasks.items():
+            _check_name(name, task)
+
+
+def _check_name(name: str, task: TaskSection) -> None:
+    known = [str(member) for member in TaskName]
+    if name in known:
+        if task.form is not None:
+            raise ValueError(f"tasks.{name}: {name} is known by name; give a task of your own (kind) another one")
+        return
+    if task.form is None:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(
+            f"tasks.{name}: no task is known by this name.{hint}\nallowed: {', '.join(known)}; or any other name "
+            f"with kind: one of {', '.join(TaskKind)}"
+        )
+    if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+        raise ValueError(f"tasks.{name}: a name has letters, digits, _ and - only, and begins with a letter")
 
 
 def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConfig]:
@@ -157,7 +214,8 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
     """
     runs: dict[str, FinetuneConfig] = {}
     for name, task in section.tasks.items():
-        settings: dict[str, Any] = {"epochs": TASKS[name].epochs, "max_length": TASKS[name].max_length}
+        defaults = task.form or TASKS[TaskName(name)]
+        settings: dict[str, Any] = {"epochs": defaults.epochs, "max_length": defaults.max_length}
         for source in (section, task):
             for item in fields(FinetuneConfig):
                 value = getattr(source, item.name, None)
@@ -168,8 +226,9 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
         for init in inits:
             prefix = "seed" if init is Init.PRETRAINED else "random"
             for number in seeds:
-                runs[f"finetune/{name}/{prefix}-{number}"] = FinetuneConfig(
-                    **settings, task=TaskName(name), seed=number, init=init
+                settings |= {"task": str(name), "seed": number, "init": init}
+                runs[f"finetune/{name}/{prefix}-{number}"] = (
+                    DeclaredConfig(**settings, form=task.form) if task.form else FinetuneConfig(**settings)
                 )
     return runs
 

@@ -1,6 +1,5 @@
 """Starts from released weights: a model on the Hugging Face hub, or an earlier export, trained on other text."""
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,20 @@ from stages.electra.config import ElectraConfig
 from stages.electra.huggingface import Architecture, flatten
 from stages.electra.pretrained import load_pretrained
 
-# What may differ from the weights' own configuration: it shapes no tensor and no number that they were trained with.
-_FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "pad_token_id")
+# What must be as in the weights' own configuration: it shapes a tensor, or a number that they were trained with.
+_FIXED = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "is_decoder",
+)
 _ARCHITECTURES = {"discriminator": Architecture.PRETRAINING, "generator": Architecture.MASKED_LM}
 
 
@@ -64,9 +75,9 @@ def _equal(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 def _check_config(name: str, location: str, *, wanted: ElectraConfig, found: ElectraConfig) -> None:
     faults = [
-        f"{item.name} is {getattr(found, item.name)}, this run's {name} has {getattr(wanted, item.name)}"
-        for item in fields(ElectraConfig)
-        if item.name not in _FREE and getattr(found, item.name) != getattr(wanted, item.name)
+        f"{field} is {getattr(found, field)}, this run's {name} has {getattr(wanted, field)}"
+        for field in _FIXED
+        if getattr(found, field) != getattr(wanted, field)
     ]
     if faults:
         change = "pretrain.model (a generator's widths follow from generator_multiplier)"

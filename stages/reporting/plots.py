@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stages.reporting.collect import FineTuning, Init, Results
+from stages.reporting.outcomes import median_run
 from stages.reporting.summary import Summary
 
 # Distinguishable with any colour vision (Okabe and Ito, 2008).
@@ -172,6 +173,9 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
             runs = [run for run in results.runs if run.task == task.task]
             plot = _draw_finetuning(task.task, runs, smoothing=smoothing)
             plots += [plot] if plot is not None else []
+            run = median_run(results, task.task)
+            if run is not None and run.result.get("details", {}).get("threshold_curve"):
+                plots.append(_draw_thresholds(run))
     return plots
 
 
@@ -283,6 +287,22 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
     _format_axes(axes, with_legend=True)
     caption = f"Training loss of {task}, a line a seed."
     return Plot(name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure))
+
+
+def _draw_thresholds(run: FineTuning) -> Plot:
+    details = run.result["details"]
+    curve = details["threshold_curve"]
+    figure, axes = _new_figure()
+    for metric, color in (("exact_match", BLUE), ("f1", ORANGE)):
+        values = [row[metric] for row in curve]
+        axes.plot([row["threshold"] for row in curve], values, color=color, label=metric_label(metric))
+    axes.axvline(details["threshold"], color=GREY, linewidth=1.2, linestyle="--", label="threshold of the scores")
+    axes.set_title(f"{_escape(run.task)}, seed {run.seed}")
+    axes.set_xlabel("logit of 'no answer' above which none is given")
+    axes.set_ylabel("score (%)")
+    axes.legend(loc="best")
+    caption = f"Scores of {run.task} at every threshold on 'no answer'; the best one is known only by looking at dev."
+    return Plot(name=f"thresholds-{_file_name(run.task)}", section="scores", caption=caption, png=_to_png(figure))
 
 
 def metric_label(metric: str) -> str:

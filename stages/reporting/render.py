@@ -9,6 +9,7 @@ import jinja2
 import yaml
 
 from stages.reporting.collect import Init, Results, StageRecord
+from stages.reporting.outcomes import outcome_tables
 from stages.reporting.plots import Plot, metric_label
 from stages.reporting.published import CHECKPOINTS, STATEMENT
 from stages.reporting.summary import Statistics, Summary, TaskSummary
@@ -69,6 +70,7 @@ def _view(title: str, results: Results, summary: Summary, plots: Sequence[Plot])
         "has_random": any(task.random is not None for task in summary.tasks),
         "metrics": list(_metric_rows(summary)),
         "published": _published_view(summary),
+        "outcomes": outcome_tables(results, summary),
         "runs": _run_rows(results),
         "gaps": summary.gaps,
         "warnings": _warnings_by_run(summary),
@@ -109,6 +111,14 @@ def _verdicts(results: Results, summary: Summary) -> list[str]:
         sentences.append("No task was fine-tuned from random weights: what pretraining gives is not known.")
     else:
         sentences.append("There is no finished fine-tuning run to score.")
+    degenerate = [
+        run.stage for run in results.runs if any(warning.startswith("degenerate") for warning in run.warnings)
+    ]
+    if degenerate:
+        sentences.append(
+            f"{len(degenerate)} of {len(results.runs)} fine-tuning runs are degenerate, and count in all statistics: "
+            f"{', '.join(degenerate)}."
+        )
     auc = _last(results, "heldout", "replaced/auc")
     if auc is not None:
         sentences.append(

@@ -22,6 +22,7 @@ class Split(StrEnum):
 
     TRAIN = "train"
     DEV = "dev"
+    TEST = "test"  # without labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class TaskData:
       labels: Names of the classes by number; empty where the task has none.
       train_file: Where `train` was read.
       dev_file: Where `dev` was read.
+      warnings: What a reader of the scores must know of the files.
     """
 
     train: Sequence[Any]
@@ -62,6 +64,7 @@ class TaskData:
     labels: tuple[str, ...] = ()
     train_file: str
     dev_file: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,8 @@ class Features:
       ids: Token ids of each row, int32.
       first_length: Tokens of type 0 of each row; the rest is type 1.
       examples: Which example each row comes from.
-      labels: Per row: a number (`label`, `start`, `end`), or an array as long as the row's ids (`labels`).
+      labels: Per row: a number or several (`label`, `start`, `end`, …), or an array as long as the row's ids
+        (`labels`).
       counts: What happened on the way (`truncated`, `skipped`, …).
       details: What the task needs to turn the rows' logits into answers.
     """

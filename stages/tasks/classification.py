@@ -1,80 +1,133 @@
-"""Classification of one text or two, from tables with a row an example.
+"""One text or two to a class, some classes, or a number; from tables with a row an example.
 
-B batch, C classes.
+C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from upath import UPath
 
 from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.config import TaskKind
-from stages.tasks.files import find_file, read_lines
+from stages.tasks.files import find_file
+from stages.tasks.tables import file_format, read_rows
+from stages.tasks.targets import Target, Verdict
 from stages.tasks.tokens import WordPiece
 
-Score = Callable[[np.ndarray, np.ndarray], float]
+_SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One or two texts and the number of their class."""
+    """One or two texts and their label, as the task's target has it.
+
+    Attributes:
+      part: Name of the part of dev that it belongs to, where the parts are scored apart.
+    """
 
     texts: tuple[str, ...]
-    label: int
+    label: Any
+    part: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """How a file of tab-separated columns is read. There is no quoting: a quote is text.
+class Layout:
+    """Where texts and label are in a file.
 
     Attributes:
-      columns: Names of all columns, in order.
       texts: Columns of the texts.
       label: Column of the label.
-      header: Whether the first line names the columns.
+      labels: The classes as the file writes them, with their numbers.
+      header: Names of all columns of a file that does not begin with them.
+      max_broken: So many rows are known to be broken.
     """
 
-    columns: tuple[str, ...]
     texts: tuple[str, ...]
     label: str
-    header: bool
+    labels: Mapping[str, int] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    max_broken: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """A classification task.
+    """A task on whole texts.
 
     Attributes:
       name: As in the configuration.
-      table: Form of its files.
-      labels: Each label as it is written in the files, with the name of its class; class 0 first.
-      scores: The task's scores by name, of (gold, predicted).
-      primary: One of them.
-      unordered: The order of the two texts means nothing.
+      tsv: Layout of tab-separated files.
+      tables: Layout of JSON lines, Parquet and CSV.
+      target: What is predicted.
+      primary: The score by which runs are compared.
       options: How examples become inputs.
+      unordered: The order of the two texts means nothing.
+      dev_tsv: Layout of a tab-separated dev file, where it is another.
+      dev_parts: Parts of dev that are scored apart; with none, dev is one.
+      dev_files: Names of the dev file, where it is not called dev or validation.
     """
 
     name: str
-    table: Table
-    labels: Mapping[str, str]
-    scores: Mapping[str, Score]
+    tsv: Layout
+    tables: Layout
+    target: Target
     primary: str
     options: TaskOptions
     unordered: bool = False
-    kind: TaskKind = TaskKind.CLASSIFICATION
+    dev_tsv: Layout | None = None
+    dev_parts: tuple[str, ...] = ()
+    dev_files: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> TaskKind:
+        return self.target.kind
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
-        train = find_file(data, patterns=("train.tsv",), override=train_file, what="train_file")
-        dev = find_file(data, patterns=("dev.tsv",), override=eval_file, what="eval_file")
+        """Reads train.tsv and dev.tsv, or train and validation as Hugging Face names them."""
+        train_path = find_file(data, patterns=_patterns("train"), override=train_file, what="train_file")
+        train, broken = self._read(train_path, split=Split.TRAIN)
+        dev, dev_paths = [], []
+        for part in self.dev_parts[: 1 if eval_file else None] or ("",):
+            ending = f"_{part}" if part else ""
+            patterns = self.dev_files or (*_patterns(f"dev{ending}"), *_patterns(f"validation{ending}"))
+            path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
+            examples, more_broken = self._read(path, split=Split.DEV)
+            dev += [replace(example, part=part) for example in examples]
+            broken += more_broken
+            dev_paths.append(str(path))
         return TaskData(
-            train=read_table(train, table=self.table, labels=tuple(self.labels)),
-            dev=read_table(dev, table=self.table, labels=tuple(self.labels)),
-            labels=tuple(self.labels.values()),
-            train_file=str(train),
-            dev_file=str(dev),
+            train=train,
+            dev=dev,
+            labels=self.target.names,
+            train_file=str(train_path),
+            dev_file=", ".join(dev_paths),
+            warnings=tuple(f"{place}: a broken row was left out" for place in broken),
         )
+
+    def _read(self, path: UPath, *, split: Split) -> tuple[list[Example], tuple[str, ...]]:
+        layout = self.tables
+        if file_format(path) == ".tsv":
+            layout = self.dev_tsv if split is Split.DEV and self.dev_tsv else self.tsv
+        found = read_rows(
+            path, needed=(*layout.texts, layout.label), header=layout.header, max_broken=layout.max_broken
+        )
+        examples = [
+            Example(
+                texts=_texts(row.values[:-1], place=row.place, columns=layout.texts),
+                label=self.target.parse(row.values[-1], place=row.place, column=layout.label, labels=layout.labels),
+            )
+            for row in found.rows
+        ]
+        return examples, found.broken
+
+    def load_unlabelled(self, path: UPath) -> list[Example]:
+        """Reads the texts of a test file; it begins with a header whatever the others do. `label` is None."""
+        layout = self.tsv if file_format(path) == ".tsv" else self.tables
+        rows = read_rows(path, needed=layout.texts).rows
+        return [Example(texts=_texts(row.values, place=row.place, columns=layout.texts), label=None) for row in rows]
 
     def features(
         self, examples: Sequence[Example], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
@@ -95,12 +148,12 @@ class Classification:
                 row += [*text, tokenizer.sep]
             ids.append(np.array(row, np.int32))
         numbers = np.array([number for number, _ in rows], np.int32)
-        gold = np.array([example.label for example in examples], np.int32)
+        gold = {} if split is Split.TEST else self.target.arrays([example.label for example in examples])
         return Features(
             ids=ids,
             first_length=np.array(first_length, np.int32),
             examples=numbers,
-            labels={"label": gold[numbers]},
+            labels={name: values[numbers] for name, values in gold.items()},
             counts={"truncated": truncated},
         )
 
@@ -112,29 +165,72 @@ class Classification:
         *,
         labels: tuple[str, ...],
     ) -> Evaluation:
-        gold = np.array([example.label for example in examples])
-        predicted = np.zeros(len(examples), int)
-        predicted[features.examples] = np.argmax(np.stack(list(logits)), axis=-1)
-        scores = {name: score(gold, predicted) for name, score in self.scores.items()}
-        confusion = np.zeros((len(labels), len(labels)), int)
-        np.add.at(confusion, (gold, predicted), 1)
-        written = list(self.labels)
-        rows = "".join(f"{index}\t{written[label]}\n" for index, label in enumerate(predicted))
+        del labels
+        logits_NC = _by_example(features, logits)
+        parts = {
+            part: [number for number, example in enumerate(examples) if example.part == part]
+            for part in dict.fromkeys(example.part for example in examples)
+        }
+        verdicts = {
+            part: self.target.evaluate([examples[number].label for number in numbers], logits_NC[numbers])
+            for part, numbers in parts.items()
+        }
+        files = {}
+        for part, verdict in verdicts.items():
+            rows = "".join(f"{index}\t{written}\n" for index, written in enumerate(verdict.written))
+            files[f"predictions{part and '_'}{part}.tsv"] = "index\tprediction\n" + rows
+        details = {
+            part: {
+                **verdict.details,
+                "wrong": _wrong([examples[number] for number in parts[part]], verdict, self.target),
+            }
+            for part, verdict in verdicts.items()
+        }
         return Evaluation(
-            scores=scores,
-            files={"predictions.tsv": "index\tprediction\n" + rows},
-            warnings=_one_class(gold, predicted, labels),
-            details={"confusion": confusion.tolist(), "labels": list(labels)},
+            scores={
+                f"{part}{part and '/'}{name}": score
+                for part, verdict in verdicts.items()
+                for name, score in verdict.scores.items()
+            },
+            files=files,
+            warnings=tuple(dict.fromkeys(chain.from_iterable(verdict.warnings for verdict in verdicts.values()))),
+            details=details if len(details) > 1 else next(iter(details.values())),
         )
 
+    def predict(self, features: Features, logits: Sequence[np.ndarray]) -> list[str]:
+        """What the prediction file holds for each example."""
+        return self.target.write(_by_example(features, logits))
 
-def _one_class(gold: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(predicted.tolist())) > 1 or len(set(gold.tolist())) < 2:
-        return ()
-    label = int(predicted[0])
-    majority = int(np.bincount(gold).argmax())
-    name = "the majority class" if label == majority else "one class"
-    return (f"degenerate: all {len(predicted)} predictions are {name}, {labels[label]}",)
+
+def _wrong(examples: Sequence[Example], verdict: Verdict, target: Target) -> list[dict[str, Any]]:
+    """Examples that went wrong, for readers."""
+    return [
+        {
+            "texts": [text[:_SHOWN_CHARACTERS] for text in examples[number].texts],
+            "label": target.names[label] if isinstance(label := examples[number].label, int) else label,
+            "predicted": verdict.written[number],
+        }
+        for number in verdict.wrong
+    ]
+
+
+def _patterns(split: str) -> tuple[str, ...]:
+    names = tuple(f"{split}{suffix}" for suffix in (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".parquet"))
+    return (*names, f"{split}-*.parquet")
+
+
+def _texts(values: Sequence[Any], *, place: str, columns: Sequence[str]) -> tuple[str, ...]:
+    for value, column in zip(values, columns, strict=True):
+        if not isinstance(value, str):
+            raise ValueError(f"{place}: column {column!r} holds {value!r}, expected text")
+    return tuple(values)
+
+
+def _by_example(features: Features, logits: Sequence[np.ndarray]) -> np.ndarray:
+    rows_NC = np.stack(list(logits))
+    logits_NC = np.zeros_like(rows_NC)
+    logits_NC[features.examples] = rows_NC
+    return logits_NC
 
 
 def truncate(texts: Sequence[Sequence[int]], *, max_tokens: int) -> list[Sequence[int]]:
@@ -144,40 +240,3 @@ def truncate(texts: Sequence[Sequence[int]], *, max_tokens: int) -> list[Sequenc
         longest = max(range(len(lengths)), key=lambda index: (lengths[index], index))
         lengths[longest] -= 1
     return [text[:length] for text, length in zip(texts, lengths, strict=True)]
-
-
-def read_table(path: UPath, *, table: Table, labels: tuple[str, ...]) -> list[Example]:
-    """Reads every row; a wrong one is named with its line, what was expected and what was found."""
-    lines = read_lines(path)
-    columns = table.columns
-    if table.header:
-        _, header = next(lines, (1, ""))
-        columns = tuple(header.split("\t"))
-        missing = [name for name in (*table.texts, table.label) if name not in columns]
-        if missing:
-            raise ValueError(
-                f"{path}:1: the header lacks {', '.join(map(repr, missing))}; "
-                f"expected the columns {', '.join(table.columns)}; found {', '.join(columns)}"
-            )
-    numbers = {label: number for number, label in enumerate(labels)}
-    text_columns = [columns.index(name) for name in table.texts]
-    label_column = columns.index(table.label)
-    examples = []
-    for line, row in lines:
-        fields = row.split("\t")
-        if len(fields) != len(columns):
-            raise ValueError(
-                f"{path}:{line}: expected {len(columns)} columns ({', '.join(columns)}), "
-                f"found {len(fields)}: {row[:80]!r}"
-            )
-        if fields[label_column] not in numbers:
-            raise ValueError(
-                f"{path}:{line}: column {table.label!r} holds {fields[label_column]!r}, "
-                f"expected one of {', '.join(labels)}"
-            )
-        examples.append(
-            Example(texts=tuple(fields[column] for column in text_columns), label=numbers[fields[label_column]])
-        )
-    if not examples:
-        raise ValueError(f"{path}: no examples; expected rows of {', '.join(columns)}")
-    return examples

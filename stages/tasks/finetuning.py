@@ -1,6 +1,5 @@
 """A whole fine-tuning run: examples, features, training, scores, files."""
 
-import json
 import logging
 import os
 import time
@@ -13,17 +12,16 @@ import jax
 import numpy as np
 from upath import UPath
 
-from cluster.storage import local_copy, write_bytes, write_json, write_text
+from cluster.storage import local_copy, write_text
 from stages.context import StageContext
-from stages.electra.card import ModelCard
 from stages.electra.config import ElectraConfig
-from stages.electra.pretrained import load_backbone, save_pretrained
-from stages.finetune import FinetuneConfig, Init, published_layer_decay, published_learning_rate
+from stages.electra.pretrained import load_backbone
+from stages.finetune import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
 from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
 from stages.tasks.batches import bucket_lengths
-from stages.tasks.config import TaskKind
+from stages.tasks.config import TaskName
+from stages.tasks.declared import make_declared
 from stages.tasks.model import (
-    ARCHITECTURES,
     constant_loss,
     init_model,
     make_layer_scale,
@@ -31,6 +29,7 @@ from stages.tasks.model import (
     make_task_loss,
 )
 from stages.tasks.registry import make_task
+from stages.tasks.results import write_results
 from stages.tasks.tokens import WordPiece
 from stages.tasks.training import EVAL_BATCH_SIZE, BatchShape, Window, num_steps, predict_rows, train
 from stages.training.config import OptimizerConfig
@@ -42,13 +41,6 @@ logger = logging.getLogger(__name__)
 
 _NUM_WINDOWS = 50  # rows of training metrics that a run writes
 _FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
-# All but the first may be missing: transformers 5 writes no vocab.txt.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-_PIPELINES = {
-    TaskKind.CLASSIFICATION: "text-classification",
-    TaskKind.TAGGING: "token-classification",
-    TaskKind.QUESTION_ANSWERING: "question-answering",
-}
 
 
 def finetune(config: FinetuneConfig, context: StageContext) -> None:
@@ -167,7 +159,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     )
     evaluation = evaluations[-1]
     warnings = _warnings(config, task, evaluation=evaluation, train_features=train_features, data=data, windows=windows)
-    _write(
+    write_results(
         config,
         context,
         task=task,
@@ -241,17 +233,17 @@ def _read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:
 
 
 def _make_task(config: FinetuneConfig) -> Task:
-    return make_task(
-        config.task,
-        TaskOptions(
-            max_length=config.max_length,
-            doc_stride=config.doc_stride,
-            max_question_length=config.max_question_length,
-            max_answer_length=config.max_answer_length,
-            n_best=config.n_best,
-            double_unordered=config.double_unordered,
-        ),
+    options = TaskOptions(
+        max_length=config.max_length,
+        doc_stride=config.doc_stride,
+        max_question_length=config.max_question_length,
+        max_answer_length=config.max_answer_length,
+        n_best=config.n_best,
+        double_unordered=config.double_unordered,
     )
+    if isinstance(config, DeclaredConfig):
+        return make_declared(config.task, config.form, options)
+    return make_task(TaskName(config.task), options)
 
 
 def _read_data(task: Task, config: FinetuneConfig, context: StageContext) -> TaskData:
@@ -286,7 +278,7 @@ def _warnings(
     data: TaskData,
     windows: Sequence[Window],
 ) -> list[str]:
-    warnings = list(evaluation.warnings)
+    warnings = [*data.warnings, *evaluation.warnings]
     last = windows[-max(1, len(windows) // 10) :]
     loss = sum(window.sums["loss"] for window in last) / max(1.0, sum(window.sums["targets"] for window in last))
     constant = constant_loss(train_features, task.kind)
@@ -301,63 +293,6 @@ def _warnings(
             f"{skipped} of {len(data.train)} training questions were skipped: their answer is not in the context"
         )
     return warnings
-
-
-def _write(
-    config: FinetuneConfig,
-    context: StageContext,
-    *,
-    task: Task,
-    data: TaskData,
-    network: ElectraConfig,
-    folder: UPath,
-    params: Mapping[str, Any],
-    evaluation: Evaluation,
-    result: Mapping[str, Any],
-) -> None:
-    for name, text in evaluation.files.items():
-        write_text(context.output / name, text)
-        context.tracker.artifact(context.output / name, folder="predictions")
-    model = context.output / "model"
-    save_pretrained(
-        model,
-        architecture=ARCHITECTURES[task.kind],
-        config=network,
-        params=params,
-        id2label=dict(enumerate(data.labels)) or None,
-        problem_type="single_label_classification" if task.kind is TaskKind.CLASSIFICATION else None,
-        card=_card(config, task, network=network, evaluation=evaluation),
-    )
-    for name in _TOKENIZER_FILES:
-        if (folder / name).exists():
-            write_bytes(model / name, (folder / name).read_bytes())
-    for warning in result["warnings"]:
-        logger.warning("%s: %s", task.name, warning)
-    context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})
-    context.tracker.artifact(context.output / "metrics.jsonl")
-    context.tracker.artifact(context.output / "parameters.txt")
-    context.tracker.model(str(model), name=f"{task.name}-{config.init}-{config.seed}")
-    write_json(context.output / "result.json", result)
-    context.tracker.artifact(context.output / "result.json")
-
-
-def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation) -> ModelCard:
-    pipeline, architecture = _PIPELINES[task.kind], ARCHITECTURES[task.kind]
-    weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"
-    return ModelCard(
-        title=f"ELECTRA fine-tuned on {task.name}",
-        summary=(
-            f"{architecture} of {network.num_hidden_layers} layers of width {network.hidden_size}, fine-tuned "
-            f"on {task.name} from {weights} (seed {config.seed}, {config.epochs:g} epochs, learning rate "
-            f"{config.learning_rate:g}). Scores are of the dev split, in per cent."
-        ),
-        usage=(
-            f'from transformers import pipeline\n\nanswer = pipeline({json.dumps(pipeline)}, model="path/to/model")\n'
-        ),
-        task=pipeline,
-        dataset=task.name,
-        results=evaluation.scores,
-    )
 
 
 def _as_text(scores: Mapping[str, float]) -> str:

@@ -14,8 +14,13 @@ from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.config import TASKS, TaskKind, TaskName
 from stages.tasks.files import find_file
-from stages.tasks.squad import Answer, Question, read_squad
+from stages.tasks.question_files import read_questions
+from stages.tasks.spans import Candidate, Window, rank, window_candidates
+from stages.tasks.squad import Answer, Question
+from stages.tasks.thresholds import make_thresholds
 from stages.tasks.tokens import WordPiece
+
+NULL_THRESHOLD = -2.75  # log odds of 'no answer' above which none is given: google-research/electra's, tuned on SQuAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,72 +37,57 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """What the answers of a row need.
-
-    Attributes:
-      question: Number of the question.
-      first: Position in the row of the window's first context token.
-      offsets: Characters of its context tokens [T, 2].
-      owned: Which of them have at least as much context here as in any other window [T].
-    """
-
-    question: int
-    first: int
-    offsets: np.ndarray
-    owned: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A possible answer: its characters in the context, and its logits."""
-
-    start: int
-    end: int
-    start_logit: float
-    end_logit: float
-
-    @property
-    def score(self) -> float:
-        return self.start_logit + self.end_logit
-
-
-@dataclass(frozen=True, kw_only=True)
 class QuestionAnswering:
-    """SQuAD 1.1: every question has an answer in its context; start and end are scored independently.
+    """Questions with an answer in their context, or perhaps none; start and end are scored independently.
 
     Attributes:
       name: As in the configuration.
       primary: The score by which runs are compared.
       options: Windows and answers.
+      version: What its files have in their names: `v1.1`.
+      kind: `ANSWERABILITY` where a question may have no answer.
     """
 
     name: str
     options: TaskOptions
     primary: str = "exact_match"
+    version: str = ""
     kind: TaskKind = TaskKind.QUESTION_ANSWERING
 
+    @property
+    def unanswerable(self) -> bool:
+        """Whether a question may have no answer."""
+        return self.kind is TaskKind.ANSWERABILITY
+
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
-        paths = {
-            key: find_file(
-                data,
-                patterns=(f"{part}-v1.1.json", f"{part}-v1.1.json.gz", f"{part}*v1.1*.json", f"{part}*v1.1*.json.gz"),
-                override=override,
-                what=key,
-            )
-            for key, part, override in (("train_file", "train", train_file), ("eval_file", "dev", eval_file))
-        }
+        train_path = find_file(data, patterns=self._patterns("train"), override=train_file, what="train_file")
+        patterns = (*self._patterns("dev"), *self._patterns("validation"))
+        dev_path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
         return TaskData(
-            train=read_squad(paths["train_file"]),
-            dev=read_squad(paths["eval_file"]),
-            train_file=str(paths["train_file"]),
-            dev_file=str(paths["eval_file"]),
+            train=read_questions(train_path, unanswerable=self.unanswerable),
+            dev=read_questions(dev_path, unanswerable=self.unanswerable),
+            train_file=str(train_path),
+            dev_file=str(dev_path),
         )
+
+    def _patterns(self, part: str) -> tuple[str, ...]:
+        official: tuple[str, ...] = ()
+        if self.version:
+            official = tuple(
+                f"{part}{between}{self.version}{rest}{ending}"
+                for between, rest in (("-", ""), ("*", "*"))
+                for ending in (".json", ".json.gz")
+            )
+        plain = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
+        return (*official, *(f"{part}{ending}" for ending in plain))
 
     def features(
         self, examples: Sequence[Question], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
     ) -> Features:
-        """A row a window. In training a window without the whole answer has its span at [CLS], position 0."""
+        """A row a window. In training a window without the whole answer has its span at [CLS], position 0.
+
+        A window that lacks the answer of a question that has one is `unanswerable` like any other without.
+        """
         del labels
         questions = tokenizer.encode([example.text for example in examples])
         contexts = encode_contexts(examples, tokenizer)
@@ -106,7 +96,7 @@ class QuestionAnswering:
         for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             context = contexts[example.context]
             target = None
-            if split is Split.TRAIN:
+            if split is Split.TRAIN and (example.answers or not self.unanswerable):
                 target = answer_tokens(example, context)
                 if target is None:
                     not_found.append(example.id)
@@ -138,7 +128,8 @@ class QuestionAnswering:
             ids=ids,
             first_length=np.array(first_length, np.int32),
             examples=np.array(owners, np.int32),
-            labels={"start": spans_array[:, 0], "end": spans_array[:, 1]},
+            labels={"start": spans_array[:, 0], "end": spans_array[:, 1]}
+            | ({"unanswerable": (spans_array[:, 1] == 0).astype(np.float32)} if self.unanswerable else {}),
             counts={"answer_not_in_context": len(not_found), "question_cut": cut, "windows": len(ids)},
             details=windows if split is Split.DEV else {"answer_not_in_context": not_found},
         )
@@ -153,11 +144,14 @@ class QuestionAnswering:
     ) -> Evaluation:
         del labels
         found: list[list[Candidate]] = [[] for _ in examples]
-        for window, logits_T2 in zip(features.details, logits, strict=True):
+        odds = np.full(len(examples), np.inf)  # of 'no answer': its lowest logit over the windows
+        for window, logits_TC in zip(features.details, logits, strict=True):
+            if self.unanswerable:
+                odds[window.question] = min(odds[window.question], logits_TC[0, 2])
             found[window.question].extend(
                 window_candidates(
                     window,
-                    logits_T2,
+                    logits_TC[:, :2],
                     n_best=self.options.n_best,
                     max_answer_length=self.options.max_answer_length,
                 )
@@ -166,28 +160,66 @@ class QuestionAnswering:
             example.id: rank(candidates, example.context, n_best=self.options.n_best)
             for example, candidates in zip(examples, found, strict=True)
         }
-        predictions = {name: str(answers[0]["text"]) for name, answers in n_best.items()}
-        gold = [[answer.text for answer in example.answers] for example in examples]
+        texts = {name: str(answers[0]["text"]) for name, answers in n_best.items()}
+        files = {"nbest_predictions.json": _as_json(n_best)}
         warnings = []
-        empty = sum(not text for text in predictions.values())
-        if empty:
-            warnings.append(f"{empty} of {len(predictions)} predicted answers are empty")
-        whole = sum(text == example.context for example, text in zip(examples, predictions.values(), strict=True))
+        whole = sum(text == example.context for example, text in zip(examples, texts.values(), strict=True))
         if whole == len(examples):
             warnings.append("degenerate: every predicted answer is its whole context")
+        gold = [example.texts for example in examples]
+        if not self.unanswerable:
+            empty = sum(not text for text in texts.values())
+            if empty:
+                warnings.insert(0, f"{empty} of {len(texts)} predicted answers are empty")
+            return Evaluation(
+                scores=scores.answer_scores(gold, list(texts.values())),
+                files={"predictions.json": _as_json(texts)} | files,
+                warnings=tuple(warnings),
+            )
+        none = odds > NULL_THRESHOLD
+        if none.all() or not none.any():
+            warnings.append(f"degenerate: {'no' if none.all() else 'every'} question is answered")
+        thresholds = make_thresholds(gold, list(texts.values()), odds.tolist())
+        chosen = {
+            name: "" if unanswered else text for (name, text), unanswered in zip(texts.items(), none, strict=True)
+        }
         return Evaluation(
-            scores=scores.answer_scores(gold, list(predictions.values())),
+            scores=thresholds.scores(NULL_THRESHOLD)
+            | {f"best/{name}": thresholds.best(name)[0] for name in ("exact_match", "f1")},
             files={
-                "predictions.json": json.dumps(predictions, ensure_ascii=False, indent=1) + "\n",
-                "nbest_predictions.json": json.dumps(n_best, ensure_ascii=False, indent=1) + "\n",
-            },
+                "predictions.json": _as_json(chosen),
+                "null_odds.json": _as_json(dict(zip(texts, odds.tolist(), strict=True))),
+                "answers.json": _as_json(texts),  # for the official search of the best threshold
+            }
+            | files,
             warnings=tuple(warnings),
+            details=thresholds.as_json(threshold=NULL_THRESHOLD),
         )
+
+
+def _as_json(value: Mapping) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
 def make_squad_v1(options: TaskOptions) -> QuestionAnswering:
     """SQuAD 1.1."""
-    return QuestionAnswering(name=TaskName.SQUAD_V1, primary=TASKS[TaskName.SQUAD_V1].primary, options=options)
+    return _make(TaskName.SQUAD_V1, options, version="v1.1")
+
+
+def make_squad_v2(options: TaskOptions) -> QuestionAnswering:
+    """SQuAD 2.0: half of dev's questions have no answer."""
+    return _make(TaskName.SQUAD_V2, options, version="v2.0")
+
+
+def make_mrqa(name: TaskName, options: TaskOptions) -> QuestionAnswering:
+    """One of the sets that MRQA brought into one form. Their files share a name: give train_file and eval_file."""
+    return _make(name, options)
+
+
+def _make(name: TaskName, options: TaskOptions, *, version: str = "") -> QuestionAnswering:
+    return QuestionAnswering(
+        name=name, primary=TASKS[name].primary, options=options, version=version, kind=TASKS[name].kind
+    )
 
 
 def encode_contexts(examples: Sequence[Question], tokenizer: WordPiece) -> dict[str, Context]:
@@ -258,57 +290,3 @@ def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None
 def _trimmed(answer: Answer) -> Answer:
     left = len(answer.text) - len(answer.text.lstrip())
     return Answer(text=answer.text.strip(), start=answer.start + left)
-
-
-def window_candidates(window: Window, logits_T2: np.ndarray, *, n_best: int, max_answer_length: int) -> list[Candidate]:
-    """The best spans of a window: n_best starts x n_best ends, a start only where its window owns it."""
-    first, length = window.first, len(window.offsets)
-    start_logits, end_logits = logits_T2[first : first + length].T.astype(np.float64)
-    starts = _top(np.where(window.owned, start_logits, -np.inf), n_best)
-    starts = starts[window.owned[starts]]
-    ends = _top(end_logits, n_best)
-    spans = ends[None, :] - starts[:, None]
-    rows, columns = np.nonzero((spans >= 0) & (spans < max_answer_length))
-    totals = start_logits[starts[rows]] + end_logits[ends[columns]]
-    order = np.argsort(-totals, kind="stable")[:n_best]
-    return [
-        Candidate(
-            start=int(window.offsets[starts[rows[index]], 0]),
-            end=int(window.offsets[ends[columns[index]], 1]),
-            start_logit=float(start_logits[starts[rows[index]]]),
-            end_logit=float(end_logits[ends[columns[index]]]),
-        )
-        for index in order
-    ]
-
-
-def _top(values: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the largest values, largest first, the earlier of equal ones first."""
-    if len(values) > count:
-        smallest = np.partition(values, len(values) - count)[len(values) - count]
-        places = np.nonzero(values >= smallest)[0]
-    else:
-        places = np.arange(len(values))
-    return places[np.argsort(-values[places], kind="stable")][:count]
-
-
-def rank(candidates: Sequence[Candidate], context: str, *, n_best: int) -> list[Mapping[str, str | float]]:
-    """The best different answers of a question over all its windows, with probabilities among them."""
-    best: dict[str, Candidate] = {}
-    for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
-        best.setdefault(context[candidate.start : candidate.end].strip(), candidate)
-        if len(best) == n_best:
-            break
-    if not best:  # an empty context
-        return [{"text": "", "probability": 1.0, "start_logit": 0.0, "end_logit": 0.0}]
-    totals = np.array([candidate.score for candidate in best.values()])
-    weights = np.exp(totals - totals.max())
-    return [
-        {
-            "text": text,
-            "probability": float(weight),
-            "start_logit": candidate.start_logit,
-            "end_logit": candidate.end_logit,
-        }
-        for (text, candidate), weight in zip(best.items(), weights / weights.sum(), strict=True)
-    ]

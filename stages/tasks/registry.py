@@ -5,15 +5,19 @@ from types import MappingProxyType
 
 from stages.tasks.base import Task, TaskOptions
 from stages.tasks.config import TaskName
-from stages.tasks.glue import make_cola, make_mrpc
-from stages.tasks.question_answering import make_squad_v1
+from stages.tasks.glue import GLUE
+from stages.tasks.question_answering import make_mrqa, make_squad_v1, make_squad_v2
 from stages.tasks.tagging import make_conll2000
 
 _MAKERS: Mapping[TaskName, Callable[[TaskOptions], Task]] = MappingProxyType(
     {
-        TaskName.COLA: make_cola,
-        TaskName.MRPC: make_mrpc,
+        **GLUE,
         TaskName.SQUAD_V1: make_squad_v1,
+        TaskName.SQUAD_V2: make_squad_v2,
+        TaskName.NEWSQA: lambda options: make_mrqa(TaskName.NEWSQA, options),
+        TaskName.NATURALQS: lambda options: make_mrqa(TaskName.NATURALQS, options),
+        TaskName.TRIVIAQA: lambda options: make_mrqa(TaskName.TRIVIAQA, options),
+        TaskName.SEARCHQA: lambda options: make_mrqa(TaskName.SEARCHQA, options),
         TaskName.CONLL2000: make_conll2000,
     }
 )

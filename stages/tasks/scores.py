@@ -30,6 +30,16 @@ def binary_f1(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.nd
     return 100.0 * float(metrics.f1_score(gold, predicted, pos_label=1, average="binary", zero_division=0))
 
 
+def macro_f1(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray) -> float:
+    """Mean F1 of the classes (of those in gold or prediction), or of the columns of indicators [N, C]."""
+    return 100.0 * float(metrics.f1_score(gold, predicted, average="macro", zero_division=0))
+
+
+def micro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """F1 of all indicators [N, C] together."""
+    return 100.0 * float(metrics.f1_score(gold, predicted, average="micro", zero_division=0))
+
+
 def pearson(gold: Sequence[float] | np.ndarray, predicted: Sequence[float] | np.ndarray) -> float:
     """Pearson's correlation; 0 where either side is constant."""
     return _correlation(stats.pearsonr, gold, predicted)

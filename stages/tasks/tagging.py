@@ -4,7 +4,7 @@ T tokens, C classes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,23 @@ from stages.tasks import scores
 from stages.tasks.base import IGNORED, Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.config import TASKS, TaskKind, TaskName
 from stages.tasks.files import find_file, read_lines
+from stages.tasks.tables import file_format, read_rows
 from stages.tasks.tokens import WordPiece
 
 _SEPARATOR = re.compile(r"[ \t]+")  # no other white space: a non-breaking space is part of a word
+_ENDINGS = (".txt", ".tsv", ".conll", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
 _TAG = re.compile(r"O|[BIES]-\S+")
+
+Check = Callable[[str, str, str], None]  # of a tag, its place and its column: raises where it is wrong
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """Words with their tags, and the lines they came from, to be written beside the predictions."""
+    """Words with their tags.
+
+    Attributes:
+      lines: What they came from, to be written beside the predictions.
+    """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -35,25 +43,53 @@ class Tagging:
 
     Attributes:
       name: As in the configuration.
-      columns: Names of the columns, word first, tag last.
-      primary: The score by which runs are compared.
+      columns: Names of the columns of a file with a word a line, word first, tag last.
       options: How examples become inputs.
+      fields: Columns of the words and of the tags in JSON lines or Parquet, where a sentence is a row of lists.
+      known: The tags, where they must be of a list; a number in JSON lines or Parquet is a place in it.
+      chunked: Whether tags mark chunks (B-NP, I-NP); else each word is scored on its own.
+      primary: The score by which runs are compared.
     """
 
     name: str
     columns: tuple[str, ...]
     options: TaskOptions
+    fields: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    chunked: bool = True
     primary: str = "f1"
     kind: TaskKind = TaskKind.TAGGING
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads both files. The labels are the tags of training: one that dev alone has can only be missed."""
-        train_path = find_file(data, patterns=("train.txt",), override=train_file, what="train_file")
-        dev_path = find_file(data, patterns=("dev.txt", "valid.txt", "test.txt"), override=eval_file, what="eval_file")
-        train, dev = (read_columns(path, columns=self.columns) for path in (train_path, dev_path))
+        names = [f"{{}}{ending}" for ending in _ENDINGS]
+        train_path = find_file(
+            data, patterns=[name.format("train") for name in names], override=train_file, what="train_file"
+        )
+        parts = ("dev", "valid", "validation", "test")
+        patterns = [name.format(part) for part in parts for name in names]
+        dev_path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
+        train, dev = self._read(train_path), self._read(dev_path)
         tags = {tag for sentence in train for tag in sentence.tags}
-        labels = ("O", *sorted(tags - {"O"}, key=lambda tag: (tag[2:], tag)))
+        outside = ("O",) if self.chunked else ()
+        labels = self.known or (*outside, *sorted(tags - {*outside}, key=lambda tag: (tag[2:], tag)))
         return TaskData(train=train, dev=dev, labels=labels, train_file=str(train_path), dev_file=str(dev_path))
+
+    def _read(self, path: UPath) -> list[Sentence]:
+        if file_format(path) in (".jsonl", ".parquet"):
+            if not self.fields:
+                raise ValueError(f"{path}: {self.name} does not say which columns of it hold the words and the tags")
+            return read_sentences(path, fields=self.fields, known=self.known, check=self._check)
+        if not self.columns:
+            raise ValueError(f"{path}: {self.name} does not say what columns it has")
+        return read_columns(path, columns=self.columns, check=self._check)
+
+    def _check(self, tag: str, place: str, column: str) -> None:
+        """Raises a ValueError that says where a tag is none."""
+        if self.known and tag not in self.known:
+            raise ValueError(f"{place}: column {column!r} holds {tag!r}, expected one of {', '.join(self.known)}")
+        if self.chunked and not _TAG.fullmatch(tag):
+            raise ValueError(f"{place}: column {column!r} holds {tag!r}, expected O, B-TYPE, I-TYPE, E-TYPE or S-TYPE")
 
     def features(
         self, examples: Sequence[Sentence], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
@@ -122,10 +158,11 @@ class Tagging:
             for sentence, tags in zip(examples, predicted, strict=True)
         )
         return Evaluation(
-            scores=scores.chunk_scores(gold, predicted) | {"accuracy": 100.0 * matches / len(flat_gold)},
+            scores=(scores.chunk_scores(gold, predicted) if self.chunked else {})
+            | {"accuracy": 100.0 * matches / len(flat_gold)},
             files={"predictions.txt": "\n".join(lines) + "\n"},
             warnings=tuple(warnings),
-            details={"by_type": scores.chunk_scores_by_type(gold, predicted)},
+            details={"by_type": scores.chunk_scores_by_type(gold, predicted)} if self.chunked else {},
         )
 
 
@@ -150,7 +187,7 @@ def pack(lengths: Sequence[int], *, room: int) -> list[tuple[int, int]]:
     return [*rows, (first, len(lengths))]
 
 
-def read_columns(path: UPath, *, columns: tuple[str, ...]) -> list[Sentence]:
+def read_columns(path: UPath, *, columns: tuple[str, ...], check: Check) -> list[Sentence]:
     """Reads sentences, a word a line, an empty line between them."""
     sentences: list[Sentence] = []
     rows: list[list[str]] = []
@@ -177,13 +214,28 @@ def read_columns(path: UPath, *, columns: tuple[str, ...]) -> list[Sentence]:
                 f"{path}:{number}: expected {len(columns)} columns ({', '.join(columns)}), "
                 f"found {len(fields)}: {line[:80]!r}"
             )
-        if not _TAG.fullmatch(fields[-1]):
-            raise ValueError(
-                f"{path}:{number}: column {columns[-1]!r} holds {fields[-1]!r}, expected O, B-TYPE, I-TYPE, "
-                "E-TYPE or S-TYPE"
-            )
+        check(fields[-1], f"{path}:{number}", columns[-1])
         rows.append(fields)
     finish()
     if not sentences:
         raise ValueError(f"{path}: no sentences; expected lines of {', '.join(columns)}")
+    return sentences
+
+
+def read_sentences(path: UPath, *, fields: tuple[str, ...], known: tuple[str, ...], check: Check) -> list[Sentence]:
+    """Reads sentences, each a row with a list of words and one of tags, or of their numbers in `known`."""
+    sentences = []
+    for row in read_rows(path, needed=fields).rows:
+        for column, value in zip(fields, row.values, strict=True):
+            if not isinstance(value, list):
+                raise ValueError(f"{row.place}: column {column!r} holds {value!r}, expected a list")
+        words, values = row.values
+        if len(words) != len(values):
+            raise ValueError(f"{row.place}: {len(words)} words have {len(values)} tags")
+        tags = [known[tag] if isinstance(tag, int) and 0 <= tag < len(known) else str(tag) for tag in values]
+        for tag in tags:
+            check(tag, row.place, fields[-1])
+        lines = tuple(f"{word} {tag}" for word, tag in zip(words, tags, strict=True))
+        if words:
+            sentences.append(Sentence(words=tuple(map(str, words)), tags=tuple(tags), lines=lines))
     return sentences

@@ -219,3 +219,31 @@ def test_config_is_immutable(write):
     assert isinstance(config, PipelineConfig)
     with pytest.raises(AttributeError):
         config.output = "x"
+
+
+OWN_TASK = """
+finetune:
+  tasks:
+    tickets:
+      data: data/tickets
+      kind: classification
+      texts: [subject, body]
+      label: queue
+      labels: [1, 2, other]
+      class_weights: {1: 2, other: 0.5}
+      metric: macro_f1
+"""
+
+
+def test_a_task_of_ones_own_is_declared_in_yaml_alone(write):
+    config = load_config(write(MINIMAL + OWN_TASK))
+    run = next(stage.config for stage in build_stages(config) if stage.name == "finetune/tickets/seed-0")
+    assert (run.form.labels, run.form.class_weights) == (("1", "2", "other"), {"1": 2, "other": 0.5})
+    for override, message in (
+        ("finetune.tasks.tickets.kind=clasification", "Did you mean `classification`?"),
+        ("finetune.tasks.tickets.lable=x", "Did you mean `label`?"),
+        ("finetune.tasks.tickets.metric=f2", "metric is f2, must be one of accuracy, macro_f1, matthews"),
+    ):
+        found = mistakes(write(MINIMAL + OWN_TASK), override)
+        assert "finetune.tasks.tickets" in found
+        assert message in found

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -129,12 +130,21 @@ def squad(*paragraphs: tuple[str, list[tuple[str, str, str]]]) -> str:
     )
 
 
+NAMES = ("cat", "dog", "fox", "mat", "house", "red")
+
+
 @pytest.fixture
 def task_data(tmp_path: Path, write: Callable[[str, str], UPath]) -> Path:
     """A folder a task with a few easy examples, the same for training and dev."""
     cola = "".join(f"x\t{n % 2}\t\tthe {'cat sat' if n % 2 else 'sat cat the on'} .\n" for n in range(8))
     mrpc_rows = ["1\t1\t2\tthe cat ran .\ta cat ran .", "0\t1\t2\tthe dog ran .\ta fox sat ."] * 4
     mrpc = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "\n".join(mrpc_rows) + "\n"
+    stsb = "sentence1\tsentence2\tscore\n"
+    stsb += "".join(f"the {a} ran .\ta {b} sat .\t{n}\n" for n, (a, b) in enumerate(pairwise(NAMES)))
+    mnli = "sentence1\tsentence2\tgold_label\n" + "".join(
+        f"the {name} ran .\ta cat sat .\t{label}\n"
+        for name, label in zip(NAMES, ("entailment", "neutral", "contradiction") * 2, strict=True)
+    )
     conll = (
         "the DT B-NP\ncat NN I-NP\nsat VBD B-VP\non IN B-PP\nthe DT B-NP\nmat NN I-NP\n. . O\n\n"
         "a DT B-NP\nbig JJ I-NP\ndog NN I-NP\njumps VBZ B-VP\n. . O\n\n"
@@ -146,9 +156,17 @@ def task_data(tmp_path: Path, write: Callable[[str, str], UPath]) -> Path:
         ),
         ("paris is the capital of france .", [("q3", "what is the capital ?", "paris")]),
     )
+    content = json.loads(answers)
+    none = {"id": "q4", "question": "what is red ?", "answers": [], "is_impossible": True}
+    content["data"][0]["paragraphs"][0]["qas"].append(none)
+    with_none = json.dumps(content)
     for split_name in ("train", "dev"):
         write(f"cola/{split_name}.tsv", cola)
         write(f"mrpc/{split_name}.tsv", mrpc)
+        write(f"stsb/{split_name}.tsv", stsb)
+        write("mnli/train.tsv" if split_name == "train" else "mnli/dev_matched.tsv", mnli)
+        write("mnli/dev_mismatched.tsv", mnli)
         write(f"squad_v1/{split_name}-v1.1.json", answers)
+        write(f"squad_v2/{split_name}-v2.0.json", with_none)
         write(f"conll2000/{'test' if split_name == 'dev' else 'train'}.txt", conll)
     return tmp_path

@@ -29,7 +29,14 @@ def _batch(kind: TaskKind) -> dict[str, np.ndarray]:
     labels = {
         TaskKind.CLASSIFICATION: {"label": np.array([0, 2, 1], np.int32)},
         TaskKind.TAGGING: {"labels": np.where(np.arange(8) < 3, random.integers(0, 3, (3, 8)), IGNORED)},
+        TaskKind.MULTI_LABEL: {"label": np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], np.float32)},
+        TaskKind.REGRESSION: {"label": np.array([0.0, 0.5, 1.0], np.float32)},
         TaskKind.QUESTION_ANSWERING: {"start": np.array([0, 1, 2]), "end": np.array([0, 3, 2])},
+        TaskKind.ANSWERABILITY: {
+            "start": np.array([0, 1, 2]),
+            "end": np.array([0, 3, 2]),
+            "unanswerable": np.array([1, 0, 0], np.float32),
+        },
     }[kind]
     return labels | {
         "ids": random.integers(5, 20, (3, 8)).astype(np.int32),
@@ -49,9 +56,9 @@ def test_padding_and_rows_without_weight_change_no_loss(kind: TaskKind) -> None:
 
     padded = dict(batch)
     padded["ids"] = np.pad(batch["ids"], ((0, 2), (0, 5)), constant_values=7)
-    for name in ("length", "first_length", "label", "start", "end"):
+    for name in ("length", "first_length", "label", "start", "end", "unanswerable"):
         if name in batch:
-            padded[name] = np.pad(batch[name], (0, 2), mode="edge")
+            padded[name] = np.pad(batch[name], [(0, 2), *[(0, 0)] * (batch[name].ndim - 1)], mode="edge")
     if "labels" in batch:
         padded["labels"] = np.pad(
             np.pad(batch["labels"], ((0, 0), (0, 5)), constant_values=IGNORED), ((0, 2), (0, 0)), mode="edge"
@@ -76,6 +83,49 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
         "examples": 3.0,
         "tokens": 17.0,
     }
+
+
+def _loss_and_logits(kind: TaskKind, batch: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=3, seed=0)
+    loss_fn = jax.jit(make_task_loss(graphdef, kind, dtype="float32"), static_argnames="train")
+    loss, _ = loss_fn(params, batch, jax.random.split(jax.random.key(0), 3), train=False)
+    return float(loss), np.asarray(make_predict(graphdef, dtype="float32")(params, batch), np.float64)
+
+
+def test_classes_count_by_their_weight() -> None:
+    batch = _batch(TaskKind.CLASSIFICATION) | {"label_weight": np.array([1.0, 4.0, 0.0], np.float32)}
+    loss, logits = _loss_and_logits(TaskKind.CLASSIFICATION, batch)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(3), batch["label"]]
+    assert loss == pytest.approx((losses[0] + 4 * losses[1]) / 5, rel=1e-5)
+
+
+def test_the_loss_of_several_labels_is_the_mean_binary_cross_entropy() -> None:
+    weight = np.array([[1, 3, 3], [1, 1, 1], [2, 1, 1]], np.float32)
+    batch = _batch(TaskKind.MULTI_LABEL) | {"label_weight": weight}
+    loss, logits = _loss_and_logits(TaskKind.MULTI_LABEL, batch)
+    shares = 1 / (1 + np.exp(-logits))
+    losses = -np.where(batch["label"] > 0, np.log(shares), np.log(1 - shares))
+    assert loss == pytest.approx((losses * weight).mean(), rel=1e-5)
+
+
+def test_the_loss_of_a_number_is_its_mean_squared_error() -> None:
+    batch = _batch(TaskKind.REGRESSION)
+    loss, logits = _loss_and_logits(TaskKind.REGRESSION, batch)
+    assert loss == pytest.approx(np.square(logits[:, 0] - batch["label"]).mean(), rel=1e-5)
+
+
+def test_no_answer_costs_half_of_its_cross_entropy_beside_the_span() -> None:
+    batch = _batch(TaskKind.ANSWERABILITY)
+    loss, logits = _loss_and_logits(TaskKind.ANSWERABILITY, batch)
+    assert (logits[:, :, 2] == logits[:, :1, 2]).all()
+    spans = 0.0
+    for row, length in enumerate(batch["length"]):
+        for column, name in enumerate(("start", "end")):
+            values = logits[row, :length, column]
+            spans += (np.log(np.exp(values).sum()) - values[batch[name][row]]) / 2
+    share = 1 / (1 + np.exp(-logits[:, 0, 2]))
+    none = -np.where(batch["unanswerable"] > 0, np.log(share), np.log(1 - share))
+    assert loss == pytest.approx(spans / 3 + 0.5 * none.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(TaskKind))
@@ -151,3 +201,31 @@ def test_the_loss_of_a_constant_guess() -> None:
     assert constant_loss(features, TaskKind.CLASSIFICATION) == pytest.approx(entropy)
     assert constant_loss(features, TaskKind.TAGGING) == pytest.approx(entropy)
     assert constant_loss(features, TaskKind.QUESTION_ANSWERING) == pytest.approx(math.log(8))
+
+
+def _constant_features(**labels: np.ndarray) -> Features:
+    return Features(ids=[np.zeros(8, np.int32)] * 4, first_length=np.full(4, 8), examples=np.arange(4), labels=labels)
+
+
+def test_the_loss_of_a_constant_guess_is_the_smallest_one() -> None:
+    label = np.array([0, 0, 0, 1])
+    weighted = _constant_features(label=label, label_weight=np.array([1.0, 1.0, 1.0, 3.0]))
+    assert constant_loss(weighted, TaskKind.CLASSIFICATION) == pytest.approx(math.log(2))
+    number = _constant_features(label=label.astype(np.float32))
+    assert constant_loss(number, TaskKind.REGRESSION) == pytest.approx(3 / 16)
+
+    several = np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32)
+    weight = np.where(several > 0, 2.0, 1.0)
+    guesses = np.linspace(0.001, 0.999, 999)
+    smallest = np.mean(
+        [
+            min(-(w * np.where(side, np.log(p), np.log(1 - p))).mean() for p in guesses)
+            for side, w in zip(several.T > 0, weight.T, strict=True)
+        ]
+    )
+    found = constant_loss(_constant_features(label=several, label_weight=weight), TaskKind.MULTI_LABEL)
+    assert found == pytest.approx(smallest, rel=1e-4)
+
+    none = _constant_features(unanswerable=np.array([1, 1, 0, 0], np.float32))
+    expected = math.log(8) / 2 + 1.5 * math.log(2)
+    assert constant_loss(none, TaskKind.ANSWERABILITY) == pytest.approx(expected)

@@ -15,13 +15,11 @@ from stages.tasks.base import Features, Split, TaskOptions
 from stages.tasks.config import TaskName
 from stages.tasks.question_answering import (
     QuestionAnswering,
-    Window,
     _owned,
-    rank,
     window_bounds,
-    window_candidates,
 )
 from stages.tasks.registry import make_task
+from stages.tasks.spans import Window, rank, window_candidates
 from stages.tasks.squad import Answer, Question, read_squad
 from stages.tasks.tokens import WordPiece
 

@@ -1,0 +1,83 @@
+"""Scores of several outputs side by side: `python -m pipeline.compare outputs/a outputs/b`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from upath import UPath
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, or 2 where an output has no finished run or they cannot be compared."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=__doc__)
+    parser.add_argument("outputs", metavar="OUTPUT", nargs="+", help="the `output` folder of a configuration")
+    parser.add_argument("--json", action="store_true", help="one JSON object a task")
+    options = parser.parse_args(arguments)
+    from stages.reporting.comparison import as_json, compare, read_summary
+
+    try:
+        summaries = [read_summary(UPath(os.path.expanduser(output))) for output in options.outputs]
+        rows = compare(summaries)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.json:
+        for row in as_json(options.outputs, rows):
+            print(json.dumps(row, ensure_ascii=False))
+        return 0
+    _print(options.outputs, rows, summaries)
+    return 0
+
+
+def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stages.reporting.collect import Init
+    from stages.reporting.comparison import published
+    from stages.reporting.published import STATEMENT
+    from stages.reporting.tables import MISSING, format_number
+
+    names = published(summaries)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("task", "weights", "metric"):
+        table.add_column(title)
+    for output in outputs:
+        table.add_column(f"{output}\nmedian (mean ± SD, worst – best, n)", justify="right")
+    for output in outputs[1:]:
+        table.add_column(f"{output}\nminus {outputs[0]}")
+    if names:
+        table.add_column("published")
+    for row in rows:
+        cells = [row.task, str(row.init), row.metric]
+        for statistics, degenerate in zip(row.statistics, row.degenerate, strict=True):
+            if statistics is None:
+                cells.append(MISSING)
+                continue
+            scores = statistics.seeds.values()
+            numbers = [format_number(value) for value in (statistics.median, statistics.mean, min(scores), max(scores))]
+            deviation = MISSING if statistics.deviation is None else format_number(statistics.deviation, digits=2)
+            text = f"{numbers[0]} ({numbers[1]} ± {deviation}, {numbers[2]} – {numbers[3]}, {statistics.count})"
+            cells.append(text + (f"\n{degenerate} degenerate" if degenerate else ""))
+        for found in row.differences:
+            cells.append(f"{format_number(found.means, signed=True)}: {found.verdict}" if found else MISSING)
+        if names:
+            task = names.get(row.task) if row.init is Init.PRETRAINED else None
+            scores_by_name = task.published.scores.items() if task is not None and task.published else ()
+            cells.append(", ".join(f"{name} {format_number(score)}" for name, score in scores_by_name) or MISSING)
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    console.print(
+        "\nScores in per cent. SD: sample standard deviation over seeds. A difference is one of means; the seeds' "
+        "spread is the root of the mean of both variances.",
+        highlight=False,
+    )
+    if names:
+        console.print(STATEMENT, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""What is predicted of a text: one of some classes, any of them, or a number.
+
+N examples, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from stages.tasks.config import TaskKind
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+_NUM_WRONG = 10  # examples that are shown
+_CONSTANT = 1e-3  # predictions within this share of the range of a regression are one number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came out for all examples.
+
+    Attributes:
+      scores: By name, in per cent.
+      written: Each prediction as a file has it.
+      warnings: What a reader of the scores must know.
+      details: Further results for readers.
+      wrong: Numbers of examples that went wrong, those of which the model was surest first.
+    """
+
+    scores: Mapping[str, float]
+    written: Sequence[str]
+    warnings: tuple[str, ...]
+    details: Mapping[str, Any]
+    wrong: Sequence[int] = ()
+
+
+class Target(Protocol):
+    """Labels in files to arrays, logits to predictions and scores.
+
+    Attributes:
+      kind: Which head and loss the model gets.
+      names: Of the classes; of the number.
+    """
+
+    @property
+    def kind(self) -> TaskKind: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> Any:
+        """The label of a row. `labels` are the classes as this file writes them.
+
+        Raises:
+          ValueError: The value is none that is allowed; names the place, the value and what is allowed.
+        """
+        ...
+
+    def arrays(self, labels: Sequence[Any]) -> dict[str, np.ndarray]:
+        """What the loss needs: `label`, and `label_weight` where labels count differently."""
+        ...
+
+    def write(self, logits_NC: np.ndarray) -> list[str]:
+        """Predictions as they stand in the task's files."""
+        ...
+
+    def evaluate(self, labels: Sequence[Any], logits_NC: np.ndarray) -> Verdict:
+        """Scores."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """One of some classes.
+
+    Attributes:
+      names: Of the classes by number.
+      written: How the prediction files call them.
+      scores: By name, of (gold, predicted) class numbers.
+      weights: By which the loss of each class counts; None for all alike, () for the inverse of its frequency.
+    """
+
+    names: tuple[str, ...]
+    written: tuple[str, ...]
+    scores: Mapping[str, Score]
+    weights: tuple[float, ...] | None = None
+    kind: TaskKind = TaskKind.CLASSIFICATION
+
+    def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> int:
+        return _class_number(value, place=place, column=column, labels=labels)
+
+    def arrays(self, labels: Sequence[int]) -> dict[str, np.ndarray]:
+        label_N = np.array(labels, np.int32)
+        if self.weights is None:
+            return {"label": label_N}
+        counts_C = np.maximum(np.bincount(label_N, minlength=len(self.names)), 1)
+        weights_C = np.array(self.weights or len(labels) / (len(self.names) * counts_C), np.float32)
+        return {"label": label_N, "label_weight": weights_C[label_N]}
+
+    def write(self, logits_NC: np.ndarray) -> list[str]:
+        return [self.written[number] for number in np.argmax(logits_NC, axis=-1)]
+
+    def evaluate(self, labels: Sequence[int], logits_NC: np.ndarray) -> Verdict:
+        gold, predicted = np.array(labels), np.argmax(logits_NC, axis=-1)
+        confusion = np.zeros((len(self.names), len(self.names)), int)
+        np.add.at(confusion, (gold, predicted), 1)
+        return Verdict(
+            scores={name: score(gold, predicted) for name, score in self.scores.items()},
+            written=self.write(logits_NC),
+            warnings=self._one_class(gold, predicted),
+            details={"confusion": confusion.tolist(), "labels": list(self.names)},
+            wrong=_surest(np.nonzero(gold != predicted)[0], logits_NC.max(-1) - logits_NC[np.arange(len(gold)), gold]),
+        )
+
+    def _one_class(self, gold: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
+        if len(set(predicted.tolist())) > 1 or len(set(gold.tolist())) < 2:
+            return ()
+        label = int(predicted[0])
+        majority = int(np.bincount(gold).argmax())
+        name = "the majority class" if label == majority else "one class"
+        return (f"degenerate: all {len(predicted)} predictions are {name}, {self.names[label]}",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """Any number of classes of each text. A class is predicted where its logit is above 0.
+
+    In a file a set is a JSON or Parquet list, or one text with `separator` between the classes; an empty text
+    is no class.
+
+    Attributes:
+      names: Of the classes by number.
+      separator: Between the classes, in text and in the prediction files.
+      scores: By name, of (gold, predicted) indicators [N, C].
+      weights: By which the loss of a present class counts; None for all as absent ones, () for absent / present.
+    """
+
+    names: tuple[str, ...]
+    separator: str
+    scores: Mapping[str, Score]
+    weights: tuple[float, ...] | None = None
+    kind: TaskKind = TaskKind.MULTI_LABEL
+
+    def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> frozenset[int]:
+        if not isinstance(value, str | list | tuple):
+            raise ValueError(
+                f"{place}: column {column!r} holds {value!r}, expected a list, or classes with "
+                f"{self.separator!r} between them"
+            )
+        parts = [part for part in value.split(self.separator) if part.strip()] if isinstance(value, str) else value
+        return frozenset(_class_number(part, place=place, column=column, labels=labels) for part in parts)
+
+    def arrays(self, labels: Sequence[frozenset[int]]) -> dict[str, np.ndarray]:
+        label_NC = np.zeros((len(labels), len(self.names)), np.float32)
+        for row, numbers in enumerate(labels):
+            label_NC[row, list(numbers)] = 1.0
+        if self.weights is None:
+            return {"label": label_NC}
+        present_C = label_NC.sum(axis=0)
+        weights_C = np.array(self.weights or (len(labels) - present_C) / np.maximum(present_C, 1.0), np.float32)
+        return {"label": label_NC, "label_weight": np.where(label_NC > 0, weights_C, 1.0).astype(np.float32)}
+
+    def write(self, logits_NC: np.ndarray) -> list[str]:
+        return [
+            self.separator.join(name for name, logit in zip(self.names, logits_C, strict=True) if logit > 0)
+            for logits_C in logits_NC
+        ]
+
+    def evaluate(self, labels: Sequence[frozenset[int]], logits_NC: np.ndarray) -> Verdict:
+        gold_NC, predicted_NC = self.arrays(labels)["label"].astype(int), (logits_NC > 0).astype(int)
+        same = (predicted_NC == predicted_NC[0]).all() and not (gold_NC == gold_NC[0]).all()
+        warning = (
+            f"degenerate: all {len(labels)} predictions are the same, {self.write(logits_NC[:1])[0] or 'no class'}"
+        )
+        return Verdict(
+            scores={name: score(gold_NC, predicted_NC) for name, score in self.scores.items()},
+            written=self.write(logits_NC),
+            warnings=(warning,) if same else (),
+            details={
+                "by_label": {
+                    name: {
+                        "gold": int(gold_NC[:, number].sum()),
+                        "predicted": int(predicted_NC[:, number].sum()),
+                        "correct": int((gold_NC * predicted_NC)[:, number].sum()),
+                    }
+                    for number, name in enumerate(self.names)
+                }
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A number in a known range, learnt as a share of that range by its squared error.
+
+    Attributes:
+      names: Its name.
+      low: Smallest label.
+      high: Largest one.
+      scores: By name, of (gold, predicted) numbers.
+    """
+
+    names: tuple[str, ...]
+    low: float
+    high: float
+    scores: Mapping[str, Score]
+    kind: TaskKind = TaskKind.REGRESSION
+
+    def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = np.nan
+        if not self.low <= number <= self.high:
+            raise ValueError(
+                f"{place}: column {column!r} holds {value!r}, expected a number from {self.low:g} to {self.high:g}"
+            )
+        return number
+
+    def arrays(self, labels: Sequence[float]) -> dict[str, np.ndarray]:
+        return {"label": ((np.array(labels) - self.low) / (self.high - self.low)).astype(np.float32)}
+
+    def predict(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Shares of the range to numbers."""
+        return self.low + (self.high - self.low) * logits_NC[:, 0].astype(np.float64)
+
+    def write(self, logits_NC: np.ndarray) -> list[str]:
+        return [f"{value:.3f}" for value in np.clip(self.predict(logits_NC), self.low, self.high)]
+
+    def evaluate(self, labels: Sequence[float], logits_NC: np.ndarray) -> Verdict:
+        gold, predicted = np.array(labels), self.predict(logits_NC)
+        constant = np.ptp(predicted) < _CONSTANT * (self.high - self.low) <= np.ptp(gold)
+        warning = f"degenerate: all {len(gold)} predictions are {predicted.mean():.3f}"
+        return Verdict(
+            scores={name: score(gold, predicted) for name, score in self.scores.items()},
+            written=self.write(logits_NC),
+            warnings=(warning,) if constant else (),
+            wrong=_surest(np.nonzero(np.abs(gold - predicted) > 0)[0], np.abs(gold - predicted)),
+            details={"predicted_range": [float(predicted.min()), float(predicted.max())]},
+        )
+
+
+def _surest(numbers: np.ndarray, by: np.ndarray) -> list[int]:
+    """Some of these examples, those with the largest `by` first."""
+    return numbers[np.argsort(-by[numbers], kind="stable")][:_NUM_WRONG].tolist()
+
+
+def _class_number(value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> int:
+    text = str(value)
+    if text not in labels:
+        raise ValueError(f"{place}: column {column!r} holds {text!r}, expected one of {', '.join(labels)}")
+    return labels[text]
