@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from stages.electra.config import ModelConfig, Size
-from stages.electra.model import Electra, ElectraForSequenceClassification, split
+from stages.electra.model import Electra, split
+from stages.electra.networks import SequenceClassifier
 from stages.tasks.model import make_layer_scale
 from stages.training.optimizer import parameter_table
 
@@ -28,7 +29,7 @@ def pretraining(size: Size) -> str:
 def finetuning(size: Size) -> str:
     discriminator, _ = ModelConfig(size=size).resolve(30522)
     scale = make_layer_scale(num_layers=discriminator.num_hidden_layers, decay=0.8, offset=1)
-    return table(lambda: ElectraForSequenceClassification(discriminator, num_labels=2, rngs_key=KEY), lr_scale=scale)
+    return table(lambda: SequenceClassifier(discriminator, num_labels=2, rngs_key=KEY), lr_scale=scale)
 
 
 TABLES: dict[str, Callable[[], str]] = {
