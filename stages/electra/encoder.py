@@ -1,7 +1,7 @@
 """The embeddings and the transformer encoder of BERT, as ELECTRA uses them (arXiv 2003.10555, section 3.1).
 
 Shapes: `B` batch, `T` tokens, `S` tokens attended to, `E` embedding width, `D` model width, `H` heads,
-`K` head width, `F` feed-forward width, `V` vocabulary, `L` layers.
+`F` feed-forward width, `V` vocabulary, `L` layers.
 """
 
 from typing import NamedTuple
@@ -11,12 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from stages.electra.attention import Attention, Cache, CrossAttention, Memory, Source
 from stages.electra.config import ElectraConfig
-from stages.electra.layers import Dense, Embedding, LayerNorm, activate, dropout, product, split_keys, truncated_normal
-
-# Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
-# it instead of dividing zero by zero.
-_MASKED = -1e9
+from stages.electra.layers import Dense, Embedding, LayerNorm, activate, dropout, split_keys, truncated_normal
 
 
 def _dense(key: jax.Array, config: ElectraConfig, num_inputs: int, num_outputs: int) -> Dense:
@@ -65,75 +62,6 @@ class Embeddings(nnx.Module):
         return dropout(self.layer_norm(x_BTE), self.dropout_rate, key_B)
 
 
-class Attention(nnx.Module):
-    """Attention of `H` heads from one sequence to another or to itself, with its output projection."""
-
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 4)
-        width = config.hidden_size
-        self.query = _dense(keys[0], config, width, width)
-        self.key = _dense(keys[1], config, width, width)
-        self.value = _dense(keys[2], config, width, width)
-        self.output = _dense(keys[3], config, width, width)
-        self.num_heads = config.num_attention_heads
-        self.dropout_rate = config.attention_probs_dropout_prob
-
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        source_BSD: jax.Array,
-        mask_B1TS: jax.Array,
-        *,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> tuple[jax.Array, jax.Array]:
-        """The result [B, T, D] and the weights [B, H, T, S] that made it."""
-        batch, num_tokens, width = x_BTD.shape
-
-        def heads_first(y_BSD: jax.Array) -> jax.Array:
-            return y_BSD.reshape(batch, -1, self.num_heads, width // self.num_heads).transpose(0, 2, 1, 3)
-
-        query_BHTK = heads_first(self.query(x_BTD, dtype=dtype))
-        key_BHSK = heads_first(self.key(source_BSD, dtype=dtype))
-        value_BHSK = heads_first(self.value(source_BSD, dtype=dtype))
-        scale = (width // self.num_heads) ** -0.5
-        scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK * scale, key_BHSK, dtype)
-        scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, _MASKED)
-        weights_BHTS = dropout(jax.nn.softmax(scores_BHTS, axis=-1), self.dropout_rate, key_B)
-        context_BHTK = product("bhts,bhsk->bhtk", weights_BHTS, value_BHSK, dtype)
-        context_BTD = context_BHTK.transpose(0, 2, 1, 3).reshape(batch, num_tokens, width)
-        return self.output(context_BTD, dtype=dtype), weights_BHTS
-
-
-class CrossAttention(nnx.Module):
-    """A decoder's attention to the states of another encoder, with its dropout, residual sum and LayerNorm."""
-
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        self.attention = Attention(config, rngs_key=rngs_key)
-        self.layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout_rate = config.hidden_dropout_prob
-
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        source_BSD: jax.Array,
-        mask_B1TS: jax.Array,
-        *,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> tuple[jax.Array, jax.Array]:
-        keys = split_keys(key_B, 2)
-        y_BTD, weights_BHTS = self.attention(x_BTD, source_BSD, mask_B1TS, key_B=keys[0], dtype=dtype)
-        return self.layer_norm(x_BTD + dropout(y_BTD, self.dropout_rate, keys[1])), weights_BHTS
-
-
-class Source(NamedTuple):
-    """What a decoder attends to besides itself: states of another encoder, and where they are real."""
-
-    x_BSD: jax.Array
-    mask_BS: jax.Array
-
-
 class Layer(nnx.Module):
     """Attention and feed-forward, each followed by dropout, the residual sum and LayerNorm ('post-LN')."""
 
@@ -158,21 +86,33 @@ class Layer(nnx.Module):
         keys: list[jax.Array] | list[None],
         dtype: DTypeLike,
         source: Source | None = None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """The next states, and the weights of self- and of cross-attention.
+        memory: Memory | None = None,
+        place: jax.Array | None = None,
+        with_attentions: bool = False,
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None, Memory | None]:
+        """The next states, the weights of self- and of cross-attention, and the memory.
 
         `keys` are three times [B]: of the attention's dropout, and of the two before a residual sum.
         """
-        y_BTD, weights_BHTS = self.attention(x_BTD, x_BTD, mask_B1TS, key_B=keys[0], dtype=dtype)
-        x_BTD = self.attention_layer_norm(x_BTD + dropout(y_BTD, self.dropout_rate, keys[1]))
+        found = self.attention(
+            x_BTD,
+            x_BTD,
+            mask_B1TS,
+            key_B=keys[0],
+            dtype=dtype,
+            with_weights=with_attentions,
+            memory=memory,
+            place=place,
+        )
+        x_BTD = self.attention_layer_norm(x_BTD + dropout(found.x_BTD, self.dropout_rate, keys[1]))
         crossed_BHTS = None
         if self.cross is not None and source is not None:
             key_B = None if keys[1] is None else jax.vmap(jax.random.fold_in, (0, None))(keys[1], 0)
-            mask_B11S = source.mask_BS[:, None, None, :]
-            x_BTD, crossed_BHTS = self.cross(x_BTD, source.x_BSD, mask_B11S, key_B=key_B, dtype=dtype)
+            x_BTD, crossed_BHTS = self.cross(x_BTD, source, key_B=key_B, dtype=dtype, with_weights=with_attentions)
         y_BTF = activate(self.intermediate(x_BTD, dtype=dtype), self.activation)
         y_BTD = self.output(y_BTF, dtype=dtype)
-        return self.layer_norm(x_BTD + dropout(y_BTD, self.dropout_rate, keys[2])), weights_BHTS, crossed_BHTS
+        x_BTD = self.layer_norm(x_BTD + dropout(y_BTD, self.dropout_rate, keys[2]))
+        return x_BTD, found.weights_BHTS, crossed_BHTS, found.memory
 
 
 class Encoded(NamedTuple):
@@ -181,14 +121,16 @@ class Encoded(NamedTuple):
     Attributes:
       last_BTD: Hidden states of the last layer.
       hidden_states: What enters the first layer, then what each layer gives: L + 1 times [B, T, D].
-      attentions: Weights [B, H, T, T] of each layer, after dropout.
-      cross_attentions: Weights [B, H, T, S] of each layer of a decoder that was given a source.
+      attentions: Weights [B, H, T, T] of each layer, after dropout; empty unless they were asked for.
+      cross_attentions: Likewise [B, H, T, S] of each layer of a decoder that was given a source.
+      cache: What a decoder remembers from here on, where it was given one.
     """
 
     last_BTD: jax.Array
     hidden_states: tuple[jax.Array, ...]
     attentions: tuple[jax.Array, ...]
     cross_attentions: tuple[jax.Array, ...]
+    cache: Cache | None
 
 
 class Encoder(nnx.Module):
@@ -212,18 +154,47 @@ class Encoder(nnx.Module):
         key_B: jax.Array | None,
         dtype: DTypeLike,
         source: Source | None = None,
+        cache: Cache | None = None,
+        with_attentions: bool = False,
     ) -> Encoded:
-        """`mask_BT` is true at real tokens. A decoder sees only what came before; `source` is what it crosses to."""
+        """Runs the layers.
+
+        Args:
+          mask_BT: True at real tokens; with a cache [B, S], of all tokens that it has room for.
+          source: What a decoder crosses to.
+          cache: The tokens before these. A decoder sees only what came before, and itself.
+          with_attentions: Whether to keep the weights of attention.
+        """
         project = self.embeddings_project
         x_BTD = x_BTE if project is None else project(x_BTE, dtype=dtype)
+        place = None if cache is None else cache.num_tokens
         mask_B1TS = mask_BT.astype(bool)[:, None, None, :]
         if self.is_causal:
-            mask_B1TS = mask_B1TS & jnp.tri(mask_BT.shape[1], dtype=bool)
+            first = 0 if place is None else place
+            mask_B1TS &= jnp.arange(mask_BT.shape[1]) <= first + jnp.arange(x_BTD.shape[1])[:, None]
         hidden_states, attentions, crossed = [x_BTD], [], []
-        for layer, keys in zip(self.layers, split_keys(key_B, len(self.layers), 3), strict=True):
-            x_BTD, weights_BHTS, crossed_BHTS = layer(x_BTD, mask_B1TS, keys=keys, dtype=dtype, source=source)
+        memories: list[Memory] = []
+        keys = split_keys(key_B, len(self.layers), 3)
+        for number, layer in enumerate(self.layers):
+            x_BTD, weights_BHTS, crossed_BHTS, memory = layer(
+                x_BTD,
+                mask_B1TS,
+                keys=keys[number],
+                dtype=dtype,
+                source=source,
+                memory=None if cache is None else cache.memories[number],
+                place=place,
+                with_attentions=with_attentions,
+            )
             hidden_states.append(x_BTD)
             attentions.append(weights_BHTS)
-            if crossed_BHTS is not None:
-                crossed.append(crossed_BHTS)
-        return Encoded(x_BTD, tuple(hidden_states), tuple(attentions), tuple(crossed))
+            crossed.append(crossed_BHTS)
+            if memory is not None:
+                memories.append(memory)
+        return Encoded(
+            last_BTD=x_BTD,
+            hidden_states=tuple(hidden_states),
+            attentions=tuple(x for x in attentions if x is not None),
+            cross_attentions=tuple(x for x in crossed if x is not None),
+            cache=None if cache is None else Cache(tuple(memories), cache.num_tokens + x_BTD.shape[1]),
+        )

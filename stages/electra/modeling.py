@@ -17,9 +17,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from upath import UPath
 
+from stages.electra.attention import Cache, Source
 from stages.electra.card import ModelCard, default_card
 from stages.electra.config import ElectraConfig
-from stages.electra.encoder import Encoded, Source
+from stages.electra.encoder import Encoded
 from stages.electra.google_tf import Part
 from stages.electra.huggingface import (
     Architecture,
@@ -169,6 +170,7 @@ class ElectraPreTrainedModel:
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         return_dict: bool = True,
+        past_key_values: Cache | None = None,
         **more: ArrayLike | None,
     ) -> Any:
         """Runs the model.
@@ -184,6 +186,8 @@ class ElectraPreTrainedModel:
           output_hidden_states: Keep those of every layer.
           output_attentions: Keep the weights of every layer.
           return_dict: Whether the result is an object, or a tuple of the fields that are there.
+          past_key_values: Of a decoder, what `init_cache` or the call before gave: the inputs come after its tokens,
+            and `attention_mask` is of all that it has room for.
           more: `labels`, and what else the class takes.
 
         Raises:
@@ -194,6 +198,8 @@ class ElectraPreTrainedModel:
             raise TypeError(f"{type(self).__name__} takes no {', '.join(unknown)}; it takes {', '.join(self._extra)}")
         if more.get("encoder_hidden_states") is not None and not self.config.add_cross_attention:
             raise ValueError("encoder_hidden_states are given, but the config's add_cross_attention is false")
+        if past_key_values is not None and not self.config.is_decoder:
+            raise ValueError("past_key_values are given, but the config's is_decoder is false")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give one of input_ids and inputs_embeds")
         if train and dropout_rng is None:
@@ -209,7 +215,8 @@ class ElectraPreTrainedModel:
         output = _run(
             self.params if params is None else params,
             {name: jnp.asarray(value) for name, value in given.items() if value is not None},
-            _typed_key(dropout_rng) if train and dropout_rng is not None else None,
+            typed_key(dropout_rng) if train and dropout_rng is not None else None,
+            past_key_values,
             model=type(self),
             config=self.config,
             dtype=self.dtype,
@@ -271,13 +278,9 @@ def _describe(
     return " ".join(parts)
 
 
-def _typed_key(key: jax.Array) -> jax.Array:
+def typed_key(key: jax.Array) -> jax.Array:
     """Keys of the old style (`jax.random.PRNGKey`) too."""
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-
-
-def _structure(model: type[ElectraPreTrainedModel], config: ElectraConfig) -> Any:
-    return jax.eval_shape(lambda: split(model._network(config, rngs_key=jax.random.key(0))))[0]
 
 
 @partial(jax.jit, static_argnames=("model", "config", "dtype", "output_hidden_states", "output_attentions"))
@@ -285,6 +288,7 @@ def _run(
     params: Params,
     inputs: Inputs,
     key: jax.Array | None,
+    cache: Cache | None,
     *,
     model: type[ElectraPreTrainedModel],
     config: ElectraConfig,
@@ -292,33 +296,47 @@ def _run(
     output_hidden_states: bool,
     output_attentions: bool,
 ) -> ModelOutput:
-    network = merge(_structure(model, config), params)
+    network = network_of(model, config, params)
     words = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
     if model._has_choices:  # they are rows of the encoder
         words = words.reshape(-1, *words.shape[2:])
     shape = words.shape[:2]
 
-    def rows(name: str) -> jax.Array | None:
-        return jnp.broadcast_to(inputs[name].reshape(-1, shape[1]), shape) if name in inputs else None
+    def rows(name: str, default: int, width: int = shape[1]) -> jax.Array:
+        value = inputs[name].reshape(-1, width) if name in inputs else jnp.int32(default)
+        return jnp.broadcast_to(value, (shape[0], width))
 
-    mask_BT, types_BT = rows("attention_mask"), rows("token_type_ids")
+    places_T = jnp.arange(shape[1]) + (0 if cache is None else cache.num_tokens)
     keys = split_keys(None if key is None else jax.random.split(key, shape[0]), 2)
     encoded = network.encode(
         words,
-        jnp.ones(shape, jnp.int32) if mask_BT is None else mask_BT,
-        jnp.zeros(shape, jnp.int32) if types_BT is None else types_BT,
-        positions_BT=rows("position_ids"),
+        rows("attention_mask", 1, shape[1] if cache is None else cache.max_length),
+        rows("token_type_ids", 0),
+        positions_BT=rows("position_ids", 0) if "position_ids" in inputs else jnp.broadcast_to(places_T, shape),
         source=_source(inputs),
         key_B=keys[0],
         dtype=dtype,
+        cache=cache,
+        with_attentions=output_attentions,
     )
     output = model._output(network, encoded, inputs, config=config, key_B=keys[1], dtype=dtype)
+    more: dict[str, Any] = {}
+    if output_attentions and encoded.cross_attentions:
+        more["cross_attentions"] = encoded.cross_attentions
+    if cache is not None:
+        more["past_key_values"] = encoded.cache
     return replace(
         output,
         hidden_states=encoded.hidden_states if output_hidden_states else None,
         attentions=encoded.attentions if output_attentions else None,
-        **({"cross_attentions": encoded.cross_attentions} if output_attentions and encoded.cross_attentions else {}),
+        **more,
     )
+
+
+def network_of(model: type[ElectraPreTrainedModel], config: ElectraConfig, params: Params) -> Any:
+    """The model's network around `params`, to be called inside a compiled function."""
+    structure, _ = jax.eval_shape(lambda: split(model._network(config, rngs_key=jax.random.key(0))))
+    return merge(structure, params)
 
 
 def _source(inputs: Inputs) -> Source | None:

@@ -14,12 +14,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
+from stages.electra.attention import Cache, Source
 from stages.electra.config import ElectraConfig
 from stages.electra.encoder import Encoded
+from stages.electra.generation import generate
 from stages.electra.huggingface import Architecture
-from stages.electra.modeling import ElectraPreTrainedModel, Inputs
+from stages.electra.model import Params
+from stages.electra.modeling import ElectraPreTrainedModel, Inputs, typed_key
 from stages.electra.networks import (
     ChoiceClassifier,
     Discriminator,
@@ -29,7 +33,14 @@ from stages.electra.networks import (
     SpanPredictor,
     TokenClassifier,
 )
-from stages.electra.outputs import BaseModelOutput, CausalLMOutput, HeadOutput, ModelOutput, QuestionAnsweringOutput
+from stages.electra.outputs import (
+    BaseModelOutput,
+    CausalLMOutput,
+    GenerateOutput,
+    HeadOutput,
+    ModelOutput,
+    QuestionAnsweringOutput,
+)
 from stages.electra.task_losses import cross_entropy, next_word_loss, replaced_token_loss, sequence_loss, span_loss
 
 _CROSS = ("encoder_hidden_states", "encoder_attention_mask")
@@ -115,6 +126,90 @@ class ElectraForCausalLM(ElectraPreTrainedModel):
         logits = network.logits(encoded.last_BTD, key_B=key_B, dtype=dtype)
         loss = next_word_loss(logits, inputs["labels"]) if "labels" in inputs else None
         return CausalLMOutput(loss=loss, logits=logits)
+
+    def init_cache(self, batch_size: int, max_length: int) -> Cache:
+        """`past_key_values` of no tokens yet, with room for so many.
+
+        Raises:
+          ValueError: The config's `is_decoder` is false, or there are fewer positions.
+        """
+        if not self.config.is_decoder:
+            raise ValueError("the config's is_decoder is false: such a model sees all tokens at once, and has no cache")
+        if max_length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"max_length is {max_length}, the model has positions for {self.config.max_position_embeddings}"
+            )
+        return Cache.empty(self.config, batch_size=batch_size, max_length=max_length)
+
+    def generate(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        *,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        prng_key: jax.Array | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        params: Params | None = None,
+        encoder_hidden_states: ArrayLike | None = None,
+        encoder_attention_mask: ArrayLike | None = None,
+    ) -> GenerateOutput:
+        """Goes on from prompts, token by token, each computed once.
+
+        Args:
+          input_ids: The prompts [B, T]; shorter ones are padded on the left.
+          attention_mask: 1 at real tokens; without it all are.
+          max_length: Tokens of a sequence in all; 20 where nothing is said.
+          max_new_tokens: Tokens after the prompt, in its place.
+          do_sample: Draw each token, from `prng_key`, instead of taking the likeliest.
+          temperature: Divides the logits that are drawn from.
+          top_k: Draw among so many of the likeliest only.
+          eos_token_id: Ends a sequence, which is then filled with `pad_token_id`.
+          params: In the place of the model's own.
+          encoder_hidden_states: What a decoder crosses to, with its mask.
+
+        Raises:
+          ValueError: An argument is out of range, or the prompts are padded on the right.
+        """
+        ids_BT = np.asarray(input_ids, np.int32)
+        mask_BT = np.ones_like(ids_BT) if attention_mask is None else np.asarray(attention_mask, np.int32)
+        prompt = ids_BT.shape[1]
+        length = max_length or 20 if max_new_tokens is None else prompt + max_new_tokens
+        if length <= prompt:
+            raise ValueError(f"the prompts have {prompt} tokens already, max_length is {length}")
+        if not mask_BT[:, -1].all():
+            raise ValueError("a prompt ends with padding: pad on the left (tokenizer.padding_side = 'left')")
+        if do_sample and prng_key is None:
+            raise ValueError("do_sample=True needs prng_key, a key of jax.random")
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}, must be above 0")
+        source = None
+        if encoder_hidden_states is not None:
+            if not self.config.add_cross_attention:
+                raise ValueError("encoder_hidden_states are given, but the config's add_cross_attention is false")
+            x_BSD = jnp.asarray(encoder_hidden_states)
+            mask_BS = jnp.ones(x_BSD.shape[:2]) if encoder_attention_mask is None else encoder_attention_mask
+            source = Source(x_BSD, jnp.asarray(mask_BS).astype(bool))
+        sequences = generate(
+            self.params if params is None else params,
+            jnp.asarray(ids_BT),
+            jnp.asarray(mask_BT),
+            self.init_cache(len(ids_BT), length),
+            source,
+            typed_key(prng_key) if do_sample and prng_key is not None else None,
+            jnp.float32(temperature),
+            model=type(self),
+            config=self.config,
+            dtype=self.dtype,
+            top_k=top_k,
+            eos_token_id=eos_token_id,
+            pad_token_id=self.config.pad_token_id if pad_token_id is None else pad_token_id,
+        )
+        return GenerateOutput(sequences=sequences)
 
 
 class ElectraForSequenceClassification(ElectraPreTrainedModel):

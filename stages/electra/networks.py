@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from stages.electra.attention import Cache, Source
 from stages.electra.config import ElectraConfig
-from stages.electra.encoder import Embeddings, Encoded, Encoder, Source
+from stages.electra.encoder import Embeddings, Encoded, Encoder
 from stages.electra.heads import (
     ChoiceHead,
     ClassificationHead,
@@ -58,12 +59,16 @@ class Network(nnx.Module):
         source: Source | None = None,
         key_B: jax.Array | None,
         dtype: DTypeLike,
+        cache: Cache | None = None,
+        with_attentions: bool = False,
     ) -> Encoded:
         """Hidden states of `words`: token ids [B, T], or vectors [B, T, E] in the place of theirs."""
         keys = split_keys(key_B, 2)
         embed = self.embeddings if words.ndim == 2 else self.embeddings.combine
         x_BTE = embed(words, types_BT, key_B=keys[0], positions_BT=positions_BT)
-        return self.encoder(x_BTE, mask_BT, key_B=keys[1], dtype=dtype, source=source)
+        return self.encoder(
+            x_BTE, mask_BT, key_B=keys[1], dtype=dtype, source=source, cache=cache, with_attentions=with_attentions
+        )
 
     def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Any:
         """What the head says about the last hidden states."""

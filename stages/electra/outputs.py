@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import jax
 
+from stages.electra.attention import Cache
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
@@ -66,6 +68,7 @@ class BaseModelOutput(ModelOutput):
 
     last_hidden_state: jax.Array
     cross_attentions: tuple[jax.Array, ...] | None = None
+    past_key_values: Cache | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +81,22 @@ class HeadOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLMOutput(ModelOutput):
-    """Of `ElectraForCausalLM`; `cross_attentions` are [B, H, T, S] for each layer."""
+    """Of `ElectraForCausalLM`; `cross_attentions` are [B, H, T, S] for each layer.
+
+    `past_key_values` are there where some were given, and go into the next call.
+    """
 
     loss: jax.Array | None = None
     logits: jax.Array
     cross_attentions: tuple[jax.Array, ...] | None = None
+    past_key_values: Cache | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOutput(ModelOutput):
+    """Of `generate`; `sequences` are [B, T], the prompts and what follows them."""
+
+    sequences: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)

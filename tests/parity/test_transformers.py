@@ -195,6 +195,22 @@ def test_a_decoder_attends_to_another_encoder(tmp_path):
     assert_gradients_agree(grads, expected_grads)
 
 
+@pytest.mark.parametrize("crosses", [False, True])
+def test_a_decoder_goes_on_as_in_transformers(tmp_path, crosses):
+    fields = SIZES["odd"] | {"is_decoder": True, "add_cross_attention": crosses}
+    theirs, ours = make_model("ElectraForCausalLM", tmp_path, **fields)
+    random = np.random.default_rng(4)
+    inputs = {"input_ids": random.integers(1, fields["vocab_size"], (3, 5))}
+    if crosses:
+        inputs["encoder_hidden_states"] = random.normal(size=(3, 9, fields["hidden_size"])).astype(np.float32)
+        inputs["encoder_attention_mask"] = (np.arange(9) < np.array([9, 4, 1])[:, None]).astype(np.int64)
+    tensors = {name: torch.tensor(value) for name, value in inputs.items()}
+    expected = theirs.generate(**tensors, max_new_tokens=12, do_sample=False, pad_token_id=0).numpy()
+    found = ours.generate(**inputs, max_new_tokens=12).sequences
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected[:, 5:])) > 3
+
+
 @pytest.mark.parametrize(
     ("problem_type", "num_labels", "labels"),
     [

@@ -1,0 +1,228 @@
+"""Attention: one function, computed step by step or by a fused kernel, and the layers around it.
+
+Shapes: `B` batch, `T` tokens, `S` tokens attended to, `D` model width, `H` heads, `K` head width.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from stages.electra.config import ElectraConfig
+from stages.electra.layers import Dense, LayerNorm, dropout, product, split_keys, sum_dtype, truncated_normal
+
+# Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
+# it instead of dividing zero by zero.
+_MASKED = -1e9
+_KERNEL_WIDTH = 128  # the widest head that cuDNN's kernels take on every card
+
+
+class AttentionPath(StrEnum):
+    """How attention is computed. `fused` never writes the weights to memory, and so cannot give them."""
+
+    PLAIN = "plain"
+    FUSED = "fused"
+
+
+def choose_path(
+    *, num_tokens: int, num_sources: int, head_width: int, dtype: DTypeLike, with_weights: bool, has_dropout: bool
+) -> AttentionPath:
+    """Fused where the device has a kernel for it and nobody asks for what it cannot do."""
+    has_kernel = (
+        jax.default_backend() == "gpu"
+        and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+        and head_width % 8 == 0
+        and head_width <= _KERNEL_WIDTH
+        and num_tokens % 2 == num_sources % 2 == 0
+    )
+    return AttentionPath.FUSED if has_kernel and not with_weights and not has_dropout else AttentionPath.PLAIN
+
+
+def attend(
+    query_BTHK: jax.Array,
+    key_BSHK: jax.Array,
+    value_BSHK: jax.Array,
+    mask_B1TS: jax.Array,
+    *,
+    dtype: DTypeLike,
+    dropout_rate: float = 0.0,
+    key_B: jax.Array | None = None,
+    with_weights: bool = False,
+    path: AttentionPath | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Sums of the values, weighted by softmax(query key / sqrt(K)), and the weights.
+
+    A query that may look nowhere gets the even mean of all values, on either path.
+
+    Args:
+      mask_B1TS: True where a query may look; axes of one size hold for all.
+      dtype: What the products take in; they add up in float32.
+      dropout_rate: Of the weights, drawn from `key_B`, without which there is none.
+      with_weights: Whether the weights [B, H, T, S] are wanted, after dropout.
+      path: None takes what `choose_path` says.
+
+    Raises:
+      ValueError: The fused path is to give weights, or dropout.
+    """
+    has_dropout = key_B is not None and dropout_rate > 0
+    if path is None:
+        path = choose_path(
+            num_tokens=query_BTHK.shape[1],
+            num_sources=key_BSHK.shape[1],
+            head_width=query_BTHK.shape[-1],
+            dtype=dtype,
+            with_weights=with_weights,
+            has_dropout=has_dropout,
+        )
+    scale = query_BTHK.shape[-1] ** -0.5
+    if path is AttentionPath.FUSED:
+        if with_weights or has_dropout:
+            raise ValueError("fused attention has no weights to return or to drop")
+        shape = (query_BTHK.shape[0], 1, query_BTHK.shape[1], key_BSHK.shape[1])
+        context_BTHK = jax.nn.dot_product_attention(
+            query_BTHK.astype(dtype),
+            key_BSHK.astype(dtype),
+            value_BSHK.astype(dtype),
+            mask=jnp.broadcast_to(mask_B1TS, shape),
+            scale=scale,
+            implementation="cudnn" if jax.default_backend() == "gpu" else "xla",
+        )
+        return context_BTHK.astype(sum_dtype(dtype)), None
+    query_BHTK, key_BHSK, value_BHSK = (x.transpose(0, 2, 1, 3) for x in (query_BTHK, key_BSHK, value_BSHK))
+    scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK * scale, key_BHSK, dtype)
+    scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, _MASKED)
+    weights_BHTS = dropout(jax.nn.softmax(scores_BHTS, axis=-1), dropout_rate, key_B)
+    context_BHTK = product("bhts,bhsk->bhtk", weights_BHTS, value_BHSK, dtype)
+    return context_BHTK.transpose(0, 2, 1, 3), weights_BHTS if with_weights else None
+
+
+class Memory(NamedTuple):
+    """Keys and values of the tokens that one layer of a decoder has seen, with room for those to come."""
+
+    key_BSHK: jax.Array
+    value_BSHK: jax.Array
+
+    def write(self, key_BTHK: jax.Array, value_BTHK: jax.Array, *, place: jax.Array) -> "Memory":
+        """With these from `place` on."""
+        return Memory(
+            jax.lax.dynamic_update_slice_in_dim(self.key_BSHK, key_BTHK, place, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(self.value_BSHK, value_BTHK, place, axis=1),
+        )
+
+
+class Cache(NamedTuple):
+    """What a decoder remembers of the tokens before: a `Memory` a layer, and how many tokens there are."""
+
+    memories: tuple[Memory, ...]
+    num_tokens: jax.Array
+
+    @classmethod
+    def empty(cls, config: ElectraConfig, *, batch_size: int, max_length: int) -> "Cache":
+        """With room for `max_length` tokens."""
+        heads = config.num_attention_heads
+        nothing = jnp.zeros((batch_size, max_length, heads, config.hidden_size // heads), jnp.float32)
+        return cls((Memory(nothing, nothing),) * config.num_hidden_layers, jnp.int32(0))
+
+    @property
+    def max_length(self) -> int:
+        """How many tokens it has room for."""
+        return int(self.memories[0].key_BSHK.shape[1])
+
+
+class Attended(NamedTuple):
+    """The result [B, T, D], the weights [B, H, T, S] where they are wanted, and the memory where there is one."""
+
+    x_BTD: jax.Array
+    weights_BHTS: jax.Array | None
+    memory: Memory | None
+
+
+class Attention(nnx.Module):
+    """Attention of `H` heads from one sequence to another or to itself, with its output projection."""
+
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
+        keys = jax.random.split(rngs_key, 4)
+        shape, stddev = (config.hidden_size, config.hidden_size), config.initializer_range
+        self.query = Dense(truncated_normal(keys[0], shape, stddev=stddev))
+        self.key = Dense(truncated_normal(keys[1], shape, stddev=stddev))
+        self.value = Dense(truncated_normal(keys[2], shape, stddev=stddev))
+        self.output = Dense(truncated_normal(keys[3], shape, stddev=stddev))
+        self.num_heads = config.num_attention_heads
+        self.dropout_rate = config.attention_probs_dropout_prob
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        source_BSD: jax.Array,
+        mask_B1TS: jax.Array,
+        *,
+        key_B: jax.Array | None,
+        dtype: DTypeLike,
+        with_weights: bool = False,
+        memory: Memory | None = None,
+        place: jax.Array | None = None,
+    ) -> Attended:
+        """With a `memory` its tokens come before those of `source_BSD`, which are written into it at `place`."""
+        batch, num_tokens, width = x_BTD.shape
+
+        def in_heads(y_BSD: jax.Array) -> jax.Array:
+            return y_BSD.reshape(batch, -1, self.num_heads, width // self.num_heads)
+
+        query_BTHK = in_heads(self.query(x_BTD, dtype=dtype))
+        key_BSHK = in_heads(self.key(source_BSD, dtype=dtype))
+        value_BSHK = in_heads(self.value(source_BSD, dtype=dtype))
+        if memory is not None and place is not None:
+            memory = memory.write(key_BSHK, value_BSHK, place=place)
+            key_BSHK, value_BSHK = memory
+        context_BTHK, weights_BHTS = attend(
+            query_BTHK,
+            key_BSHK,
+            value_BSHK,
+            mask_B1TS,
+            dtype=dtype,
+            dropout_rate=self.dropout_rate,
+            key_B=key_B,
+            with_weights=with_weights,
+        )
+        context_BTD = context_BTHK.reshape(batch, num_tokens, width)
+        return Attended(self.output(context_BTD, dtype=dtype), weights_BHTS, memory)
+
+
+class Source(NamedTuple):
+    """What a decoder attends to besides itself: states of another encoder, and where they are real."""
+
+    x_BSD: jax.Array
+    mask_BS: jax.Array
+
+
+class CrossAttention(nnx.Module):
+    """A decoder's attention to the states of another encoder, with its dropout, residual sum and LayerNorm."""
+
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
+        self.attention = Attention(config, rngs_key=rngs_key)
+        self.layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        source: Source,
+        *,
+        key_B: jax.Array | None,
+        dtype: DTypeLike,
+        with_weights: bool,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The next states and, where they are wanted, the weights."""
+        keys = split_keys(key_B, 2)
+        found = self.attention(
+            x_BTD,
+            source.x_BSD,
+            source.mask_BS[:, None, None, :],
+            key_B=keys[0],
+            dtype=dtype,
+            with_weights=with_weights,
+        )
+        return self.layer_norm(x_BTD + dropout(found.x_BTD, self.dropout_rate, keys[1])), found.weights_BHTS
