@@ -306,13 +306,15 @@ def _run(
         value = inputs[name].reshape(-1, width) if name in inputs else jnp.int32(default)
         return jnp.broadcast_to(value, (shape[0], width))
 
-    places_T = jnp.arange(shape[1]) + (0 if cache is None else cache.num_tokens)
+    positions_BT = rows("position_ids", 0) if "position_ids" in inputs else None
+    if cache is not None and positions_BT is None:
+        positions_BT = jnp.broadcast_to(cache.num_tokens + jnp.arange(shape[1]), shape)
     keys = split_keys(None if key is None else jax.random.split(key, shape[0]), 2)
     encoded = network.encode(
         words,
         rows("attention_mask", 1, shape[1] if cache is None else cache.max_length),
         rows("token_type_ids", 0),
-        positions_BT=rows("position_ids", 0) if "position_ids" in inputs else jnp.broadcast_to(places_T, shape),
+        positions_BT=positions_BT,
         source=_source(inputs),
         key_B=keys[0],
         dtype=dtype,

@@ -149,12 +149,24 @@ def assert_outputs_agree(ours, theirs) -> None:
             np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=1e-5, err_msg=f"{name} {number}")
 
 
-def assert_gradients_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+def is_unseen(name: str, model: Any) -> bool:
+    """Whether the loss does not depend on this parameter, since a softmax does not on what is added to all it is of.
+
+    Its gradient is 0 but for rounding.
+    """
+    last = f"electra.encoder.layer.{model.config.num_hidden_layers - 1}.output.LayerNorm.bias"
+    return name.endswith("self.key.bias") or name in {
+        "ElectraForMultipleChoice": ("classifier.bias", *([] if model.config.summary_use_proj else [last])),
+        "ElectraForQuestionAnswering": ("qa_outputs.bias", last),
+    }.get(type(model).__name__, ())
+
+
+def assert_gradients_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], model: Any) -> None:
     assert ours.keys() == theirs.keys()
     total = np.sqrt(sum(np.sum(np.square(value, dtype=np.float64)) for value in theirs.values()))
     for name, expected in theirs.items():
         error = np.linalg.norm(ours[name] - expected)
-        if name.endswith("self.key.bias"):  # softmax does not see it: 0 but for rounding
+        if is_unseen(name, model):
             assert max(error, np.linalg.norm(expected)) < 1e-6 * total, name
         else:
             assert error < 1e-4 * np.linalg.norm(expected), (name, error, np.linalg.norm(expected))
@@ -175,7 +187,7 @@ def test_outputs_losses_and_gradients_are_those_of_transformers(tmp_path, archit
     assert len(found.hidden_states) == fields["num_hidden_layers"] + 1
     assert np.abs(loss - expected_loss.item()) < 1e-5 * max(1, abs(expected_loss.item()))
     assert_outputs_agree(found, expected)
-    assert_gradients_agree(grads, expected_grads)
+    assert_gradients_agree(grads, expected_grads, ours)
 
 
 def test_a_decoder_attends_to_another_encoder(tmp_path):
@@ -192,7 +204,7 @@ def test_a_decoder_attends_to_another_encoder(tmp_path):
     assert len(found.cross_attentions) == fields["num_hidden_layers"]
     assert np.abs(loss - expected_loss.item()) < 1e-5
     assert_outputs_agree(found, expected)
-    assert_gradients_agree(grads, expected_grads)
+    assert_gradients_agree(grads, expected_grads, ours)
 
 
 @pytest.mark.parametrize("crosses", [False, True])
@@ -205,10 +217,11 @@ def test_a_decoder_goes_on_as_in_transformers(tmp_path, crosses):
         inputs["encoder_hidden_states"] = random.normal(size=(3, 9, fields["hidden_size"])).astype(np.float32)
         inputs["encoder_attention_mask"] = (np.arange(9) < np.array([9, 4, 1])[:, None]).astype(np.int64)
     tensors = {name: torch.tensor(value) for name, value in inputs.items()}
-    expected = theirs.generate(**tensors, max_new_tokens=12, do_sample=False, pad_token_id=0).numpy()
+    # With a cache its cross-attention fails: transformers 5 hands it one of another class.
+    expected = theirs.generate(**tensors, max_new_tokens=12, do_sample=False, pad_token_id=0, use_cache=not crosses)
     found = ours.generate(**inputs, max_new_tokens=12).sequences
-    np.testing.assert_array_equal(found, expected)
-    assert len(np.unique(expected[:, 5:])) > 3
+    np.testing.assert_array_equal(found, expected.numpy())
+    assert len(np.unique(expected.numpy()[:, 5:])) > 3
 
 
 @pytest.mark.parametrize(

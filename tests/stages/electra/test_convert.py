@@ -129,6 +129,7 @@ def vocabulary(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("part", "scope", "model"),
     [("discriminator", "electra", ElectraForPreTraining), ("generator", "generator", ElectraForMaskedLM)],
@@ -142,6 +143,7 @@ def test_both_networks_of_a_google_checkpoint_compute_what_numpy_computes(checkp
     assert not np.allclose(older(IDS, MASK.astype(int), TYPES).logits, found, atol=1e-2)
 
 
+@pytest.mark.parity
 def test_converting_a_google_checkpoint_leaves_a_folder_that_loads(checkpoint, tmp_path, capsys):
     target = tmp_path / "target"
     arguments = [str(checkpoint / "model.ckpt-1000"), str(target), "--which", "generator"]
@@ -155,6 +157,7 @@ def test_converting_a_google_checkpoint_leaves_a_folder_that_loads(checkpoint, t
     assert len(ElectraTokenizer.from_pretrained(target)) == V
 
 
+@pytest.mark.parity
 def test_a_checkpoint_says_which_of_its_networks_is_not_there(checkpoint):
     with pytest.raises(ValueError, match="damaged"):
         read_checkpoint(checkpoint / "vocab.txt", part=Part.GENERATOR)
