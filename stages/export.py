@@ -61,9 +61,10 @@ def run(config: ExportConfig, context: StageContext) -> None:
             architecture=architecture,
             config=network,
             params={
-                # Unless they are untied, the embeddings are one for both in training; each folder gets its own copy.
+                # What is shared in training is copied to each folder: the embeddings, unless they are untied; the
+                # encoder, where there is one for both.
                 "embeddings": params.get(f"{name}_embeddings", params["embeddings"]),
-                "encoder": params[name],
+                "encoder": params[name if name in params else "discriminator"],
                 "head": params[f"{name}_head"],
             },
             tokenizer=tokenizer,

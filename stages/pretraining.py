@@ -62,6 +62,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             discriminator,
             generator,
             untied_embeddings=config.model.untied_embeddings,
+            shared_encoder=config.model.shared_encoder,
             rngs_key=jax.random.key(config.seed),
         )
         return split(model)
@@ -100,6 +101,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             discriminator=(config.init_from.discriminator, discriminator),
             generator=(config.init_from.generator, generator),
             untied_embeddings=config.model.untied_embeddings,
+            shared_encoder=config.model.shared_encoder,
         )
         state = state._replace(params=state.params | jax.device_put(loaded, replicated(mesh), may_alias=False))
     first_step = int(state.step)

@@ -256,6 +256,8 @@ class ModelConfig:
       generator_multiplier: Generator width over discriminator width: hidden size, feed-forward, heads;
         never layers.
       untied_embeddings: Give the generator embeddings of its own, as wide as its hidden states.
+      shared_encoder: Let the generator be the discriminator's own encoder, with a head of its own: the paper's
+        'tying all weights' (section 3.2). Its multiplier is then 1.
     """
 
     size: Size = Size.SMALL
@@ -266,6 +268,7 @@ class ModelConfig:
     intermediate_size: int | None = None
     generator_multiplier: float | None = None
     untied_embeddings: bool = False
+    shared_encoder: bool = False
     hidden_act: Activation = Activation.GELU
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
@@ -278,6 +281,10 @@ class ModelConfig:
         multiplier = self.generator_multiplier
         if multiplier is not None and not 0 < multiplier <= 1:
             raise ValueError(f"generator_multiplier is {multiplier}, must be above 0 and at most 1")
+        if self.shared_encoder and (self.untied_embeddings or multiplier not in (None, 1)):
+            raise ValueError(
+                "shared_encoder is true: then generator_multiplier must be 1 or left out, and untied_embeddings false"
+            )
         # The vocabulary is the only thing not known yet: any size of it shows the other fields' faults.
         self.resolve(vocab_size=1)
 
@@ -305,14 +312,18 @@ class ModelConfig:
             layer_norm_eps=self.layer_norm_eps,
             pad_token_id=pad_token_id,
         )
+        if self.shared_encoder:
+            return discriminator, discriminator
         multiplier = chosen("generator_multiplier")
         hidden_size = round(discriminator.hidden_size * multiplier)
-        num_heads = max(1, hidden_size // 64)
+        # As wide as the discriminator's: 64 in the published sizes.
+        head_width = discriminator.hidden_size // discriminator.num_attention_heads
+        num_heads = max(1, hidden_size // head_width)
         if hidden_size < 1 or hidden_size % num_heads:
             raise ValueError(
                 f"generator_multiplier {multiplier:g} x hidden_size {discriminator.hidden_size} gives the "
                 f"generator a hidden size of {hidden_size}, which {num_heads} heads do not divide: choose a "
-                f"multiplier that makes it below 128 or a multiple of 64"
+                f"multiplier that makes it below {2 * head_width} or a multiple of {head_width}"
             )
         generator = replace(
             discriminator,

@@ -30,6 +30,7 @@ def load_networks(
     discriminator: tuple[str | None, ElectraConfig | None],
     generator: tuple[str | None, ElectraConfig | None],
     untied_embeddings: bool = False,
+    shared_encoder: bool = False,
 ) -> dict[str, Any]:
     """Parameters of an `Electra` that are taken from Hugging Face folders or hub ids.
 
@@ -37,6 +38,7 @@ def load_networks(
       discriminator: Where its weights are, and the configuration that they must have; no place leaves it out.
       generator: Likewise.
       untied_embeddings: Whether the generator has embeddings of its own.
+      shared_encoder: Whether the discriminator's encoder is the generator's too. One of the two models is enough then.
 
     Returns:
       The top-level entries of the parameters that were read, numpy arrays of float32.
@@ -64,7 +66,13 @@ def load_networks(
                 f"pretrain.init_from: the embeddings of {location} are not those of {discriminator[0]}, so they cannot "
                 "be shared: set pretrain.model.untied_embeddings, or give models that were trained together"
             )
-        params |= {name: loaded.params["encoder"], f"{name}_head": loaded.params["head"]}
+        encoder = "discriminator" if shared_encoder else name
+        if encoder in params and not _equal(params[encoder], loaded.params["encoder"]):
+            raise ValueError(
+                f"pretrain.init_from: the layers of {location} are not those of {discriminator[0]}, so they cannot be "
+                "shared: give one of the two, or unset pretrain.model.shared_encoder"
+            )
+        params |= {encoder: loaded.params["encoder"], f"{name}_head": loaded.params["head"]}
     return params
 
 

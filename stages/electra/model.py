@@ -48,7 +48,8 @@ class Electra(nnx.Module):
     """Both networks. The embeddings exist once, here, and are lent to each by argument.
 
     Word, position and token type tables and the embedding LayerNorm are shared, unless `untied_embeddings` gives
-    the generator its own; the projection of the embeddings to the model width is each network's own.
+    the generator its own; the projection of the embeddings to the model width is each network's own. With
+    `shared_encoder` that and all layers are one as well, and only the heads differ.
 
     Without a configuration a network is left out: a masked language model has no discriminator, and an ELECTRA
     that draws its samples evenly no generator.
@@ -60,6 +61,7 @@ class Electra(nnx.Module):
         generator: ElectraConfig | None,
         *,
         untied_embeddings: bool = False,
+        shared_encoder: bool = False,
         rngs_key: jax.Array,
     ) -> None:
         if discriminator is not None and generator is not None:
@@ -70,6 +72,8 @@ class Electra(nnx.Module):
                     raise ValueError(
                         f"{name} is {ours} in the discriminator and {theirs} in the generator: they share it"
                     )
+            if shared_encoder and discriminator != generator:
+                raise ValueError("discriminator and generator are configured differently, and are to share an encoder")
         first = discriminator or generator
         if first is None:
             raise ValueError("neither a discriminator nor a generator is configured")
@@ -78,7 +82,8 @@ class Electra(nnx.Module):
         keys = jax.random.split(rngs_key, 5)
         self.embeddings = Embeddings(first, rngs_key=keys[0])
         # Any, not `Encoder | None`: who calls a network knows that it is there.
-        self.generator: Any = Encoder(generator, rngs_key=keys[1]) if generator else None
+        is_shared = shared_encoder and discriminator is not None
+        self.generator: Any = Encoder(generator, rngs_key=keys[1]) if generator and not is_shared else None
         self.generator_head: Any = GeneratorHead(generator, rngs_key=keys[2]) if generator else None
         self.discriminator: Any = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
         self.discriminator_head: Any = DiscriminatorHead(discriminator, rngs_key=keys[4]) if discriminator else None
@@ -93,6 +98,12 @@ class Electra(nnx.Module):
         """The shared ones, or its own where they are untied."""
         return self.embeddings if self.generator_embeddings is None else self.generator_embeddings
 
+    @property
+    def encoder_of_generator(self) -> Encoder:
+        """The discriminator's where it is shared."""
+        encoder: Encoder = self.discriminator if self.generator is None else self.generator
+        return encoder
+
     def generator_hidden(
         self,
         ids_BT: jax.Array,
@@ -105,7 +116,13 @@ class Electra(nnx.Module):
     ) -> jax.Array:
         """The generator's vectors at these positions, to be multiplied by the word table, [B, P, E]."""
         x_BTD = _encode(
-            self.embeddings_of_generator, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype
+            self.embeddings_of_generator,
+            self.encoder_of_generator,
+            ids_BT,
+            mask_BT,
+            types_BT,
+            key_B=key_B,
+            dtype=dtype,
         )
         x_BPD = jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)
         return self.generator_head.transform(x_BPD, dtype=dtype)
@@ -121,7 +138,7 @@ class Electra(nnx.Module):
     ) -> jax.Array:
         """The generator's logits at every token, [B, T, V]."""
         embeddings = self.embeddings_of_generator
-        x_BTD = _encode(embeddings, self.generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
+        x_BTD = _encode(embeddings, self.encoder_of_generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
         return self.generator_head(x_BTD, embeddings.word.embedding[...], dtype=dtype)
 
     def discriminate(

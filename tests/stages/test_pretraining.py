@@ -86,7 +86,11 @@ def export(folder: Path, output: Path) -> tuple[str, str]:
             UPath(output / name),
             architecture=architecture,
             config=ElectraConfig.from_dict(configs[name]),
-            params={"embeddings": params["embeddings"], "encoder": params[name], "head": params[f"{name}_head"]},
+            params={
+                "embeddings": params["embeddings"],
+                "encoder": params.get(name, params["discriminator"]),
+                "head": params[f"{name}_head"],
+            },
         )
     return str(output / "discriminator"), str(output / "generator")
 
@@ -114,6 +118,26 @@ def test_a_run_goes_on_from_released_weights_with_a_fresh_optimizer_and_a_new_wa
     assert {row["step"] for row in rows} == {1}
 
 
+def test_a_shared_encoder_starts_from_either_model_and_not_from_two_that_differ(whole, shards, tmp_path):
+    model = replace(TINY, generator_multiplier=None, shared_encoder=True)
+    first = replace(CONFIG, model=model, steps=1, warmup_steps=0, checkpoint_every=1)
+    start = run(tmp_path / "start", shards, first)
+    (tmp_path / "a").mkdir()
+    discriminator, generator = export(start, tmp_path / "a")
+    still = replace(first, init_from=InitFrom(generator=generator), learning_rate=1e-30)
+    found, expected = parameters(run(tmp_path / "still", shards, still)), parameters(start)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        if not name.startswith("discriminator_head"):
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    other = run(tmp_path / "other", shards, replace(first, seed=1))
+    (tmp_path / "b").mkdir()
+    _, foreign = export(other, tmp_path / "b")
+    both = replace(still, init_from=InitFrom(discriminator=discriminator, generator=foreign))
+    with pytest.raises(ValueError, match="cannot be shared"):
+        run(tmp_path / "both", shards, both)
+
+
 def test_weights_of_another_size_are_refused_with_what_to_change(whole, shards, tmp_path):
     discriminator, generator = export(whole, tmp_path)
     wider = replace(CONFIG, model=replace(TINY, intermediate_size=64), init_from=InitFrom(discriminator=discriminator))
@@ -131,9 +155,10 @@ def test_weights_of_another_size_are_refused_with_what_to_change(whole, shards, 
     [
         {"objective": ObjectiveConfig(kind=ObjectiveKind.MASKED_LANGUAGE_MODELING)},
         {"model": replace(TINY, untied_embeddings=True), "gradient_accumulation_steps": 2},
+        {"model": replace(TINY, generator_multiplier=None, shared_encoder=True)},
         {"objective": ObjectiveConfig(uniform_generator=True), "optimizer": OptimizerName.LAMB},
     ],
-    ids=["mlm", "untied", "uniform"],
+    ids=["mlm", "untied", "shared", "uniform"],
 )
 def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
     output = run(tmp_path / "out", shards, replace(CONFIG, steps=2, warmup_steps=1, **changes))

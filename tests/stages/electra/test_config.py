@@ -47,7 +47,7 @@ def test_own_mask_fraction_wins_over_the_size():
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob is 1.0"),
         ({"generator_multiplier": 1.5}, "generator_multiplier is 1.5"),
-        ({"hidden_size": 200, "num_attention_heads": 4, "generator_multiplier": 1.0}, "3 heads do not divide"),
+        ({"hidden_size": 200, "num_attention_heads": 4, "generator_multiplier": 0.515}, "2 heads do not divide"),
         ({"hidden_act": "swish"}, "swish"),
     ],
 )
@@ -92,6 +92,19 @@ def test_each_objective_trains_its_own_networks():
 def test_untied_embeddings_are_as_wide_as_the_generator():
     discriminator, generator = ModelConfig(size=Size.BASE, untied_embeddings=True).resolve(30522)
     assert (discriminator.embedding_size, generator.embedding_size) == (768, 256)
+
+
+def test_a_shared_encoder_has_one_configuration_and_contradicts_a_smaller_generator():
+    discriminator, generator = ModelConfig(size=Size.BASE, shared_encoder=True).resolve(30522)
+    assert generator == discriminator
+    for contradiction in ({"generator_multiplier": 0.5}, {"untied_embeddings": True}):
+        with pytest.raises(ValueError, match="then generator_multiplier must be 1 or left out"):
+            ModelConfig(shared_encoder=True, **contradiction)
+
+
+def test_the_generators_heads_are_as_wide_as_the_discriminators():
+    _, generator = ModelConfig(size=Size.TINY, num_attention_heads=4).resolve(30522)
+    assert (generator.hidden_size, generator.num_attention_heads) == (64, 2)
 
 
 def test_config_survives_a_dictionary():

@@ -127,6 +127,21 @@ def test_untied_embeddings_get_the_generators_gradient_and_the_shared_ones_none_
     }  # fmt: skip
 
 
+def test_a_shared_encoder_learns_from_both_losses_and_exists_once(objective, batch):
+    networks = tiny(num_hidden_layers=1, generator_multiplier=None, shared_encoder=True)
+    graphdef, params = build(lambda: Electra(*networks, shared_encoder=True, rngs_key=KEY))
+    assert params.keys() == {"embeddings", "discriminator", "discriminator_head", "generator_head"}
+    generator_only = dataclasses.replace(objective, discriminator_weight=0.0)
+    assert touched(graphdef, params, batch, generator_only) == {"embeddings", "discriminator", "generator_head"}
+    # Apart from being one, it computes what two equal encoders compute.
+    separate, _ = build(lambda: Electra(*networks, rngs_key=KEY))
+    key = jax.random.key(3)
+    twice = params | {"generator": params["discriminator"]}
+    loss, _ = loss_of(twice, batch, key, graphdef=separate, objective=objective, train=False)
+    shared_loss, _ = loss_of(params, batch, key, graphdef=graphdef, objective=objective, train=False)
+    np.testing.assert_array_equal(shared_loss, loss)
+
+
 def test_masked_language_modeling_is_the_generators_half_alone(shallow, objective, batch):
     mlm = dataclasses.replace(objective, kind=ObjectiveKind.MASKED_LANGUAGE_MODELING)
     graphdef, params = shallow
