@@ -195,6 +195,8 @@ def test_stopped_by_a_signal_it_says_how_to_go_on_and_frees_the_output(config, o
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests in the background of a shell ignore Ctrl-C, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(output.glob("sample/*/documents/*")):
