@@ -1,6 +1,7 @@
 """What a command does, from the config to the exit code. Imports nothing heavy before something must run."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ def execute_command(command: Command) -> int:
         print("Nothing to do: every stage is done.")
         print_summary(plan, config=config, output=output)
         return 0
+    warn_of_loss(output)
     from pipeline.session import run_session
 
     return run_session(
@@ -91,6 +93,16 @@ def format_config(config: PipelineConfig) -> str:
 
     tree = {key: value for key, value in plain(config, at="config").items() if value is not None or key == "tracking"}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+
+
+def warn_of_loss(output: UPath) -> None:
+    """Says so where the output lies in what `ray job submit --working-dir` has uploaded: Ray deletes that."""
+    if any(part.startswith("_ray_pkg_") for part in output.parts):
+        print(
+            f"{output} is in Ray's copy of the working directory, which is deleted in the end: "
+            "name a folder that stays (--set output=/data/my-run)",
+            file=sys.stderr,
+        )
 
 
 def _plan(stages: Sequence[Stage], *, output: UPath, fresh: frozenset[str]) -> tuple[PlannedStage, ...]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from upath import UPath
 
+from pipeline.command import warn_of_loss
 from pipeline.lease import Lease
 from pipeline.run import main
 
@@ -214,3 +216,10 @@ def test_stopped_by_a_signal_it_says_how_to_go_on_and_frees_the_output(config, o
     count = len(list(folder.rglob("*")))
     time.sleep(2)
     assert len(list(folder.rglob("*"))) == count, "the stage still writes"
+
+
+def test_an_output_in_what_ray_uploads_is_warned_of(tmp_path, capsys):
+    warn_of_loss(UPath(tmp_path / "outputs"))
+    assert capsys.readouterr().err == ""
+    warn_of_loss(UPath(tmp_path / "working_dir_files" / "_ray_pkg_4f089c20" / "outputs"))
+    assert "--set output=/data/my-run" in capsys.readouterr().err
