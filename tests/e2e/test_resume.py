@@ -5,6 +5,7 @@ Through the real command line, in processes of its own.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,46 +72,11 @@ def whole(tmp_path_factory) -> Path:
     return output
 
 
-def test_a_killed_driver_resumes_from_the_last_checkpoint_and_ends_with_the_same_bits(whole, tmp_path):
-    output = tmp_path / "killed"
-    process = start(output, "--until", "pretrain")
-    wait_for(lambda: has_checkpoint(output, 40), seconds=200, process=process, output=output)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finish(output, "--until", "pretrain")
-    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
-    assert result["resumed_from_step"] >= 40
-    assert losses(output) == losses(whole)
-    assert parameters(output) == parameters(whole)
-
-
-def test_a_killed_training_process_is_replaced_and_the_run_ends_with_the_same_bits(whole, tmp_path):
-    output = tmp_path / "lost"
-    process = start(output, "--until", "pretrain")
-    wait_for(lambda: has_checkpoint(output, 40), seconds=200, process=process, output=output)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_training_process(p)]
-    assert len(workers) == 2, [p.cmdline() for p in psutil.Process(process.pid).children(recursive=True)]
-    workers[1].kill()
-    assert process.wait(timeout=400) == 0, (tmp_path / "lost.log").read_text()[-4000:]
-    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
-    assert result["resumed_from_step"] >= 40
-    assert losses(output) == losses(whole)
-    assert parameters(output) == parameters(whole)
-
-
-def test_a_training_process_told_to_end_has_all_save_first_and_the_run_ends_with_the_same_bits(whole, tmp_path):
-    output = tmp_path / "preempted"
-    # No checkpoint after that of step 12 but the one that SIGTERM asks for.
-    settings = ("--set", "pretrain.milestones=[10]", "--set", "pretrain.checkpoint_every=1000")
-    process = start(output, "--until", "pretrain", *settings)
-    wait_for(lambda: has_checkpoint(output, 12), seconds=200, process=process, output=output)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_training_process(p)]
-    workers[1].terminate()
-    assert process.wait(timeout=400) == 0, (tmp_path / "preempted.log").read_text()[-4000:]
-    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
-    assert result["resumed_from_step"] > 12
-    assert losses(output) == losses(whole)
-    assert parameters(output) == parameters(whole)
+def with_shards_of(whole: Path, output: Path) -> Path:
+    """An output in which all before pretraining is done."""
+    for stage in ("sample", "ingest", "vocab", "shard"):
+        shutil.copytree(whole / stage, output / stage)
+    return output
 
 
 def is_training_process(process: psutil.Process) -> bool:
@@ -120,24 +86,46 @@ def is_training_process(process: psutil.Process) -> bool:
         return False
 
 
+def training_processes(driver: subprocess.Popen) -> list[psutil.Process]:
+    found = [p for p in psutil.Process(driver.pid).children(recursive=True) if is_training_process(p)]
+    assert len(found) == 2, [p.cmdline() for p in psutil.Process(driver.pid).children(recursive=True)]
+    return found
+
+
+def test_after_kill_9_of_a_training_process_and_of_the_driver_the_bits_are_the_same(whole, tmp_path):
+    output = with_shards_of(whole, tmp_path / "killed")
+    process = start(output, "--until", "pretrain")
+    wait_for(lambda: has_checkpoint(output, 20), seconds=200, process=process, output=output)
+    training_processes(process)[1].kill()
+    # Replaced, it goes on.
+    wait_for(lambda: has_checkpoint(output, 60), seconds=200, process=process, output=output)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (stage_folder(output, "pretrain") / "result.json").exists()
+    finish(output, "--until", "pretrain")
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["resumed_from_step"] >= 60
+    assert losses(output) == losses(whole)
+    assert parameters(output) == parameters(whole)
+
+
+def test_a_training_process_told_to_end_has_all_save_first_and_the_run_ends_with_the_same_bits(whole, tmp_path):
+    output = with_shards_of(whole, tmp_path / "preempted")
+    # No checkpoint after that of step 12 but the one that SIGTERM asks for.
+    settings = ("--set", "pretrain.milestones=[10]", "--set", "pretrain.checkpoint_every=1000")
+    process = start(output, "--until", "pretrain", *settings)
+    wait_for(lambda: has_checkpoint(output, 12), seconds=200, process=process, output=output)
+    training_processes(process)[1].terminate()
+    assert process.wait(timeout=400) == 0, (tmp_path / "preempted.log").read_text()[-4000:]
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["resumed_from_step"] > 12
+    assert losses(output) == losses(whole)
+    assert parameters(output) == parameters(whole)
+
+
 def test_one_process_and_two_read_the_same_batches_and_lose_the_same(whole, tmp_path):
-    output = tmp_path / "one"
+    output = with_shards_of(whole, tmp_path / "one")
     finish(output, "--until", "pretrain", "--set", "cluster.num_processes=1")
     for one, two in zip(losses(output), losses(whole), strict=True):
         for name in ("loss/total", "loss/generator", "loss/discriminator"):
             np.testing.assert_allclose(one[name], two[name], rtol=1e-4, err_msg=f"{name} at step {one['step']}")
-
-
-def test_killed_while_it_shards_it_keeps_finished_shards_and_ends_with_the_same_bytes(whole, tmp_path):
-    output = tmp_path / "sharding"
-    process = start(output, "--until", "shard")
-    wait_for(lambda: any((output / "shard").rglob("*.arrow")), seconds=200, process=process, output=output)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = {p: p.stat().st_mtime_ns for p in (output / "shard").rglob("*.arrow") if not p.name.startswith(".")}
-    finish(output, "--until", "shard")
-    ours, theirs = stage_folder(output, "shard"), stage_folder(whole, "shard")
-    files = sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.suffix == ".arrow" or p.name == "index.json")
-    assert files
-    assert all((ours / file).read_bytes() == (theirs / file).read_bytes() for file in files)
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
