@@ -61,7 +61,7 @@ def generate(
             cache=cache,
         )
         assert encoded.cache is not None
-        return network.logits(encoded.last_BTD[:, -1:], key_B=None, dtype=dtype)[:, 0], encoded.cache
+        return network.logits(encoded.last_BTD[:, -1:], mask_BS[:, -1:], key_B=None, dtype=dtype)[:, 0], encoded.cache
 
     def choose(step: jax.Array, logits_BV: jax.Array) -> jax.Array:
         if key is None:

@@ -5,6 +5,7 @@ Shapes: `B` batch, `T` tokens, `S` tokens of another encoder, `N` choices, `E` e
 
 import logging
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,6 @@ from upath import UPath
 from stages.electra.attention import Cache, Source
 from stages.electra.card import ModelCard, default_card
 from stages.electra.config import ElectraConfig
-from stages.electra.encoder import Encoded
 from stages.electra.google_tf import Part
 from stages.electra.huggingface import (
     Architecture,
@@ -32,7 +32,7 @@ from stages.electra.huggingface import (
 from stages.electra.layers import split_keys
 from stages.electra.model import Params, merge, split
 from stages.electra.networks import Network
-from stages.electra.outputs import HeadOutput, ModelOutput
+from stages.electra.outputs import ModelOutput
 from stages.electra.pretrained import save_pretrained
 from stages.electra.source import read_model
 from stages.electra.tokenizer import ElectraTokenizer, check_vocabulary
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 Inputs = dict[str, jax.Array]
 
 
-class ElectraPreTrainedModel:
+class ElectraPreTrainedModel(ABC):
     """A configuration, parameters, and the function that they make.
 
     Attributes:
@@ -241,30 +241,13 @@ class ElectraPreTrainedModel:
 
     # What a class is made of: its network, its arguments and its output.
 
+    _network: ClassVar[type[Network]]
     _extra: ClassVar[tuple[str, ...]] = ("labels",)
     _has_choices: ClassVar[bool] = False
 
     @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        raise NotImplementedError
-
-    @classmethod
-    def _output(
-        cls,
-        network: Network,
-        encoded: Encoded,
-        inputs: Inputs,
-        *,
-        config: ElectraConfig,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> ModelOutput:
-        logits = network.logits(encoded.last_BTD, key_B=key_B, dtype=dtype)
-        return HeadOutput(loss=cls._loss(logits, inputs, config) if "labels" in inputs else None, logits=logits)
-
-    @classmethod
-    def _loss(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput: ...
 
 
 def _describe(
@@ -310,9 +293,10 @@ def _run(
     if cache is not None and positions_BT is None:
         positions_BT = jnp.broadcast_to(cache.num_tokens + jnp.arange(shape[1]), shape)
     keys = split_keys(None if key is None else jax.random.split(key, shape[0]), 2)
+    mask = rows("attention_mask", 1, shape[1] if cache is None else cache.max_length)
     encoded = network.encode(
         words,
-        rows("attention_mask", 1, shape[1] if cache is None else cache.max_length),
+        mask,
         rows("token_type_ids", 0),
         positions_BT=positions_BT,
         source=_source(inputs),
@@ -321,7 +305,7 @@ def _run(
         cache=cache,
         with_attentions=output_attentions,
     )
-    output = model._output(network, encoded, inputs, config=config, key_B=keys[1], dtype=dtype)
+    output = model._output(network.logits(encoded.last_BTD, mask, key_B=keys[1], dtype=dtype), inputs, config)
     more: dict[str, Any] = {}
     if output_attentions and encoded.cross_attentions:
         more["cross_attentions"] = encoded.cross_attentions

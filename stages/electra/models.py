@@ -10,16 +10,16 @@ A call is compiled once for each shape of its inputs, for all models of the same
 Shapes: `B` batch, `T` tokens, `N` choices, `C` classes, `V` vocabulary, `D` model width.
 """
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from stages.electra.attention import Cache, Source
 from stages.electra.config import ElectraConfig
-from stages.electra.encoder import Encoded
 from stages.electra.generation import generate
 from stages.electra.huggingface import Architecture
 from stages.electra.model import Params
@@ -50,52 +50,46 @@ class ElectraModel(ElectraPreTrainedModel):
     """The encoder alone: `last_hidden_state` [B, T, D]. A decoder may cross to `encoder_hidden_states`."""
 
     architecture = Architecture.MODEL
+    _network = Network
     _extra = _CROSS
 
     @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return Network(config, rngs_key=rngs_key)
+    def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput:
+        return BaseModelOutput(last_hidden_state=logits)
+
+
+class _HeadModel(ElectraPreTrainedModel):
+    """One tensor of logits, and a loss where there are `labels`."""
 
     @classmethod
-    def _output(
-        cls,
-        network: Network,
-        encoded: Encoded,
-        inputs: Inputs,
-        *,
-        config: ElectraConfig,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> ModelOutput:
-        return BaseModelOutput(last_hidden_state=encoded.last_BTD)
+    def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput:
+        return HeadOutput(loss=cls._loss(logits, inputs, config) if "labels" in inputs else None, logits=logits)
+
+    @staticmethod
+    @abstractmethod
+    def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array: ...
 
 
-class ElectraForPreTraining(ElectraPreTrainedModel):
+class ElectraForPreTraining(_HeadModel):
     """The discriminator: logits [B, T], above 0 where a token was replaced. Labels [B, T] are 1 there."""
 
     architecture = Architecture.PRETRAINING
+    _network = Discriminator
 
-    @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return Discriminator(config, rngs_key=rngs_key)
-
-    @classmethod
-    def _loss(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
+    @staticmethod
+    def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
         mask_BT = inputs.get("attention_mask", jnp.ones(logits.shape, jnp.int32))
         return replaced_token_loss(logits, inputs["labels"], mask_BT)
 
 
-class ElectraForMaskedLM(ElectraPreTrainedModel):
+class ElectraForMaskedLM(_HeadModel):
     """The generator: logits [B, T, V] of the word at each token. Labels [B, T] are -100 where there is none."""
 
     architecture = Architecture.MASKED_LM
+    _network = LanguageModel
 
-    @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return LanguageModel(config, rngs_key=rngs_key)
-
-    @classmethod
-    def _loss(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
+    @staticmethod
+    def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
         return cross_entropy(logits, inputs["labels"])
 
 
@@ -106,24 +100,11 @@ class ElectraForCausalLM(ElectraPreTrainedModel):
     """
 
     architecture = Architecture.CAUSAL_LM
+    _network = LanguageModel
     _extra = ("labels", *_CROSS)
 
     @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return LanguageModel(config, rngs_key=rngs_key)
-
-    @classmethod
-    def _output(
-        cls,
-        network: Network,
-        encoded: Encoded,
-        inputs: Inputs,
-        *,
-        config: ElectraConfig,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> ModelOutput:
-        logits = network.logits(encoded.last_BTD, key_B=key_B, dtype=dtype)
+    def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput:
         loss = next_word_loss(logits, inputs["labels"]) if "labels" in inputs else None
         return CausalLMOutput(loss=loss, logits=logits)
 
@@ -212,57 +193,42 @@ class ElectraForCausalLM(ElectraPreTrainedModel):
         return GenerateOutput(sequences=sequences)
 
 
-class ElectraForSequenceClassification(ElectraPreTrainedModel):
+class ElectraForSequenceClassification(_HeadModel):
     """Logits [B, C] of a text or pair; `problem_type` in the config says what labels are (see `sequence_loss`)."""
 
     architecture = Architecture.SEQUENCE_CLASSIFICATION
+    _network = SequenceClassifier
 
-    @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return SequenceClassifier(config, num_labels=config.num_labels, rngs_key=rngs_key)
-
-    @classmethod
-    def _loss(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
+    @staticmethod
+    def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
         return sequence_loss(logits, inputs["labels"], config.problem_type)
 
 
-class ElectraForMultipleChoice(ElectraPreTrainedModel):
+class ElectraForMultipleChoice(_HeadModel):
     """Logits [B, N] of the choices; inputs are [B, N, T], labels [B] the number of the right choice."""
 
     architecture = Architecture.MULTIPLE_CHOICE
+    _network = ChoiceClassifier
     _has_choices: ClassVar[bool] = True
 
     @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return ChoiceClassifier(config, rngs_key=rngs_key)
-
-    @classmethod
-    def _output(
-        cls,
-        network: Network,
-        encoded: Encoded,
-        inputs: Inputs,
-        *,
-        config: ElectraConfig,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> ModelOutput:
+    def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput:
         words = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
-        logits = network.logits(encoded.last_BTD, key_B=key_B, dtype=dtype).reshape(words.shape[:2])
-        return HeadOutput(loss=cross_entropy(logits, inputs["labels"]) if "labels" in inputs else None, logits=logits)
+        return super()._output(logits.reshape(words.shape[:2]), inputs, config)
+
+    @staticmethod
+    def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
+        return cross_entropy(logits, inputs["labels"])
 
 
-class ElectraForTokenClassification(ElectraPreTrainedModel):
+class ElectraForTokenClassification(_HeadModel):
     """Logits [B, T, C] of the tokens. Labels [B, T] are -100 where there is none."""
 
     architecture = Architecture.TOKEN_CLASSIFICATION
+    _network = TokenClassifier
 
-    @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return TokenClassifier(config, num_labels=config.num_labels, rngs_key=rngs_key)
-
-    @classmethod
-    def _loss(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
+    @staticmethod
+    def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
         return cross_entropy(logits, inputs["labels"])
 
 
@@ -270,24 +236,11 @@ class ElectraForQuestionAnswering(ElectraPreTrainedModel):
     """Logits [B, T] of the first and of the last token of the answer, labelled by their places [B]."""
 
     architecture = Architecture.QUESTION_ANSWERING
+    _network = SpanPredictor
     _extra = ("start_positions", "end_positions")
 
     @classmethod
-    def _network(cls, config: ElectraConfig, *, rngs_key: jax.Array) -> Network:
-        return SpanPredictor(config, rngs_key=rngs_key)
-
-    @classmethod
-    def _output(
-        cls,
-        network: Network,
-        encoded: Encoded,
-        inputs: Inputs,
-        *,
-        config: ElectraConfig,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-    ) -> ModelOutput:
-        logits = network.logits(encoded.last_BTD, key_B=key_B, dtype=dtype)
+    def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput:
         has_labels = "start_positions" in inputs and "end_positions" in inputs
         loss = span_loss(logits, inputs["start_positions"], inputs["end_positions"]) if has_labels else None
         return QuestionAnsweringOutput(loss=loss, start_logits=logits[..., 0], end_logits=logits[..., 1])

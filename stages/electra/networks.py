@@ -47,7 +47,7 @@ class Network(nnx.Module):
         """The logits."""
         keys = split_keys(key_B, 2)
         x_BTD = self.encode(ids_BT, mask_BT, types_BT, key_B=keys[0], dtype=dtype).last_BTD
-        return self.logits(x_BTD, key_B=keys[1], dtype=dtype)
+        return self.logits(x_BTD, mask_BT, key_B=keys[1], dtype=dtype)
 
     def encode(
         self,
@@ -70,9 +70,9 @@ class Network(nnx.Module):
             x_BTE, mask_BT, key_B=keys[1], dtype=dtype, source=source, cache=cache, with_attentions=with_attentions
         )
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Any:
-        """What the head says about the last hidden states."""
-        raise NotImplementedError(f"{type(self).__name__} has no head")
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Any:
+        """What the head says about the last hidden states; without a head, these."""
+        return x_BTD
 
 
 class Discriminator(Network):
@@ -82,7 +82,7 @@ class Discriminator(Network):
         super().__init__(config, rngs_key=rngs_key)
         self.head = DiscriminatorHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, dtype=dtype)
 
 
@@ -93,7 +93,7 @@ class LanguageModel(Network):
         super().__init__(config, rngs_key=rngs_key)
         self.head = GeneratorHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, self.embeddings.word.embedding[...], dtype=dtype)
 
 
@@ -104,35 +104,34 @@ class SequenceClassifier(Network):
         self,
         config: ElectraConfig,
         *,
-        num_labels: int,
         rngs_key: jax.Array,
         head: ClassificationHeadKind = ClassificationHeadKind.HUGGINGFACE,
     ) -> None:
         super().__init__(config, rngs_key=rngs_key)
         self.head = ClassificationHead(
             config,
-            num_labels=num_labels,
+            num_labels=config.num_labels,
             kind=ClassificationHeadKind(head),
             rngs_key=jax.random.split(rngs_key, 3)[2],
         )
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=key_B, dtype=dtype)
 
 
 class TokenClassifier(Network):
     """Logits of every token, [B, T, C]."""
 
-    def __init__(self, config: ElectraConfig, *, num_labels: int, rngs_key: jax.Array) -> None:
+    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
         super().__init__(config, rngs_key=rngs_key)
         self.head = TokenHead(
             config,
-            num_labels=num_labels,
+            num_labels=config.num_labels,
             dropout_rate=config.head_dropout,
             rngs_key=jax.random.split(rngs_key, 3)[2],
         )
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=key_B)
 
 
@@ -144,7 +143,7 @@ class SpanPredictor(Network):
         # No dropout before the head, in the original as in Hugging Face's.
         self.head = TokenHead(config, num_labels=2, dropout_rate=0.0, rngs_key=jax.random.split(rngs_key, 3)[2])
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=None)
 
 
@@ -155,5 +154,5 @@ class ChoiceClassifier(Network):
         super().__init__(config, rngs_key=rngs_key)
         self.head = ChoiceHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
 
-    def logits(self, x_BTD: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=key_B, dtype=dtype)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from stages.electra.config import Activation, ElectraConfig
-from stages.electra.layers import Dense, activate, glorot_uniform, split_keys, truncated_normal
+from stages.electra.layers import Dense, activate, glorot_uniform, truncated_normal
 from stages.electra.networks import Network
 
 _WIDTH = 512  # of the hidden layer, as in google-research/electra
@@ -47,14 +47,5 @@ class AnswerabilityNetwork(Network):
         super().__init__(config, rngs_key=rngs_key)
         self.head = AnswerHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
 
-    def __call__(
-        self,
-        ids_BT: jax.Array,
-        mask_BT: jax.Array,
-        types_BT: jax.Array,
-        *,
-        key_B: jax.Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> jax.Array:
-        x_BTD = self.encode(ids_BT, mask_BT, types_BT, key_B=split_keys(key_B, 2)[0], dtype=dtype).last_BTD
+    def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, mask_BT, dtype=dtype)

@@ -48,12 +48,13 @@ def init_model(
     """
     # Folded, so that a run of the same seed as the pretraining's does not start from its first weights.
     key = jax.random.fold_in(jax.random.key(seed), _FINETUNING)
+    config = config.change(num_labels=num_labels)
     module: Any
     match kind:
         case TaskKind.CLASSIFICATION | TaskKind.MULTI_LABEL | TaskKind.REGRESSION:
-            module = SequenceClassifier(config, num_labels=num_labels, rngs_key=key)
+            module = SequenceClassifier(config, rngs_key=key)
         case TaskKind.TAGGING:
-            module = TokenClassifier(config, num_labels=num_labels, rngs_key=key)
+            module = TokenClassifier(config, rngs_key=key)
         case TaskKind.QUESTION_ANSWERING:
             module = SpanPredictor(config, rngs_key=key)
         case TaskKind.ANSWERABILITY:

@@ -61,7 +61,7 @@ def half(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def classifier(export) -> Path:
-    params = split(SequenceClassifier(CONFIG, num_labels=2, rngs_key=KEY))[1]
+    params = split(SequenceClassifier(CONFIG.change(num_labels=2), rngs_key=KEY))[1]
     return export("ElectraForSequenceClassification", params, id2label={0: "no", 1: "yes"})
 
 
@@ -87,7 +87,7 @@ def test_a_wrong_column_is_named_with_those_expected(classifier):
 
 
 def test_a_tagger_gives_each_word_a_label(export):
-    params = split(TokenClassifier(CONFIG, num_labels=3, rngs_key=KEY))[1]
+    params = split(TokenClassifier(CONFIG.change(num_labels=3), rngs_key=KEY))[1]
     folder = export("ElectraForTokenClassification", params, id2label={0: "O", 1: "B-NP", 2: "I-NP"})
     answer = Predictor(folder).predict(["the cats sat"]).iloc[0]
     assert answer["words"] == ["the", "cats", "sat"]

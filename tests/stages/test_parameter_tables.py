@@ -29,7 +29,7 @@ def pretraining(size: Size) -> str:
 def finetuning(size: Size) -> str:
     discriminator, _ = ModelConfig(size=size).resolve(30522)
     scale = make_layer_scale(num_layers=discriminator.num_hidden_layers, decay=0.8, offset=1)
-    return table(lambda: SequenceClassifier(discriminator, num_labels=2, rngs_key=KEY), lr_scale=scale)
+    return table(lambda: SequenceClassifier(discriminator.change(num_labels=2), rngs_key=KEY), lr_scale=scale)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -54,12 +54,12 @@ def assert_equal(ours: dict, theirs: dict) -> None:
     [
         (
             "ElectraForSequenceClassification",
-            lambda c: SequenceClassifier(c, num_labels=3, rngs_key=KEY),
+            lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY),
             LABELS,
         ),
         (
             "ElectraForTokenClassification",
-            lambda c: TokenClassifier(c, num_labels=3, rngs_key=KEY),
+            lambda c: TokenClassifier(c.change(num_labels=3), rngs_key=KEY),
             LABELS,
         ),
         ("ElectraForQuestionAnswering", lambda c: SpanPredictor(c, rngs_key=KEY), None),
@@ -142,7 +142,7 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
 def test_the_head_of_the_original_cannot_be_exported(tmp_path):
     config = tiny()[0]
     params = build(
-        lambda: SequenceClassifier(config, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL)
+        lambda: SequenceClassifier(config.change(num_labels=3), rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL)
     )[1]
     with pytest.raises(ValueError, match="head 'huggingface'"):
         save_pretrained(

@@ -182,12 +182,12 @@ def test_equal_texts_get_different_dropout(electra):
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
-        (lambda c: SequenceClassifier(c, num_labels=3, rngs_key=KEY), (2, 3)),
+        (lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY), (2, 3)),
         (
-            lambda c: SequenceClassifier(c, num_labels=3, rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL),
+            lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL),
             (2, 3),
         ),
-        (lambda c: TokenClassifier(c, num_labels=5, rngs_key=KEY), (2, NUM_TOKENS, 5)),
+        (lambda c: TokenClassifier(c.change(num_labels=5), rngs_key=KEY), (2, NUM_TOKENS, 5)),
         (lambda c: SpanPredictor(c, rngs_key=KEY), (2, NUM_TOKENS, 2)),
     ],
     ids=["classification", "classification as the original", "tokens", "answers"],
