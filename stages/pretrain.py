@@ -90,6 +90,8 @@ class PretrainConfig:
             if not 0 < percentage <= 100:
                 raise ValueError(f"milestones has {percentage}, must be percentages above 0 and at most 100")
         if self.init_from is not None:
+            if self.model.local_attention:
+                raise ValueError("model.local_attention is true, but init_from has weights to start with: choose one")
             for name, is_trained in (
                 ("discriminator", self.objective.kind is ObjectiveKind.REPLACED_TOKEN_DETECTION),
                 ("generator", not self.objective.uniform_generator),

@@ -22,6 +22,7 @@ from stages.data.shards import ShardReader
 from stages.electra.continuation import load_networks
 from stages.electra.corruption import max_masked
 from stages.electra.flops import pretraining_step_flops
+from stages.electra.locality import look_at_neighbours
 from stages.electra.model import Electra, split
 from stages.electra.pretraining import make_pretraining_loss, summarize
 from stages.pretrain import PretrainConfig
@@ -30,6 +31,8 @@ from stages.training.loop import Intervals, Recorder, Window, fetch, run_loop
 from stages.training.metrics import MetricsLog
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_paths, parameter_table
 from stages.training.state import init_state, make_eval_step, make_train_step
+
+_WAVES = 0x3A7E  # folded into the key of the initial weights
 
 
 def pretrain(config: PretrainConfig, context: StageContext) -> None:
@@ -65,7 +68,11 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             shared_encoder=config.model.shared_encoder,
             rngs_key=jax.random.key(config.seed),
         )
-        return split(model)
+        graphdef, params = split(model)
+        if config.model.local_attention:
+            networks = {"discriminator": discriminator, "generator": generator}
+            params = look_at_neighbours(params, networks, key=jax.random.fold_in(jax.random.key(config.seed), _WAVES))
+        return graphdef, params
 
     graphdef, abstract_params = jax.eval_shape(init_model)
     loss_fn = make_pretraining_loss(

@@ -258,6 +258,8 @@ class ModelConfig:
       untied_embeddings: Give the generator embeddings of its own, as wide as its hidden states.
       shared_encoder: Let the generator be the discriminator's own encoder, with a head of its own: the paper's
         'tying all weights' (section 3.2). Its multiplier is then 1.
+      local_attention: Let the first layer of both start by looking at the neighbours of each token, for little
+        text and small models: see `stages.electra.locality`. The network is the same, only its first weights differ.
     """
 
     size: Size = Size.SMALL
@@ -269,6 +271,7 @@ class ModelConfig:
     generator_multiplier: float | None = None
     untied_embeddings: bool = False
     shared_encoder: bool = False
+    local_attention: bool = False
     hidden_act: Activation = Activation.GELU
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1

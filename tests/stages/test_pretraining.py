@@ -157,8 +157,9 @@ def test_weights_of_another_size_are_refused_with_what_to_change(whole, shards, 
         {"model": replace(TINY, untied_embeddings=True), "gradient_accumulation_steps": 2},
         {"model": replace(TINY, generator_multiplier=None, shared_encoder=True)},
         {"objective": ObjectiveConfig(uniform_generator=True), "optimizer": OptimizerName.LAMB},
+        {"model": replace(TINY, local_attention=True)},
     ],
-    ids=["mlm", "untied", "shared", "uniform"],
+    ids=["mlm", "untied", "shared", "uniform", "local"],
 )
 def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
     output = run(tmp_path / "out", shards, replace(CONFIG, steps=2, warmup_steps=1, **changes))
@@ -188,6 +189,10 @@ def test_a_loss_that_is_not_finite_ends_the_stage(shards, tmp_path):
                 "init_from": InitFrom(discriminator="a/b"),
             },
             "init_from has a discriminator, but this objective trains none",
+        ),
+        (
+            {"model": replace(TINY, local_attention=True), "init_from": InitFrom(discriminator="a/b")},
+            "model.local_attention is true, but init_from has weights to start with",
         ),
     ],
 )
