@@ -8,15 +8,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 import yaml
-from tokenizers import BertWordPieceTokenizer
-from upath import UPath
 
-from stages.electra.config import ElectraConfig
-from stages.electra.model import Electra, split
-from stages.electra.pretrained import save_pretrained
+from stages.electra import ElectraConfig, ElectraForPreTraining, ElectraTokenizer
+from stages.electra.tokenizer import build_tokenizer
 from stages.tasks.config import TaskName
 
 ROOT = Path(__file__).parents[2]
@@ -137,9 +133,6 @@ def _own(root: Path) -> dict[str, Any]:
 
 def _model(folder: Path) -> str:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    tokenizer = BertWordPieceTokenizer({token: n for n, token in enumerate(vocabulary)}, lowercase=True)
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text(tokenizer._tokenizer.to_str())
     config = ElectraConfig(
         vocab_size=len(vocabulary),
         embedding_size=8,
@@ -149,14 +142,8 @@ def _model(folder: Path) -> str:
         intermediate_size=16,
         max_position_embeddings=48,
     )
-    _, params = split(Electra(config, config, rngs_key=jax.random.key(0)))
-    parts = {"embeddings": "embeddings", "encoder": "discriminator", "head": "discriminator_head"}
-    save_pretrained(
-        UPath(folder),
-        architecture="ElectraForPreTraining",
-        config=config,
-        params={ours: params[theirs] for ours, theirs in parts.items()},
-    )
+    tokenizer = ElectraTokenizer(build_tokenizer(vocabulary, lowercase=True))
+    ElectraForPreTraining(config).save_pretrained(folder, tokenizer=tokenizer)
     return str(folder)
 
 

@@ -3,9 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import jax
 import mlflow
 import pandas as pd
 import pytest
@@ -13,10 +11,16 @@ from upath import UPath
 
 from pipeline.recorder import Model, OpenRun, WriterSettings
 from pipeline.tracking import MlflowWriter
-from stages.electra.config import ElectraConfig
-from stages.electra.model import Electra, split
-from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
-from stages.electra.pretrained import save_pretrained
+from stages.electra import (
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    ElectraTokenizer,
+)
+from stages.electra.modeling import ElectraPreTrainedModel
 from stages.electra.tokenizer import build_tokenizer
 from stages.predictor import Predictor
 
@@ -30,39 +34,21 @@ CONFIG = ElectraConfig(
     intermediate_size=8,
     max_position_embeddings=16,
 )
-KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> UPath:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    (folder / "tokenizer.json").write_text(build_tokenizer(TOKENS, lowercase=True).to_str())
-    (folder / "tokenizer_config.json").write_text("{}")
-    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
-    return UPath(folder)
+TOKENIZER = ElectraTokenizer(build_tokenizer(TOKENS, lowercase=True))
 
 
 @pytest.fixture
-def export(tmp_path, tokenizer):
-    def export(architecture: str, params: Any, **labels: Any) -> Path:
-        folder = tmp_path / architecture
-        save_pretrained(
-            UPath(folder), architecture=architecture, config=CONFIG, params=params, tokenizer=tokenizer, **labels
-        )
-        return folder
+def export(tmp_path):
+    def export(model: ElectraPreTrainedModel) -> Path:
+        model.save_pretrained(tmp_path / "model", tokenizer=TOKENIZER)
+        return tmp_path / "model"
 
     return export
 
 
-def half(name: str) -> dict[str, Any]:
-    params = split(Electra(CONFIG, CONFIG, rngs_key=KEY))[1]
-    return {"embeddings": params["embeddings"], "encoder": params[name], "head": params[f"{name}_head"]}
-
-
 @pytest.fixture
 def classifier(export) -> Path:
-    params = split(SequenceClassifier(CONFIG.change(num_labels=2), rngs_key=KEY))[1]
-    return export("ElectraForSequenceClassification", params, id2label={0: "no", 1: "yes"})
+    return export(ElectraForSequenceClassification(CONFIG.change(id2label={0: "no", 1: "yes"})))
 
 
 def test_a_classifier_gives_labels_with_probabilities_whatever_the_batch(classifier):
@@ -87,16 +73,14 @@ def test_a_wrong_column_is_named_with_those_expected(classifier):
 
 
 def test_a_tagger_gives_each_word_a_label(export):
-    params = split(TokenClassifier(CONFIG.change(num_labels=3), rngs_key=KEY))[1]
-    folder = export("ElectraForTokenClassification", params, id2label={0: "O", 1: "B-NP", 2: "I-NP"})
-    answer = Predictor(folder).predict(["the cats sat"]).iloc[0]
+    model = ElectraForTokenClassification(CONFIG.change(id2label={0: "O", 1: "B-NP", 2: "I-NP"}))
+    answer = Predictor(export(model)).predict(["the cats sat"]).iloc[0]
     assert answer["words"] == ["the", "cats", "sat"]
     assert len(answer["labels"]) == 3
 
 
 def test_an_answer_is_a_part_of_its_context_however_long(export):
-    params = split(SpanPredictor(CONFIG, rngs_key=KEY))[1]
-    predictor = Predictor(export("ElectraForQuestionAnswering", params))
+    predictor = Predictor(export(ElectraForQuestionAnswering(CONFIG)))
     context = "the cat sat here " * 10
     answer = predictor.predict({"question": "who sat here ?", "context": context}).iloc[0]
     assert answer["answer"]
@@ -104,13 +88,13 @@ def test_an_answer_is_a_part_of_its_context_however_long(export):
 
 
 def test_a_discriminator_judges_every_token(export):
-    answer = Predictor(export("ElectraForPreTraining", half("discriminator"))).predict("the cats sat").iloc[0]
+    answer = Predictor(export(ElectraForPreTraining(CONFIG))).predict("the cats sat").iloc[0]
     assert answer["tokens"] == ["the", "cat", "##s", "sat"]
     assert all(0 < share < 1 for share in answer["replaced"])
 
 
 def test_a_generator_fills_masks_and_leaves_the_rest(export):
-    answer = Predictor(export("ElectraForMaskedLM", half("generator"))).predict(["the [MASK] sat"]).iloc[0]
+    answer = Predictor(export(ElectraForMaskedLM(CONFIG))).predict(["the [MASK] sat"]).iloc[0]
     assert "[MASK]" not in answer["text"]
     assert answer["text"].startswith("the ")
 
