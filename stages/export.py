@@ -49,12 +49,12 @@ def run(config: ExportConfig, context: StageContext) -> None:
     networks = read_json(pretrained / "model" / "config.json")
     heldout = read_json(pretrained / "result.json").get("heldout") or {}
     params = load_parameters(pretrained / "model" / "parameters.safetensors")
-    for name, architecture in (
-        ("discriminator", Architecture.PRETRAINING),
-        ("generator", Architecture.MASKED_LM),
-    ):
+    for name in ("discriminator", "generator"):
         if name not in networks:
             continue
+        # A head with a bias a word predicts words, whichever network it sits on.
+        predicts_words = "bias" in params[f"{name}_head"]
+        architecture = Architecture.MASKED_LM if predicts_words else Architecture.PRETRAINING
         network = ElectraConfig.from_dict(networks[name])
         save_pretrained(
             context.output / name,
@@ -68,18 +68,40 @@ def run(config: ExportConfig, context: StageContext) -> None:
                 "head": params[f"{name}_head"],
             },
             tokenizer=tokenizer,
-            card=_card(config, name=name, network=network, heldout=heldout),
+            card=_card(config, name=name, predicts_words=predicts_words, network=network, heldout=heldout),
         )
         context.tracker.model(str(context.output / name), name=name)
 
 
-def _card(config: ExportConfig, *, name: str, network: "ElectraConfig", heldout: Mapping[str, float]) -> "ModelCard":
+def _card(
+    config: ExportConfig, *, name: str, predicts_words: bool, network: "ElectraConfig", heldout: Mapping[str, float]
+) -> "ModelCard":
     from stages.electra.card import ModelCard
 
     shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"
     task: str | None
     metrics: tuple[str, ...]
-    if name == "discriminator":
+    if name == "generator":
+        task, metrics = "fill-mask", ("loss/generator", "masked/accuracy")
+        summary = f"A masked language model ({shape}), the generator of an ELECTRA model (arXiv 2003.10555)."
+        usage = (
+            "from transformers import pipeline\n\n"
+            'fill = pipeline("fill-mask", model="path/to/generator")\n'
+            'fill("a [MASK] of text")\n'
+        )
+    elif predicts_words:
+        task, metrics = None, ("loss/restoration", "restored/accuracy")
+        summary = (
+            f"An ELECTRA model ({shape}), pretrained to restore texts in which a generator replaced words "
+            "(arXiv 2003.10555, section 3.4). Fine-tune it for classification, tagging or question answering."
+        )
+        usage = (
+            "from transformers import AutoTokenizer, ElectraModel\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/discriminator")\n'
+            'model = ElectraModel.from_pretrained("path/to/discriminator")\n'
+            'states = model(**tokenizer("a text", return_tensors="pt")).last_hidden_state\n'
+        )
+    else:
         task, metrics = None, ("loss/discriminator", "replaced/precision", "replaced/recall", "replaced/auc")
         summary = (
             f"An ELECTRA discriminator ({shape}), pretrained to tell replaced tokens from original ones "
@@ -90,17 +112,6 @@ def _card(config: ExportConfig, *, name: str, network: "ElectraConfig", heldout:
             'tokenizer = AutoTokenizer.from_pretrained("path/to/discriminator")\n'
             'model = ElectraForPreTraining.from_pretrained("path/to/discriminator")\n'
             'logits = model(**tokenizer("a text", return_tensors="pt")).logits  # above 0: replaced\n'
-        )
-    else:
-        task, metrics = "fill-mask", ("loss/generator", "masked/accuracy")
-        summary = (
-            f"The generator of an ELECTRA model ({shape}), a small masked language model (arXiv 2003.10555). "
-            "For fine-tuning use the discriminator."
-        )
-        usage = (
-            "from transformers import pipeline\n\n"
-            'fill = pipeline("fill-mask", model="path/to/generator")\n'
-            'fill("a [MASK] of text")\n'
         )
     return ModelCard(
         title=f"{config.name} {name}",

@@ -6,6 +6,9 @@ from stages.context import StageContext
 from stages.electra.config import ModelConfig, ObjectiveConfig, ObjectiveKind
 from stages.training.config import ComputeDtype, OptimizerConfig, OptimizerName, ScheduleName
 
+# The objectives whose networks are those of released models.
+_CONTINUED = (ObjectiveKind.REPLACED_TOKEN_DETECTION, ObjectiveKind.MASKED_LANGUAGE_MODELING)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InitFrom:
@@ -89,7 +92,13 @@ class PretrainConfig:
         for percentage in self.milestones:
             if not 0 < percentage <= 100:
                 raise ValueError(f"milestones has {percentage}, must be percentages above 0 and at most 100")
+        if self.objective.kind is ObjectiveKind.ELECTRIC:
+            for name in ("shared_encoder", "local_attention"):
+                if getattr(self.model, name):
+                    raise ValueError(f"model.{name} is true, but electric's generator has two towers: leave it out")
         if self.init_from is not None:
+            if self.objective.kind not in _CONTINUED:
+                raise ValueError(f"init_from is given, but {self.objective.kind} starts from random weights only")
             if self.model.local_attention:
                 raise ValueError("model.local_attention is true, but init_from has weights to start with: choose one")
             for name, is_trained in (

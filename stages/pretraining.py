@@ -19,6 +19,7 @@ from stages.context import StageContext
 from stages.data.batches import host_batches
 from stages.data.order import ExampleOrder
 from stages.data.shards import ShardReader
+from stages.electra.config import ObjectiveKind
 from stages.electra.continuation import load_networks
 from stages.electra.corruption import max_masked
 from stages.electra.flops import pretraining_step_flops
@@ -64,7 +65,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         model = Electra(
             discriminator,
             generator,
-            untied_embeddings=config.model.untied_embeddings,
+            kind=objective.kind,
+            embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
             rngs_key=jax.random.key(config.seed),
         )
@@ -107,7 +109,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         loaded = load_networks(
             discriminator=(config.init_from.discriminator, discriminator),
             generator=(config.init_from.generator, generator),
-            untied_embeddings=config.model.untied_embeddings,
+            embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
         )
         state = state._replace(params=state.params | jax.device_put(loaded, replicated(mesh), may_alias=False))
@@ -120,6 +122,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         batch_size=config.batch_size,
         sequence_length=index["sequence_length"],
         num_masked=num_masked,
+        kind=objective.kind,
     )
     peak = peak_flops(str(config.compute_dtype)) * jax.process_count()
     schedule = make_schedule(config.optimizer_config)
@@ -191,6 +194,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     if is_first:
         assert recorder.log is not None
         networks = {"discriminator": discriminator, "generator": generator}
+        if objective.kind is ObjectiveKind.ELECTRIC:
+            networks.pop("generator")  # its two towers are no network that others could load
         _save_model(context, networks={name: one for name, one in networks.items() if one}, params=state.params)
         write_json(
             context.output / "result.json",
@@ -223,9 +228,11 @@ def _heldout_batches(reader: Any, *, config: PretrainConfig, pad_id: int) -> Ite
 
 def _save_model(context: StageContext, *, networks: Mapping[str, Any], params: Any) -> None:
     """Writes the trained parameters by name, float32, and the configs of the networks beside them."""
-
-    paths = jax.tree.leaves(parameter_paths(params))
-    arrays = dict(zip(paths, (np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(params)), strict=True))
+    params = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
+    if "difference" in params:
+        embeddings = jax.tree.map(np.add, params["embeddings"], params["difference"])
+        params = params | {"discriminator_embeddings": embeddings}
+    arrays = dict(zip(jax.tree.leaves(parameter_paths(params)), jax.tree.leaves(params), strict=True))
     write_bytes(context.output / "model" / "parameters.safetensors", save(arrays))
     write_json(
         context.output / "model" / "config.json",

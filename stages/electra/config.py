@@ -49,10 +49,44 @@ class ProblemType(StrEnum):
 
 
 class ObjectiveKind(StrEnum):
-    """What is learnt: to tell replaced tokens from original ones (ELECTRA), or to fill in masked ones (BERT)."""
+    """What is learnt.
+
+    `replaced_token_detection`: to tell replaced tokens from original ones (ELECTRA).
+    `masked_language_modeling`: to fill in masked tokens (BERT), by one network.
+    `replace_mlm`: to say what stood at the replaced positions (arXiv 2003.10555, section 3.4).
+    `all_tokens_mlm`: to say what stood at every position, with a way to copy (likewise).
+    `electric`: how likely each token is in its place, by telling text from noise of a known distribution (Electric,
+    arXiv 2012.08561).
+    """
 
     REPLACED_TOKEN_DETECTION = "replaced_token_detection"
     MASKED_LANGUAGE_MODELING = "masked_language_modeling"
+    REPLACE_MLM = "replace_mlm"
+    ALL_TOKENS_MLM = "all_tokens_mlm"
+    ELECTRIC = "electric"
+
+    @property
+    def detects(self) -> bool:
+        """Whether a discriminator gives each token one logit."""
+        return self in (ObjectiveKind.REPLACED_TOKEN_DETECTION, ObjectiveKind.ELECTRIC)
+
+    @property
+    def restores(self) -> bool:
+        """Whether a network of the discriminator's size predicts the words of a corrupted text."""
+        return self in (ObjectiveKind.REPLACE_MLM, ObjectiveKind.ALL_TOKENS_MLM)
+
+
+class EmbeddingSharing(StrEnum):
+    """How the embeddings of generator and discriminator belong together.
+
+    `shared`: they are one. `untied`: the generator has its own, as wide as its hidden states. `disentangled`: the
+    discriminator's are the generator's and a difference of its own; the generator gets no gradient from it
+    (DeBERTaV3, arXiv 2111.09543, section 3.3).
+    """
+
+    SHARED = "shared"
+    UNTIED = "untied"
+    DISENTANGLED = "disentangled"
 
 
 class Masking(StrEnum):
@@ -255,7 +289,7 @@ class ModelConfig:
       size: The preset that everything else starts from.
       generator_multiplier: Generator width over discriminator width: hidden size, feed-forward, heads;
         never layers.
-      untied_embeddings: Give the generator embeddings of its own, as wide as its hidden states.
+      embedding_sharing: How the embeddings of generator and discriminator belong together.
       shared_encoder: Let the generator be the discriminator's own encoder, with a head of its own: the paper's
         'tying all weights' (section 3.2). Its multiplier is then 1.
       local_attention: Let the first layer of both start by looking at the neighbours of each token, for little
@@ -269,7 +303,7 @@ class ModelConfig:
     num_attention_heads: int | None = None
     intermediate_size: int | None = None
     generator_multiplier: float | None = None
-    untied_embeddings: bool = False
+    embedding_sharing: EmbeddingSharing = EmbeddingSharing.SHARED
     shared_encoder: bool = False
     local_attention: bool = False
     hidden_act: Activation = Activation.GELU
@@ -284,9 +318,10 @@ class ModelConfig:
         multiplier = self.generator_multiplier
         if multiplier is not None and not 0 < multiplier <= 1:
             raise ValueError(f"generator_multiplier is {multiplier}, must be above 0 and at most 1")
-        if self.shared_encoder and (self.untied_embeddings or multiplier not in (None, 1)):
+        is_shared = self.embedding_sharing is EmbeddingSharing.SHARED
+        if self.shared_encoder and (not is_shared or multiplier not in (None, 1)):
             raise ValueError(
-                "shared_encoder is true: then generator_multiplier must be 1 or left out, and untied_embeddings false"
+                "shared_encoder is true: then generator_multiplier must be 1, and embedding_sharing shared, or left out"
             )
         # The vocabulary is the only thing not known yet: any size of it shows the other fields' faults.
         self.resolve(vocab_size=1)
@@ -330,7 +365,9 @@ class ModelConfig:
             )
         generator = replace(
             discriminator,
-            embedding_size=hidden_size if self.untied_embeddings else discriminator.embedding_size,
+            embedding_size=(
+                hidden_size if self.embedding_sharing is EmbeddingSharing.UNTIED else discriminator.embedding_size
+            ),
             hidden_size=hidden_size,
             intermediate_size=4 * hidden_size,
             num_attention_heads=num_heads,
@@ -344,7 +381,8 @@ class ObjectiveConfig:
 
     Attributes:
       kind: The objective. Masked language modeling trains one network of the model's full size, which is exported
-        as `generator`.
+        as `generator`; all others a generator beside it, and the network of full size is exported as
+        `discriminator`, whatever it predicts.
       mask_fraction: Share of the tokens that the generator predicts; None takes the model size's own.
       mask_probability: How often such a token is shown to the generator as [MASK]; else it stays as it is.
       masking: How the positions are drawn.
@@ -352,7 +390,8 @@ class ObjectiveConfig:
       disallow_correct: Never sample the token that stood there.
       uniform_generator: Sample from all words alike; there is no generator then.
       generator_weight: Of the generator's loss in the total.
-      discriminator_weight: Of the discriminator's loss in the total.
+      discriminator_weight: Of the discriminator's loss in the total. Where a network of its size predicts words, that
+        counts as much as the generator.
     """
 
     kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION
@@ -375,14 +414,32 @@ class ObjectiveConfig:
         for name in ("generator_weight", "discriminator_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+        meaningless: tuple[str, ...] = ()
         if self.kind is ObjectiveKind.MASKED_LANGUAGE_MODELING:
-            for name in ("temperature", "disallow_correct", "uniform_generator"):
-                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name} is {getattr(self, name)}, but {self.kind} draws no samples: leave it out")
+            meaningless = ("temperature", "disallow_correct", "uniform_generator", "discriminator_weight")
+        elif self.kind is ObjectiveKind.ELECTRIC:
+            # Its discriminator needs the probability of each token under what the samples are drawn from.
+            meaningless = ("temperature", "disallow_correct", "uniform_generator", "masking")
+        elif self.kind.restores:
+            meaningless = ("discriminator_weight",)
+        for name in meaningless:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} is {getattr(self, name)}, which means nothing to {self.kind}: leave it out")
         if self.uniform_generator and self.temperature != 1:
             raise ValueError(
                 f"temperature is {self.temperature}, but a uniform generator is the same at any: leave it out"
             )
+
+    @property
+    def resolved_mask_fraction(self) -> float:
+        """The mask fraction, known once the model's size is.
+
+        Raises:
+          ValueError: It is not.
+        """
+        if self.mask_fraction is None:
+            raise ValueError("mask_fraction is not set: resolve the objective for the model's size first")
+        return self.mask_fraction
 
     def networks(
         self, discriminator: ElectraConfig, generator: ElectraConfig

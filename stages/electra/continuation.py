@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.electra.config import ElectraConfig
-from stages.electra.huggingface import Architecture, flatten
+from stages.electra.config import ElectraConfig, EmbeddingSharing
+from stages.electra.huggingface import Architecture, flatten, unflatten
 from stages.electra.pretrained import load_pretrained
 
 # What must be as in the weights' own configuration: it shapes a tensor, or a number that they were trained with.
@@ -29,7 +29,7 @@ def load_networks(
     *,
     discriminator: tuple[str | None, ElectraConfig | None],
     generator: tuple[str | None, ElectraConfig | None],
-    untied_embeddings: bool = False,
+    embedding_sharing: EmbeddingSharing = EmbeddingSharing.SHARED,
     shared_encoder: bool = False,
 ) -> dict[str, Any]:
     """Parameters of an `Electra` that are taken from Hugging Face folders or hub ids.
@@ -37,7 +37,7 @@ def load_networks(
     Args:
       discriminator: Where its weights are, and the configuration that they must have; no place leaves it out.
       generator: Likewise.
-      untied_embeddings: Whether the generator has embeddings of its own.
+      embedding_sharing: How the embeddings of the two belong together.
       shared_encoder: Whether the discriminator's encoder is the generator's too. One of the two models is enough then.
 
     Returns:
@@ -57,14 +57,18 @@ def load_networks(
                 f"pretrain.init_from.{name}: {location} is an {loaded.architecture}, must be {_ARCHITECTURES[name]}"
             )
         _check_config(name, location, wanted=config, found=loaded.config)
-        if name == "generator" and untied_embeddings:
+        if name == "generator" and embedding_sharing is EmbeddingSharing.UNTIED:
             params["generator_embeddings"] = loaded.params["embeddings"]
+        elif "embeddings" in params and embedding_sharing is EmbeddingSharing.DISENTANGLED:
+            ours, shared = flatten(params["embeddings"]), flatten(loaded.params["embeddings"])
+            params["difference"] = unflatten({path: ours[path] - shared[path] for path in shared})
+            params["embeddings"] = loaded.params["embeddings"]
         elif "embeddings" not in params:
             params["embeddings"] = loaded.params["embeddings"]
         elif not _equal(params["embeddings"], loaded.params["embeddings"]):
             raise ValueError(
                 f"pretrain.init_from: the embeddings of {location} are not those of {discriminator[0]}, so they cannot "
-                "be shared: set pretrain.model.untied_embeddings, or give models that were trained together"
+                "be shared: set pretrain.model.embedding_sharing, or give models that were trained together"
             )
         encoder = "discriminator" if shared_encoder else name
         if encoder in params and not _equal(params[encoder], loaded.params["encoder"]):

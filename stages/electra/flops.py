@@ -1,6 +1,6 @@
 """Arithmetic of a pretraining step, for the share of the hardware's peak that it reaches (MFU)."""
 
-from stages.electra.config import ElectraConfig
+from stages.electra.config import ElectraConfig, ObjectiveKind
 
 
 def encoder_flops(config: ElectraConfig, *, tokens: int, sequence_length: int) -> float:
@@ -18,19 +18,31 @@ def pretraining_step_flops(
     batch_size: int,
     sequence_length: int,
     num_masked: int,
+    kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION,
 ) -> float:
     """FLOPs of one step: three forwards' worth (one forward, two for the backward pass).
 
-    Attention is counted, gathers are not, and the generator's logits only at the `num_masked` positions a row. A
-    network that is None is not trained.
+    Attention is counted, gathers are not, and logits of words only where they are computed: at the `num_masked`
+    positions a row, or at all. A network that is None is not trained.
     """
-    tokens, forward = batch_size * sequence_length, 0.0
+    all_tokens, masked_tokens = batch_size * sequence_length, batch_size * num_masked
+    forward = 0.0
     if discriminator is not None:
         D = discriminator.hidden_size
-        forward += encoder_flops(discriminator, tokens=tokens, sequence_length=sequence_length)
-        forward += tokens * (2 * D * D + 2 * D)
+        forward += encoder_flops(discriminator, tokens=all_tokens, sequence_length=sequence_length)
+        if kind.restores:
+            restored = all_tokens if kind is ObjectiveKind.ALL_TOKENS_MLM else masked_tokens
+            forward += restored * _word_flops(D, discriminator)
+        else:
+            forward += all_tokens * (2 * D * D + 2 * D)
     if generator is not None:
-        D, E = generator.hidden_size, generator.embedding_size
-        forward += encoder_flops(generator, tokens=tokens, sequence_length=sequence_length)
-        forward += batch_size * num_masked * (2 * D * E + 2 * E * generator.vocab_size)
+        towers = 2 if kind is ObjectiveKind.ELECTRIC else 1
+        guessed = all_tokens + masked_tokens if kind is ObjectiveKind.ELECTRIC else masked_tokens
+        forward += towers * encoder_flops(generator, tokens=all_tokens, sequence_length=sequence_length)
+        forward += guessed * _word_flops(towers * generator.hidden_size, generator)
     return 3.0 * forward
+
+
+def _word_flops(num_inputs: int, config: ElectraConfig) -> int:
+    """Of the logits of all words at one token."""
+    return 2 * num_inputs * config.embedding_size + 2 * config.embedding_size * config.vocab_size

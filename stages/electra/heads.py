@@ -26,10 +26,13 @@ from stages.electra.layers import (
 
 
 class GeneratorHead(nnx.Module):
-    """Vocabulary logits: dense to the embedding width, gelu, LayerNorm, the word table transposed, bias."""
+    """Vocabulary logits: dense to the embedding width, gelu, LayerNorm, the word table transposed, bias.
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        shape = (config.hidden_size, config.embedding_size)
+    `num_inputs` is the width of what comes in where that is not the model's.
+    """
+
+    def __init__(self, config: ElectraConfig, *, num_inputs: int | None = None, rngs_key: jax.Array) -> None:
+        shape = (num_inputs or config.hidden_size, config.embedding_size)
         self.dense = Dense(truncated_normal(rngs_key, shape, stddev=config.initializer_range))
         self.layer_norm = LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))

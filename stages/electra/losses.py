@@ -16,6 +16,8 @@ from stages.electra.layers import product, sum_dtype
 
 # Words in a group. The square root of BERT's vocabulary would be 175; whole vectors are faster.
 _GROUP_SIZE = 256
+# Predictions whose logits exist at once where every token has one.
+_TOKENS_AT_ONCE = 2048
 # Logit of the words that fill up the last group.
 _NEVER = -1e30
 
@@ -69,6 +71,27 @@ def predict_words(
         is_best_N=is_best_N,
         samples_N=sample(uniform_N2, sums_NG, mass_of),
     )
+
+
+def word_losses(
+    x_BTE: jax.Array, table_VE: jax.Array, bias_V: jax.Array, targets_BT: jax.Array, *, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the target at every token, [B, T], and whether no word is likelier.
+
+    A few rows at a time, and again in the backward pass: the logits of all tokens of a batch would fill the memory.
+    """
+    num_rows, num_tokens = targets_BT.shape
+    most = max(1, _TOKENS_AT_ONCE // num_tokens)
+    rows = max(number for number in range(1, min(most, num_rows) + 1) if num_rows % number == 0)
+
+    @jax.checkpoint
+    def part(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        words = _Words(*_predict(inputs[0], table_VE, bias_V, inputs[1], dtype))
+        return words.loss_N, jax.lax.stop_gradient(words.target_N >= words.best_N)
+
+    parts = (x_BTE.reshape(-1, rows * num_tokens, x_BTE.shape[-1]), targets_BT.reshape(-1, rows * num_tokens))
+    loss, is_best = jax.lax.map(part, parts)
+    return loss.reshape(targets_BT.shape), is_best.reshape(targets_BT.shape)
 
 
 def guess_evenly(

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import ElectraConfig
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ObjectiveKind
 from stages.electra.encoder import Embeddings, Encoder
 from stages.electra.heads import DiscriminatorHead, GeneratorHead
-from stages.electra.layers import split_keys
+from stages.electra.layers import Dense, glorot_uniform, split_keys
+from stages.electra.towers import TwoTowers
 
 Params = dict[str, Any]
 
@@ -47,12 +48,13 @@ def _rename_keys(tree: Any, rename: Any) -> Any:
 class Electra(nnx.Module):
     """Both networks. The embeddings exist once, here, and are lent to each by argument.
 
-    Word, position and token type tables and the embedding LayerNorm are shared, unless `untied_embeddings` gives
-    the generator its own; the projection of the embeddings to the model width is each network's own. With
-    `shared_encoder` that and all layers are one as well, and only the heads differ.
+    Word, position and token type tables and the embedding LayerNorm are shared, unless `embedding_sharing` says
+    otherwise; the projection of the embeddings to the model width is each network's own. With `shared_encoder` that
+    and all layers are one as well, and only the heads differ.
 
     Without a configuration a network is left out: a masked language model has no discriminator, and an ELECTRA
-    that draws its samples evenly no generator.
+    that draws its samples evenly no generator. What `kind` of objective it is for decides about the rest: Electric's
+    generator has two towers, and where words are to be restored the discriminator's head predicts words.
     """
 
     def __init__(
@@ -60,13 +62,15 @@ class Electra(nnx.Module):
         discriminator: ElectraConfig | None,
         generator: ElectraConfig | None,
         *,
-        untied_embeddings: bool = False,
+        kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION,
+        embedding_sharing: EmbeddingSharing = EmbeddingSharing.SHARED,
         shared_encoder: bool = False,
         rngs_key: jax.Array,
     ) -> None:
+        is_untied = embedding_sharing is EmbeddingSharing.UNTIED
         if discriminator is not None and generator is not None:
             shared = ("vocab_size", "max_position_embeddings", "type_vocab_size")
-            for name in shared if untied_embeddings else (*shared, "embedding_size"):
+            for name in shared if is_untied else (*shared, "embedding_size"):
                 ours, theirs = getattr(discriminator, name), getattr(generator, name)
                 if ours != theirs:
                     raise ValueError(
@@ -77,57 +81,66 @@ class Electra(nnx.Module):
         first = discriminator or generator
         if first is None:
             raise ValueError("neither a discriminator nor a generator is configured")
-        # The order of initialisation: embeddings, generator, its head, discriminator, its head; last the generator's
-        # own embeddings.
+        # The order of initialisation: embeddings, generator, its head, discriminator, its head; last what only some
+        # models have.
         keys = jax.random.split(rngs_key, 5)
         self.embeddings = Embeddings(first, rngs_key=keys[0])
         # Any, not `Encoder | None`: who calls a network knows that it is there.
         is_shared = shared_encoder and discriminator is not None
-        self.generator: Any = Encoder(generator, rngs_key=keys[1]) if generator and not is_shared else None
-        self.generator_head: Any = GeneratorHead(generator, rngs_key=keys[2]) if generator else None
+        encoder, num_towers = (TwoTowers, 2) if kind is ObjectiveKind.ELECTRIC else (Encoder, 1)
+        self.generator: Any = encoder(generator, rngs_key=keys[1]) if generator and not is_shared else None
+        self.generator_head: Any = (
+            GeneratorHead(generator, num_inputs=num_towers * generator.hidden_size, rngs_key=keys[2])
+            if generator
+            else None
+        )
         self.discriminator: Any = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
-        self.discriminator_head: Any = DiscriminatorHead(discriminator, rngs_key=keys[4]) if discriminator else None
-        self.generator_embeddings = (
-            Embeddings(generator, rngs_key=jax.random.fold_in(rngs_key, 5))
-            if untied_embeddings and generator and discriminator
+        head = GeneratorHead if kind.restores else DiscriminatorHead
+        self.discriminator_head: Any = head(discriminator, rngs_key=keys[4]) if discriminator else None
+        own_key = jax.random.fold_in(rngs_key, 5)
+        has_own = is_untied and discriminator
+        self.generator_embeddings: Any = Embeddings(generator, rngs_key=own_key) if generator and has_own else None
+        is_disentangled = embedding_sharing is EmbeddingSharing.DISENTANGLED and discriminator and generator
+        self.difference: Any = jax.tree.map(jnp.zeros_like, self.embeddings) if is_disentangled else None
+        self.copy_head: Any = (
+            Dense(glorot_uniform(jax.random.fold_in(rngs_key, 6), (discriminator.hidden_size, 1)))
+            if kind is ObjectiveKind.ALL_TOKENS_MLM and discriminator
             else None
         )
 
     @property
     def embeddings_of_generator(self) -> Embeddings:
         """The shared ones, or its own where they are untied."""
-        return self.embeddings if self.generator_embeddings is None else self.generator_embeddings
+        own: Embeddings | None = self.generator_embeddings
+        return self.embeddings if own is None else own
 
     @property
-    def encoder_of_generator(self) -> Encoder:
+    def embeddings_of_discriminator(self) -> Embeddings:
+        """The shared ones, or their values and a difference, where they are disentangled."""
+        if self.difference is None:
+            return self.embeddings
+        return jax.tree.map(lambda shared, own: jax.lax.stop_gradient(shared) + own, self.embeddings, self.difference)
+
+    @property
+    def encoder_of_generator(self) -> Any:
         """The discriminator's where it is shared."""
-        encoder: Encoder = self.discriminator if self.generator is None else self.generator
-        return encoder
+        return self.discriminator if self.generator is None else self.generator
 
     def generator_hidden(
         self,
         ids_BT: jax.Array,
         mask_BT: jax.Array,
         types_BT: jax.Array,
-        positions_BP: jax.Array,
         *,
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        """The generator's vectors at these positions, to be multiplied by the word table, [B, P, E]."""
-        x_BTD = _encode(
-            self.embeddings_of_generator,
-            self.encoder_of_generator,
-            ids_BT,
-            mask_BT,
-            types_BT,
-            key_B=key_B,
-            dtype=dtype,
-        )
-        x_BPD = jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)
-        return self.generator_head.transform(x_BPD, dtype=dtype)
+        """The generator's last hidden states, [B, T, D]; of two towers, [B, T, 2 D]."""
+        keys = split_keys(key_B, 2)
+        x_BTE = self.embeddings_of_generator(ids_BT, types_BT, key_B=keys[0])
+        return self.encoder_of_generator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
 
-    def generate(
+    def discriminator_hidden(
         self,
         ids_BT: jax.Array,
         mask_BT: jax.Array,
@@ -136,35 +149,18 @@ class Electra(nnx.Module):
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        """The generator's logits at every token, [B, T, V]."""
-        embeddings = self.embeddings_of_generator
-        x_BTD = _encode(embeddings, self.encoder_of_generator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
-        return self.generator_head(x_BTD, embeddings.word.embedding[...], dtype=dtype)
+        """The discriminator's last hidden states, [B, T, D]."""
+        keys = split_keys(key_B, 2)
+        x_BTE = self.embeddings_of_discriminator(ids_BT, types_BT, key_B=keys[0])
+        return self.discriminator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
+
+    def generate(self, *inputs: jax.Array, key_B: jax.Array | None = None, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """The generator's logits at every token, [B, T, V], of what `generator_hidden` takes."""
+        table_VE = self.embeddings_of_generator.word.embedding[...]
+        return self.generator_head(self.generator_hidden(*inputs, key_B=key_B, dtype=dtype), table_VE, dtype=dtype)
 
     def discriminate(
-        self,
-        ids_BT: jax.Array,
-        mask_BT: jax.Array,
-        types_BT: jax.Array,
-        *,
-        key_B: jax.Array | None = None,
-        dtype: DTypeLike = jnp.float32,
+        self, *inputs: jax.Array, key_B: jax.Array | None = None, dtype: DTypeLike = jnp.float32
     ) -> jax.Array:
-        """Logits for 'this token was replaced', [B, T]."""
-        x_BTD = _encode(self.embeddings, self.discriminator, ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
-        return self.discriminator_head(x_BTD, dtype=dtype)
-
-
-def _encode(
-    embeddings: Embeddings,
-    encoder: Encoder,
-    ids_BT: jax.Array,
-    mask_BT: jax.Array,
-    types_BT: jax.Array,
-    *,
-    key_B: jax.Array | None,
-    dtype: DTypeLike,
-) -> jax.Array:
-    keys = split_keys(key_B, 2)
-    x_BTE = embeddings(ids_BT, types_BT, key_B=keys[0])
-    return encoder(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
+        """Logits for 'this token was replaced', [B, T], of what `discriminator_hidden` takes."""
+        return self.discriminator_head(self.discriminator_hidden(*inputs, key_B=key_B, dtype=dtype), dtype=dtype)

@@ -1,6 +1,4 @@
-"""The pretraining objectives, and their metrics.
-
-Replaced-token detection (arXiv 2003.10555, section 3.1), and masked language modeling, its first half.
+"""The pretraining objectives, and their metrics: those of `ObjectiveKind`.
 
 Shapes: `B` batch, `T` tokens, `P` masked positions, `E` embedding width, `V` vocabulary, `S` score bins.
 """
@@ -16,17 +14,33 @@ from jax.typing import DTypeLike
 from stages.electra.config import ObjectiveConfig, ObjectiveKind
 from stages.electra.corruption import Masked, mask_tokens, replace_tokens
 from stages.electra.layers import split_keys
-from stages.electra.losses import WordPredictions, binary_cross_entropy, guess_evenly, predict_words
+from stages.electra.losses import WordPredictions, binary_cross_entropy, guess_evenly, predict_words, word_losses
 from stages.electra.model import Electra, Params, merge
 
 # The AUC is computed from counts of logits in equal bins between these bounds, since counts can be added up.
 # Scores in one bin count as ties.
 _NUM_SCORE_BINS = 2048
 _SCORE_BOUND = 16.0
+# [UNK] may be masked; it is a word to guess like any other.
+_UNMASKABLE = ("pad", "cls", "sep", "mask")
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
 Total = Callable[[jax.Array], jax.Array]
+
+
+class Cloze(NamedTuple):
+    """What Electric's generator says of every token from all others of the text.
+
+    Attributes:
+      loss_BT: Cross-entropy of the text's own token.
+      is_best_BT: Whether no token is likelier.
+      log_noise_BT: Log of the probability, in its place, of the token that the discriminator sees. No gradient.
+    """
+
+    loss_BT: jax.Array
+    is_best_BT: jax.Array
+    log_noise_BT: jax.Array
 
 
 class Corrupted(NamedTuple):
@@ -35,10 +49,11 @@ class Corrupted(NamedTuple):
     Attributes:
       masked: What the generator sees and must guess.
       ids_BT: What the discriminator sees.
-      replaced_BT: True where that differs from the text.
+      replaced_BT: True where that differs from the text; for Electric, wherever it was drawn.
       loss_BP: The generator's cross-entropy; slots without weight are to be ignored.
       is_best_BP: Whether the right token was the likeliest.
       samples_BP: The tokens drawn from it.
+      cloze: For Electric.
     """
 
     masked: Masked
@@ -47,6 +62,7 @@ class Corrupted(NamedTuple):
     loss_BP: jax.Array
     is_best_BP: jax.Array
     samples_BP: jax.Array
+    cloze: Cloze | None
 
 
 def segments(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -69,21 +85,19 @@ def corrupt(
     dtype: DTypeLike = jnp.float32,
 ) -> Corrupted:
     """Masks the batch, lets the generator guess, writes a sample of its guesses into the text."""
-    if objective.mask_fraction is None:
-        raise ValueError("mask_fraction is not set: resolve the objective for the model's size first")
     mask_BT, types_BT = segments(batch)
     masked = mask_tokens(
         mask_key_B,
         batch["ids"],
         batch["length"],
-        # [UNK] may be masked; it is a word to guess like any other.
-        unmaskable_ids=tuple(special_ids[name] for name in ("pad", "cls", "sep", "mask")),
+        unmaskable_ids=tuple(special_ids[name] for name in _UNMASKABLE),
         mask_id=special_ids["mask"],
-        mask_fraction=objective.mask_fraction,
+        mask_fraction=objective.resolved_mask_fraction,
         mask_probability=objective.mask_probability,
         masking=objective.masking,
     )
     words: WordPredictions
+    x_BTE: jax.Array | None = None
     if objective.uniform_generator:
         keys_BP = jax.vmap(lambda key: jax.random.split(key, masked.targets_BP.shape[1]))(sample_key_B)
         words = guess_evenly(
@@ -93,9 +107,12 @@ def corrupt(
             disallow_correct=objective.disallow_correct,
         )
     else:
-        x_BPE = model.generator_hidden(
-            masked.ids_BT, mask_BT, types_BT, masked.positions_BP, key_B=dropout_key_B, dtype=dtype
-        )
+        # Two towers never see the token itself, and so need no [MASK].
+        shown_BT = batch["ids"] if objective.kind is ObjectiveKind.ELECTRIC else masked.ids_BT
+        x_BTD = model.generator_hidden(shown_BT, mask_BT, types_BT, key_B=dropout_key_B, dtype=dtype)
+        x_BPE = model.generator_head.transform(_at(x_BTD, masked.positions_BP), dtype=dtype)
+        if objective.kind is ObjectiveKind.ELECTRIC:
+            x_BTE = model.generator_head.transform(x_BTD, dtype=dtype)
         uniform_BP2 = jax.vmap(lambda key: jax.random.uniform(key, (x_BPE.shape[1], 2)))(sample_key_B)
         words = predict_words(
             x_BPE.reshape(-1, x_BPE.shape[-1]),
@@ -109,7 +126,22 @@ def corrupt(
         )
     loss_BP, is_best_BP, samples_BP = (value.reshape(masked.positions_BP.shape) for value in words)
     ids_BT, replaced_BT = replace_tokens(batch["ids"], masked, samples_BP)
-    return Corrupted(masked, ids_BT, replaced_BT, loss_BP, is_best_BP, samples_BP)
+    if x_BTE is None:
+        return Corrupted(masked, ids_BT, replaced_BT, loss_BP, is_best_BP, samples_BP, cloze=None)
+    table_VE, bias_V = model.embeddings_of_generator.word.embedding[...], model.generator_head.bias[...]
+    loss_BT, is_best_BT = word_losses(x_BTE, table_VE, bias_V, batch["ids"], dtype=dtype)
+    rise_BP = bias_V[samples_BP] - bias_V[masked.targets_BP]
+    rise_BP += jnp.sum(x_BPE * (table_VE[samples_BP] - table_VE[masked.targets_BP]), axis=-1)
+    is_drawn_BP = masked.weights_BP > 0
+    place = (jnp.arange(len(ids_BT))[:, None], masked.positions_BP)
+    log_noise_BT = (-loss_BT).at[place].add(jnp.where(is_drawn_BP, rise_BP, 0))
+    drawn_BT = jnp.zeros(ids_BT.shape, bool).at[place].set(is_drawn_BP)
+    cloze = Cloze(loss_BT, is_best_BT, jax.lax.stop_gradient(log_noise_BT))
+    return Corrupted(masked, ids_BT, drawn_BT, loss_BP, is_best_BP, samples_BP, cloze)
+
+
+def _at(x_BTD: jax.Array, positions_BP: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)
 
 
 def make_pretraining_loss(
@@ -137,7 +169,7 @@ def make_pretraining_loss(
     for name, token_id in special_ids.items():
         if not 0 <= token_id < vocab_size:
             raise ValueError(f"special token {name} has id {token_id}, the vocabulary has {vocab_size} ids")
-    detects = objective.kind is ObjectiveKind.REPLACED_TOKEN_DETECTION
+    unmaskable_ids = jnp.array([special_ids[name] for name in _UNMASKABLE])
 
     def loss_fn(
         params: Params, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = lambda value: value
@@ -155,24 +187,30 @@ def make_pretraining_loss(
             dtype=dtype,
         )
         mask_BT, types_BT = segments(batch)
-        sums = _generator_sums(corrupted, mask_BT)
-        if detects:
-            logits_BT = model.discriminate(
-                corrupted.ids_BT, mask_BT, types_BT, key_B=discriminator_key_B if train else None, dtype=dtype
-            )
+        is_word_BT = mask_BT & ~jnp.isin(batch["ids"], unmaskable_ids)
+        sums = _generator_sums(corrupted, mask_BT, is_word_BT)
+        weights = {"generator": objective.generator_weight}
+        dropout_key_B = discriminator_key_B if train else None
+        if objective.kind.detects:
+            logits_BT = model.discriminate(corrupted.ids_BT, mask_BT, types_BT, key_B=dropout_key_B, dtype=dtype)
+            if corrupted.cloze is not None:
+                fraction = objective.resolved_mask_fraction
+                logits_BT += corrupted.cloze.log_noise_BT + np.log(fraction / (1 - fraction))
             sums |= _discriminator_sums(corrupted, mask_BT, logits_BT)
-        num_guesses, num_tokens = over_devices(jnp.stack([sums["generator/tokens"], sums["batch/tokens"]]))
+            weights["discriminator"] = objective.discriminator_weight
+        elif objective.kind.restores:
+            x_BTD = model.discriminator_hidden(corrupted.ids_BT, mask_BT, types_BT, key_B=dropout_key_B, dtype=dtype)
+            sums |= _restoration_sums(model, batch, corrupted, mask_BT, x_BTD, dtype=dtype)
+            weights["restoration"] = 1.0
         # A batch without a maskable token has no generator loss, rather than one of 0/0.
-        loss = objective.generator_weight * (sums["generator/loss"] / jnp.maximum(num_guesses, 1))
+        counts = jnp.maximum(over_devices(jnp.stack([sums[f"{name}/tokens"] for name in weights])), 1)
+        losses = zip(weights.items(), counts, strict=True)
+        loss = sum(weight * (sums[f"{name}/loss"] / count) for (name, weight), count in losses)
         # The total of many batches is that of their predictions, not a mean of means: so carry the weights.
         num_rows = jnp.float32(len(batch["ids"]))
         sums["total/rows"] = num_rows
-        sums["total/generator_weight"] = num_rows * objective.generator_weight
-        if detects:
-            discriminator_loss = sums["discriminator/loss"] / jnp.maximum(num_tokens, 1)
-            loss = loss + objective.discriminator_weight * discriminator_loss
-            sums["total/discriminator_weight"] = num_rows * objective.discriminator_weight
-        return loss, jax.lax.stop_gradient(sums)
+        sums |= {f"total/{name}_weight": num_rows * weight for name, weight in weights.items()}
+        return jnp.asarray(loss), jax.lax.stop_gradient(sums)
 
     return loss_fn
 
@@ -181,15 +219,46 @@ def _count(condition: jax.Array) -> jax.Array:
     return jnp.sum(condition, dtype=jnp.float32)
 
 
-def _generator_sums(corrupted: Corrupted, mask_BT: jax.Array) -> Sums:
-    masked = corrupted.masked
+def _generator_sums(corrupted: Corrupted, mask_BT: jax.Array, is_word_BT: jax.Array) -> Sums:
+    """Of its guesses at the masked positions; Electric's guesses every word."""
+    masked, cloze = corrupted.masked, corrupted.cloze
     used_BP = masked.weights_BP > 0
+    guessed, losses, is_best = used_BP, corrupted.loss_BP, corrupted.is_best_BP
+    if cloze is not None:
+        guessed, losses, is_best = is_word_BT, cloze.loss_BT, cloze.is_best_BT
     return {
         "batch/tokens": _count(mask_BT),
-        "generator/loss": jnp.sum(jnp.where(used_BP, corrupted.loss_BP, 0)),
-        "generator/tokens": _count(used_BP),
-        "generator/best_correct": _count(used_BP & corrupted.is_best_BP),
-        "generator/sample_correct": _count(used_BP & (corrupted.samples_BP == masked.targets_BP)),
+        "generator/loss": jnp.sum(jnp.where(guessed, losses, 0)),
+        "generator/tokens": _count(guessed),
+        "generator/best_correct": _count(guessed & is_best),
+        "masked/tokens": _count(used_BP),
+        "masked/sample_correct": _count(used_BP & (corrupted.samples_BP == masked.targets_BP)),
+    }
+
+
+def _restoration_sums(
+    model: Electra, batch: Batch, corrupted: Corrupted, mask_BT: jax.Array, x_BTD: jax.Array, *, dtype: DTypeLike
+) -> Sums:
+    """Of what the network of full size says that stood at the replaced positions or, where it may copy, anywhere."""
+    head, masked = model.discriminator_head, corrupted.masked
+    table_VE, bias_V = model.embeddings_of_discriminator.word.embedding[...], head.bias[...]
+    if model.copy_head is None:
+        used = masked.weights_BP > 0
+        x_BPE = head.transform(_at(x_BTD, masked.positions_BP), dtype=dtype)
+        losses, is_best = word_losses(x_BPE, table_VE, bias_V, masked.targets_BP, dtype=dtype)
+    else:
+        used = mask_BT
+        losses, is_best = word_losses(head.transform(x_BTD, dtype=dtype), table_VE, bias_V, batch["ids"], dtype=dtype)
+        # A share of the probability is that of the token in the input, the rest is spread by the words' logits.
+        copy_BT = model.copy_head(x_BTD, dtype=dtype)[..., 0]
+        spread_BT, copied_BT = -jax.nn.softplus(copy_BT) - losses, -jax.nn.softplus(-copy_BT)
+        is_same_BT = corrupted.ids_BT == batch["ids"]
+        losses = -jnp.where(is_same_BT, jnp.logaddexp(copied_BT, spread_BT), spread_BT)
+        is_best = jnp.where(copy_BT > 0, is_same_BT, is_best)
+    return {
+        "restoration/loss": jnp.sum(jnp.where(used, losses, 0)),
+        "restoration/tokens": _count(used),
+        "restoration/correct": _count(used & is_best),
     }
 
 
@@ -197,6 +266,7 @@ def _discriminator_sums(corrupted: Corrupted, mask_BT: jax.Array, logits_BT: jax
     replaced_BT = corrupted.replaced_BT & mask_BT
     flagged_BT = (logits_BT > 0) & mask_BT
     return {
+        "discriminator/tokens": _count(mask_BT),
         "discriminator/loss": jnp.sum(mask_BT * binary_cross_entropy(logits_BT, replaced_BT)),
         "discriminator/correct": _count(mask_BT & (flagged_BT == replaced_BT)),
         "replaced/tokens": _count(replaced_BT),
@@ -218,7 +288,7 @@ def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Metrics of the batches whose sums were added up.
 
     Where nothing was predicted or nothing replaced, precision and recall are 0, and the AUC is 0.5 unless
-    both classes occur. Without a discriminator there are none of its metrics.
+    both classes occur. What an objective does not train has no metrics.
     """
     total = {name: np.asarray(value, np.float64) for name, value in sums.items()}
 
@@ -226,21 +296,23 @@ def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         below = float(total[denominator])
         return float(total[numerator]) / below if below else 0.0
 
-    generator_loss = ratio("generator/loss", "generator/tokens")
+    parts = [name for name in ("generator", "discriminator", "restoration") if f"{name}/loss" in total]
+    losses = {f"loss/{name}": ratio(f"{name}/loss", f"{name}/tokens") for name in parts}
+    weighted = [ratio(f"total/{name}_weight", "total/rows") * losses[f"loss/{name}"] for name in parts]
     metrics = {
-        "loss/total": ratio("total/generator_weight", "total/rows") * generator_loss,
-        "loss/generator": generator_loss,
+        "loss/total": sum(weighted),
+        **losses,
         "masked/accuracy": ratio("generator/best_correct", "generator/tokens"),
-        "masked/share": ratio("generator/tokens", "batch/tokens"),
+        "masked/share": ratio("masked/tokens", "batch/tokens"),
     }
-    if "discriminator/loss" not in total:
+    if len(parts) > 1:
+        metrics["sampled/accuracy"] = ratio("masked/sample_correct", "masked/tokens")
+    if "restoration" in parts:
+        metrics["restored/accuracy"] = ratio("restoration/correct", "restoration/tokens")
+    if "discriminator" not in parts:
         return metrics
-    discriminator_loss = ratio("discriminator/loss", "batch/tokens")
-    metrics["loss/total"] += ratio("total/discriminator_weight", "total/rows") * discriminator_loss
     return metrics | {
-        "loss/discriminator": discriminator_loss,
-        "sampled/accuracy": ratio("generator/sample_correct", "generator/tokens"),
-        "discriminator/accuracy": ratio("discriminator/correct", "batch/tokens"),
+        "discriminator/accuracy": ratio("discriminator/correct", "discriminator/tokens"),
         "replaced/precision": ratio("replaced/found", "replaced/flagged"),
         "replaced/recall": ratio("replaced/found", "replaced/tokens"),
         "replaced/share": ratio("replaced/tokens", "batch/tokens"),

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stages.electra.config import ElectraConfig, ModelConfig, ObjectiveConfig, Size  # noqa: E402
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, ObjectiveConfig, Size  # noqa: E402
 from stages.electra.huggingface import Architecture, to_huggingface  # noqa: E402
 from stages.electra.layers import split_keys  # noqa: E402
 from stages.electra.model import Electra, merge, split  # noqa: E402
@@ -47,7 +47,7 @@ def configs(*, untied: bool) -> tuple[ElectraConfig, ElectraConfig]:
         max_position_embeddings=24,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        untied_embeddings=untied,
+        embedding_sharing=EmbeddingSharing.UNTIED if untied else EmbeddingSharing.SHARED,
     ).resolve(VOCAB_SIZE)
 
 
@@ -62,8 +62,9 @@ def make_batch(step: int) -> dict[str, np.ndarray]:
 
 
 def start(*, untied: bool, dtype: str) -> tuple[Any, Any]:
+    sharing = EmbeddingSharing.UNTIED if untied else EmbeddingSharing.SHARED
     graphdef, shapes = jax.eval_shape(
-        lambda: split(Electra(*configs(untied=untied), untied_embeddings=untied, rngs_key=jax.random.key(0)))
+        lambda: split(Electra(*configs(untied=untied), embedding_sharing=sharing, rngs_key=jax.random.key(0)))
     )
     random = np.random.default_rng(1)
 

@@ -12,7 +12,7 @@ from cluster.storage import write_json
 from stages.context import StageContext
 from stages.data.examples import Example
 from stages.data.shards import write_shard
-from stages.electra.config import ElectraConfig, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
 from stages.electra.huggingface import flatten
 from stages.electra.pretrained import load_parameters, save_pretrained
 from stages.pretrain import InitFrom, PretrainConfig
@@ -154,12 +154,16 @@ def test_weights_of_another_size_are_refused_with_what_to_change(whole, shards, 
     "changes",
     [
         {"objective": ObjectiveConfig(kind=ObjectiveKind.MASKED_LANGUAGE_MODELING)},
-        {"model": replace(TINY, untied_embeddings=True), "gradient_accumulation_steps": 2},
+        {"model": replace(TINY, embedding_sharing=EmbeddingSharing.UNTIED), "gradient_accumulation_steps": 2},
         {"model": replace(TINY, generator_multiplier=None, shared_encoder=True)},
         {"objective": ObjectiveConfig(uniform_generator=True), "optimizer": OptimizerName.LAMB},
         {"model": replace(TINY, local_attention=True)},
+        {"model": replace(TINY, embedding_sharing=EmbeddingSharing.DISENTANGLED)},
+        {"objective": ObjectiveConfig(kind=ObjectiveKind.REPLACE_MLM)},
+        {"objective": ObjectiveConfig(kind=ObjectiveKind.ALL_TOKENS_MLM), "gradient_accumulation_steps": 2},
+        {"objective": ObjectiveConfig(kind=ObjectiveKind.ELECTRIC)},
     ],
-    ids=["mlm", "untied", "shared", "uniform", "local"],
+    ids=["mlm", "untied", "shared", "uniform", "local", "disentangled", "replace", "all", "electric"],
 )
 def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
     output = run(tmp_path / "out", shards, replace(CONFIG, steps=2, warmup_steps=1, **changes))
@@ -193,6 +197,14 @@ def test_a_loss_that_is_not_finite_ends_the_stage(shards, tmp_path):
         (
             {"model": replace(TINY, local_attention=True), "init_from": InitFrom(discriminator="a/b")},
             "model.local_attention is true, but init_from has weights to start with",
+        ),
+        (
+            {"objective": ObjectiveConfig(kind=ObjectiveKind.REPLACE_MLM), "init_from": InitFrom(discriminator="a/b")},
+            "init_from is given, but replace_mlm starts from random weights only",
+        ),
+        (
+            {"objective": ObjectiveConfig(kind=ObjectiveKind.ELECTRIC), "model": replace(TINY, local_attention=True)},
+            "model.local_attention is true, but electric's generator has two towers",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from stages.electra.config import ElectraConfig, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_wrong_objective_fields_are_refused(field):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"uniform_generator": True}, "uniform_generator is True, but masked_language_modeling draws no samples"),
+        ({"uniform_generator": True}, "uniform_generator is True, which means nothing to masked_language_modeling"),
         ({"disallow_correct": True}, "disallow_correct is True"),
         ({"temperature": 0.5}, "temperature is 0.5"),
     ],
@@ -90,15 +90,15 @@ def test_each_objective_trains_its_own_networks():
 
 
 def test_untied_embeddings_are_as_wide_as_the_generator():
-    discriminator, generator = ModelConfig(size=Size.BASE, untied_embeddings=True).resolve(30522)
+    discriminator, generator = ModelConfig(size=Size.BASE, embedding_sharing=EmbeddingSharing.UNTIED).resolve(30522)
     assert (discriminator.embedding_size, generator.embedding_size) == (768, 256)
 
 
 def test_a_shared_encoder_has_one_configuration_and_contradicts_a_smaller_generator():
     discriminator, generator = ModelConfig(size=Size.BASE, shared_encoder=True).resolve(30522)
     assert generator == discriminator
-    for contradiction in ({"generator_multiplier": 0.5}, {"untied_embeddings": True}):
-        with pytest.raises(ValueError, match="then generator_multiplier must be 1 or left out"):
+    for contradiction in ({"generator_multiplier": 0.5}, {"embedding_sharing": EmbeddingSharing.UNTIED}):
+        with pytest.raises(ValueError, match="then generator_multiplier must be 1, and embedding_sharing shared"):
             ModelConfig(shared_encoder=True, **contradiction)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stages.electra.config import ModelConfig, Size
+from stages.electra.config import EmbeddingSharing, ModelConfig, Size
 from stages.electra.locality import look_at_neighbours
 from stages.electra.model import Electra, Params, merge, split
 
@@ -41,7 +41,7 @@ def attention_by_offset(graphdef: Any, params: Params, name: str) -> dict[int, n
         {"generator_multiplier": 0.25},
         {"embedding_size": 128, "num_attention_heads": 4},
         {"shared_encoder": True},
-        {"untied_embeddings": True},
+        {"embedding_sharing": EmbeddingSharing.UNTIED},
         {"size": Size.SMALL},
     ],
     ids=str,
@@ -50,7 +50,7 @@ def test_each_head_of_a_first_layer_looks_at_its_own_neighbour(changes: dict[str
     config = ModelConfig(**{"size": Size.TINY, "num_hidden_layers": 1, "initializer_range": 0.05, **changes})
     discriminator, generator = config.resolve(1000)
     networks = {"discriminator": discriminator, "generator": generator}
-    ties = {"untied_embeddings": config.untied_embeddings, "shared_encoder": config.shared_encoder}
+    ties = {"embedding_sharing": config.embedding_sharing, "shared_encoder": config.shared_encoder}
     graphdef, random = split(Electra(discriminator, generator, rngs_key=jax.random.key(0), **ties))
     local = look_at_neighbours(random, networks, key=jax.random.key(1))
     for name, network in networks.items():

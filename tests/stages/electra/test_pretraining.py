@@ -14,7 +14,7 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, build, make_batch, tiny
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from stages.electra.config import ObjectiveConfig, ObjectiveKind
+from stages.electra.config import EmbeddingSharing, ObjectiveConfig, ObjectiveKind
 from stages.electra.huggingface import flatten
 from stages.electra.layers import split_keys
 from stages.electra.model import Electra, merge
@@ -105,10 +105,12 @@ def test_the_discriminator_gives_the_generator_no_gradient(shallow, objective, b
     assert of(discriminator_weight=0.0) == {"embeddings", "generator", "generator_head"}
 
 
-def build_for(objective: ObjectiveConfig, *, untied: bool = False) -> tuple[object, dict]:
+def build_for(
+    objective: ObjectiveConfig, *, sharing: EmbeddingSharing = EmbeddingSharing.SHARED
+) -> tuple[object, dict]:
     """A shallow model with the networks that the objective trains."""
-    networks = objective.networks(*tiny(num_hidden_layers=1, untied_embeddings=untied))
-    return build(lambda: Electra(*networks, untied_embeddings=untied, rngs_key=KEY))
+    networks = objective.networks(*tiny(num_hidden_layers=1, embedding_sharing=sharing))
+    return build(lambda: Electra(*networks, kind=objective.kind, embedding_sharing=sharing, rngs_key=KEY))
 
 
 def touched(graphdef, params, batch, objective) -> set[str]:
@@ -118,7 +120,7 @@ def touched(graphdef, params, batch, objective) -> set[str]:
 
 
 def test_untied_embeddings_get_the_generators_gradient_and_the_shared_ones_none_of_it(objective, batch):
-    graphdef, params = build_for(objective, untied=True)
+    graphdef, params = build_for(objective, sharing=EmbeddingSharing.UNTIED)
     generator_only = dataclasses.replace(objective, discriminator_weight=0.0)
     assert touched(graphdef, params, batch, generator_only) == {"generator_embeddings", "generator", "generator_head"}
     discriminator_only = dataclasses.replace(objective, generator_weight=0.0)
