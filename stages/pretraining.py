@@ -17,6 +17,7 @@ from cluster.mesh import make_mesh, replicated
 from cluster.storage import read_json, write_bytes, write_json, write_text
 from stages.context import StageContext
 from stages.data.batches import host_batches
+from stages.data.examples import Packing
 from stages.data.order import ExampleOrder
 from stages.data.shards import ShardReader
 from stages.electra.config import ObjectiveKind
@@ -82,6 +83,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         objective=objective,
         special_ids=index["special_ids"],
         vocab_size=index["vocab_size"],
+        packed=index["packing"] == Packing.PACKED,
         dtype=str(config.compute_dtype),
     )
     optimizer = make_optimizer(config.optimizer_config)

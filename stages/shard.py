@@ -15,7 +15,7 @@ from upath import UPath
 
 from cluster.storage import read_json, write_json
 from stages.context import StageContext
-from stages.data.examples import MIN_LENGTH, Example, LongLines, PairBuilder
+from stages.data.examples import MIN_LENGTH, Example, LongLines, PackedBuilder, Packing, PairBuilder
 from stages.parallel import map_items
 
 if TYPE_CHECKING:
@@ -33,19 +33,23 @@ class ShardConfig:
     Attributes:
       seed: Seeds the draws of the building rule.
       sequence_length: Tokens of an example, [CLS], [SEP] and padding included.
-      long_lines: Whether text that does not fit an example begins the next one (split) or is dropped, as the original
-        does (truncate).
+      packing: Whether a row holds pairs of segments, as the original's do, or documents packed without padding.
+      long_lines: Of pairs: text that does not fit an example begins the next one (split) or is dropped, as the
+        original does (truncate).
       shard_megabytes: Size of a shard at most; a part of the ingested text fills one or more.
     """
 
     seed: int = 0
     sequence_length: int = 128
+    packing: Packing = Packing.PAIRS
     long_lines: LongLines = LongLines.SPLIT
     shard_megabytes: int = 64
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.sequence_length <= 65_535:
             raise ValueError(f"sequence_length is {self.sequence_length}, must be from {MIN_LENGTH} to 65535")
+        if self.packing is Packing.PACKED and self.long_lines is not LongLines.SPLIT:
+            raise ValueError(f"long_lines is {self.long_lines}, but packed rows lose no text: leave it out")
         if not 1 <= self.shard_megabytes <= 1024:
             raise ValueError(f"shard_megabytes is {self.shard_megabytes}, must be from 1 to 1024")
 
@@ -89,6 +93,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
         raise ValueError(f"the {counts['train']['documents']} training documents of {ingest} gave no example")
     index = {
         "sequence_length": config.sequence_length,
+        "packing": config.packing,
         "vocab_size": info["size"],
         "tokenizer_sha256": info["sha256"],
         "special_ids": info["special"],
@@ -133,11 +138,16 @@ def _build_part(
     if done.exists():
         return read_json(done) | {"fresh": False}
     tokenizer = Tokenizer.from_str((vocab / "tokenizer.json").read_text(encoding="utf-8"))
-    builder = PairBuilder(
-        max_length=config.sequence_length,
-        seed=f"{config.seed}/{part.split}/{part.number}",
-        long_lines=config.long_lines,
-    )
+    builder: PairBuilder | PackedBuilder
+    match config.packing:
+        case Packing.PAIRS:
+            builder = PairBuilder(
+                max_length=config.sequence_length,
+                seed=f"{config.seed}/{part.split}/{part.number}",
+                long_lines=config.long_lines,
+            )
+        case Packing.PACKED:
+            builder = PackedBuilder(max_length=config.sequence_length, special_ids=info["special"])
     dtype = ids_dtype(info["size"])
     max_rows = max(1, config.shard_megabytes * BYTES_IN_A_MEGABYTE // (config.sequence_length * dtype.itemsize + 4))
     counts: Counter[str] = Counter()
@@ -170,6 +180,7 @@ def _build_part(
             del examples[max_rows:]
             flush()
             examples.extend(rest)
+    examples.extend(builder.end())
     if examples:
         flush()
     counts["dropped"] = builder.dropped_tokens

@@ -1,13 +1,25 @@
-"""Examples of one or two segments out of a document's lines: the rule of ELECTRA's `ExampleBuilder`."""
+"""Examples out of documents' lines: of one or two segments by the rule of ELECTRA's `ExampleBuilder`, or packed."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 SINGLE_SEGMENT_PROBABILITY = 0.1
 SHORT_TARGET_PROBABILITY = 0.05
 MIN_LENGTH = 5
+
+
+class Packing(StrEnum):
+    """What a row holds.
+
+    PAIRS: One or two segments of one document, by the original's rule, and padding.
+    PACKED: Documents one after the other, each with its own [CLS] and [SEP], until the row is full; what does not fit
+      goes on in the next one.
+    """
+
+    PAIRS = "pairs"
+    PACKED = "packed"
 
 
 class LongLines(StrEnum):
@@ -83,6 +95,10 @@ class PairBuilder:
         if self._length:
             yield self._finish()
 
+    def end(self) -> Iterator[Example]:
+        """Yields what is left after the last document: nothing."""
+        yield from ()
+
     def _take(self, ids: list[int]) -> None:
         self._lines.append(ids)
         self._length += len(ids)
@@ -114,3 +130,52 @@ class PairBuilder:
 
     def _draw_single(self) -> bool:
         return self._random.random() < SINGLE_SEGMENT_PROBABILITY
+
+
+class PackedBuilder:
+    """Fills examples with documents, one after the other; no token is lost.
+
+    A document that goes on in the next example begins anew there, with its own [CLS]. An example ends short of
+    `max_length` rather than with less than `MIN_LENGTH` tokens of a longer line.
+
+    Args:
+      max_length: Tokens of an example, all [CLS] and [SEP] included; at least 5.
+      special_ids: Ids of `cls` and `sep`.
+    """
+
+    dropped_tokens = 0
+
+    def __init__(self, *, max_length: int, special_ids: Mapping[str, int]) -> None:
+        if max_length < MIN_LENGTH:
+            raise ValueError(f"max_length is {max_length}, must be at least {MIN_LENGTH}")
+        self._room = max_length - 2
+        self._between = [special_ids["sep"], special_ids["cls"]]
+        self._row: list[int] = []
+        self._is_begun = False  # whether the row holds a part of the present document
+
+    def add_line(self, ids: list[int]) -> Iterator[Example]:
+        """Takes a line; yields the examples that it completes."""
+        while ids:
+            between = self._between if self._row and not self._is_begun else []
+            room = self._room - len(self._row) - len(between)
+            if room < min(len(ids), MIN_LENGTH) and self._row:
+                yield self._finish()
+                continue
+            self._row += between + ids[:room]
+            self._is_begun = True
+            ids = ids[room:]
+
+    def end_document(self) -> Iterator[Example]:
+        """The next line is another document's. Yields nothing."""
+        self._is_begun = False
+        yield from ()
+
+    def end(self) -> Iterator[Example]:
+        """Yields what is left after the last document."""
+        if self._row:
+            yield self._finish()
+
+    def _finish(self) -> Example:
+        example = Example(first=self._row)
+        self._row, self._is_begun = [], False
+        return example

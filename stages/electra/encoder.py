@@ -160,7 +160,8 @@ class Encoder(nnx.Module):
         """Runs the layers.
 
         Args:
-          mask_BT: True at real tokens; with a cache [B, S], of all tokens that it has room for.
+          mask_BT: True at real tokens; with a cache [B, S], of all tokens that it has room for. Where not all tokens
+            may look at the same ones, [B, T, S].
           source: What a decoder crosses to.
           cache: The tokens before these. A decoder sees only what came before, and itself.
           with_attentions: Whether to keep the weights of attention.
@@ -168,10 +169,10 @@ class Encoder(nnx.Module):
         project = self.embeddings_project
         x_BTD = x_BTE if project is None else project(x_BTE, dtype=dtype)
         place = None if cache is None else cache.num_tokens
-        mask_B1TS = mask_BT.astype(bool)[:, None, None, :]
+        mask_B1TS = jnp.expand_dims(mask_BT.astype(bool), (1, 2) if mask_BT.ndim == 2 else 1)
         if self.is_causal:
             first = 0 if place is None else place
-            mask_B1TS &= jnp.arange(mask_BT.shape[1]) <= first + jnp.arange(x_BTD.shape[1])[:, None]
+            mask_B1TS &= jnp.arange(mask_BT.shape[-1]) <= first + jnp.arange(x_BTD.shape[1])[:, None]
         hidden_states, attentions, crossed = [x_BTD], [], []
         memories: list[Memory] = []
         keys = split_keys(key_B, len(self.layers), 3)

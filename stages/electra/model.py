@@ -6,7 +6,8 @@ A module holds arrays only while it is built or called. Between, its parameters 
     logits = merge(graphdef, params).discriminate(ids_BT, mask_BT, types_BT)
 
 Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary.
-`mask_BT` is true at real tokens, `types_BT` is 0 in the first segment and 1 in the second.
+`mask_BT` is true at real tokens, or [B, T, T] where a token sees those; `types_BT` is 0 in the first segment and 1 in
+the second; positions count from 0 where they are not given.
 `key_B` are keys of dropout, one a row; without them there is none. `dtype` is what the matrix products take in;
 they add up in float32.
 """
@@ -131,16 +132,32 @@ class Electra(nnx.Module):
         ids_BT: jax.Array,
         mask_BT: jax.Array,
         types_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
         *,
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """The generator's last hidden states, [B, T, D]; of two towers, [B, T, 2 D]."""
         keys = split_keys(key_B, 2)
-        x_BTE = self.embeddings_of_generator(ids_BT, types_BT, key_B=keys[0])
+        x_BTE = self.embeddings_of_generator(ids_BT, types_BT, key_B=keys[0], positions_BT=positions_BT)
         return self.encoder_of_generator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
 
     def discriminator_hidden(
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        *,
+        key_B: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> jax.Array:
+        """The discriminator's last hidden states, [B, T, D]."""
+        keys = split_keys(key_B, 2)
+        x_BTE = self.embeddings_of_discriminator(ids_BT, types_BT, key_B=keys[0], positions_BT=positions_BT)
+        return self.discriminator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
+
+    def generate(
         self,
         ids_BT: jax.Array,
         mask_BT: jax.Array,
@@ -149,18 +166,20 @@ class Electra(nnx.Module):
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        """The discriminator's last hidden states, [B, T, D]."""
-        keys = split_keys(key_B, 2)
-        x_BTE = self.embeddings_of_discriminator(ids_BT, types_BT, key_B=keys[0])
-        return self.discriminator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
-
-    def generate(self, *inputs: jax.Array, key_B: jax.Array | None = None, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """The generator's logits at every token, [B, T, V], of what `generator_hidden` takes."""
-        table_VE = self.embeddings_of_generator.word.embedding[...]
-        return self.generator_head(self.generator_hidden(*inputs, key_B=key_B, dtype=dtype), table_VE, dtype=dtype)
+        """The generator's logits at every token, [B, T, V]."""
+        hidden = self.generator_hidden(ids_BT, mask_BT, types_BT, key_B=key_B, dtype=dtype)
+        return self.generator_head(hidden, self.embeddings_of_generator.word.embedding[...], dtype=dtype)
 
     def discriminate(
-        self, *inputs: jax.Array, key_B: jax.Array | None = None, dtype: DTypeLike = jnp.float32
+        self,
+        ids_BT: jax.Array,
+        mask_BT: jax.Array,
+        types_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        *,
+        key_B: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        """Logits for 'this token was replaced', [B, T], of what `discriminator_hidden` takes."""
-        return self.discriminator_head(self.discriminator_hidden(*inputs, key_B=key_B, dtype=dtype), dtype=dtype)
+        """Logits for 'this token was replaced', [B, T]."""
+        x_BTD = self.discriminator_hidden(ids_BT, mask_BT, types_BT, positions_BT, key_B=key_B, dtype=dtype)
+        return self.discriminator_head(x_BTD, dtype=dtype)

@@ -73,6 +73,22 @@ def segments(batch: Batch) -> tuple[jax.Array, jax.Array]:
     return mask_BT, types_BT
 
 
+def lay_out(batch: Batch, *, packed_by: int | None = None) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What a network is told of a batch beside its tokens: the mask, the token types, the positions.
+
+    Where several texts are packed into a row, each begins with the token `packed_by`, sees itself alone and counts
+    its positions from 0.
+    """
+    mask_BT, types_BT = segments(batch)
+    if packed_by is None:
+        return mask_BT, types_BT, None
+    begins_BT = batch["ids"] == packed_by
+    text_BT = jnp.cumsum(begins_BT, axis=1)
+    mask_BTT = (text_BT[:, :, None] == text_BT[:, None]) & mask_BT[:, None]
+    place_1T = jnp.arange(begins_BT.shape[1])[None]
+    return mask_BTT, types_BT, place_1T - jax.lax.cummax(jnp.where(begins_BT, place_1T, 0), axis=1)
+
+
 def corrupt(
     model: Electra,
     batch: Batch,
@@ -82,10 +98,11 @@ def corrupt(
     dropout_key_B: jax.Array | None,
     objective: ObjectiveConfig,
     special_ids: Mapping[str, int],
+    packed: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Corrupted:
     """Masks the batch, lets the generator guess, writes a sample of its guesses into the text."""
-    mask_BT, types_BT = segments(batch)
+    layout = lay_out(batch, packed_by=special_ids["cls"] if packed else None)
     masked = mask_tokens(
         mask_key_B,
         batch["ids"],
@@ -109,7 +126,7 @@ def corrupt(
     else:
         # Two towers never see the token itself, and so need no [MASK].
         shown_BT = batch["ids"] if objective.kind is ObjectiveKind.ELECTRIC else masked.ids_BT
-        x_BTD = model.generator_hidden(shown_BT, mask_BT, types_BT, key_B=dropout_key_B, dtype=dtype)
+        x_BTD = model.generator_hidden(shown_BT, *layout, key_B=dropout_key_B, dtype=dtype)
         x_BPE = model.generator_head.transform(_at(x_BTD, masked.positions_BP), dtype=dtype)
         if objective.kind is ObjectiveKind.ELECTRIC:
             x_BTE = model.generator_head.transform(x_BTD, dtype=dtype)
@@ -150,6 +167,7 @@ def make_pretraining_loss(
     objective: ObjectiveConfig,
     special_ids: Mapping[str, int],
     vocab_size: int,
+    packed: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Callable[..., tuple[jax.Array, Sums]]:
     """Makes a `stages.training.state.LossFn`.
@@ -159,6 +177,7 @@ def make_pretraining_loss(
       objective: Resolved for the model's size.
       special_ids: Ids of `pad`, `unk`, `cls`, `sep` and `mask`.
       vocab_size: What every id must be below.
+      packed: Whether a row holds several texts, each beginning with [CLS].
       dtype: What matrix products take in.
 
     Returns:
@@ -169,6 +188,8 @@ def make_pretraining_loss(
     for name, token_id in special_ids.items():
         if not 0 <= token_id < vocab_size:
             raise ValueError(f"special token {name} has id {token_id}, the vocabulary has {vocab_size} ids")
+    if packed and objective.kind is ObjectiveKind.ELECTRIC:
+        raise ValueError("the rows are packed, and electric reads one text a row: set shard.packing to pairs")
     unmaskable_ids = jnp.array([special_ids[name] for name in _UNMASKABLE])
 
     def loss_fn(
@@ -184,22 +205,25 @@ def make_pretraining_loss(
             dropout_key_B=generator_key_B if train else None,
             objective=objective,
             special_ids=special_ids,
+            packed=packed,
             dtype=dtype,
         )
-        mask_BT, types_BT = segments(batch)
+        mask_BT, _ = segments(batch)
+        # Of the text, not of what the generator wrote into it: that may be a [CLS].
+        layout = lay_out(batch, packed_by=special_ids["cls"] if packed else None)
         is_word_BT = mask_BT & ~jnp.isin(batch["ids"], unmaskable_ids)
         sums = _generator_sums(corrupted, mask_BT, is_word_BT)
         weights = {"generator": objective.generator_weight}
         dropout_key_B = discriminator_key_B if train else None
         if objective.kind.detects:
-            logits_BT = model.discriminate(corrupted.ids_BT, mask_BT, types_BT, key_B=dropout_key_B, dtype=dtype)
+            logits_BT = model.discriminate(corrupted.ids_BT, *layout, key_B=dropout_key_B, dtype=dtype)
             if corrupted.cloze is not None:
                 fraction = objective.resolved_mask_fraction
                 logits_BT += corrupted.cloze.log_noise_BT + np.log(fraction / (1 - fraction))
             sums |= _discriminator_sums(corrupted, mask_BT, logits_BT)
             weights["discriminator"] = objective.discriminator_weight
         elif objective.kind.restores:
-            x_BTD = model.discriminator_hidden(corrupted.ids_BT, mask_BT, types_BT, key_B=dropout_key_B, dtype=dtype)
+            x_BTD = model.discriminator_hidden(corrupted.ids_BT, *layout, key_B=dropout_key_B, dtype=dtype)
             sums |= _restoration_sums(model, batch, corrupted, mask_BT, x_BTD, dtype=dtype)
             weights["restoration"] = 1.0
         # A batch without a maskable token has no generator loss, rather than one of 0/0.

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ CONFIG = PretrainConfig(
 def shards(tmp_path_factory) -> UPath:
     """Shards of sixteen tokens a row, of a vocabulary of sixty."""
     folder, random = UPath(tmp_path_factory.mktemp("shards")), np.random.default_rng(0)
-    index: dict = {"sequence_length": 16, "vocab_size": 60, "special_ids": SPECIAL_IDS}
+    index: dict = {"sequence_length": 16, "packing": "pairs", "vocab_size": 60, "special_ids": SPECIAL_IDS}
     for split, num_rows in (("train", 40), ("heldout", 4)):
         examples = [
             Example(first=random.integers(5, 60, 1 + row % 8).tolist(), second=random.integers(5, 60, row % 5).tolist())
@@ -179,6 +180,16 @@ def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
     result = json.loads((output / "result.json").read_text())
     assert result["steps"] == 2
     assert np.isfinite(result["heldout"]["loss/total"])
+
+
+def test_packed_rows_train_as_far_and_are_refused_where_they_cannot(shards, tmp_path):
+    packed = UPath(shutil.copytree(shards, tmp_path / "packed"))
+    write_json(packed / "index.json", json.loads((packed / "index.json").read_text()) | {"packing": "packed"})
+    short = replace(CONFIG, steps=2, warmup_steps=1)
+    result = json.loads((run(tmp_path / "out", packed, short) / "result.json").read_text())
+    assert np.isfinite(result["heldout"]["loss/total"])
+    with pytest.raises(ValueError, match="electric reads one text a row: set shard.packing to pairs"):
+        run(tmp_path / "electric", packed, replace(short, objective=ObjectiveConfig(kind=ObjectiveKind.ELECTRIC)))
 
 
 def test_a_loss_that_is_not_finite_ends_the_stage(shards, tmp_path):

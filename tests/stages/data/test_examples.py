@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from stages.data.examples import Example, LongLines, PairBuilder
+from stages.data.examples import MIN_LENGTH, Example, LongLines, PackedBuilder, PairBuilder
 
 
 def _corpus(seed: int, *, longest: int) -> list[list[list[int]]]:
@@ -153,3 +153,42 @@ def test_the_seed_decides_the_draws() -> None:
 def test_a_length_with_no_room_for_two_segments_is_refused() -> None:
     with pytest.raises(ValueError, match="max_length is 4, must be at least 5"):
         PairBuilder(max_length=4, seed=0)
+
+
+CLS, SEP = 101, 102
+
+
+def packed(documents: list[list[list[int]]], *, max_length: int) -> list[list[int]]:
+    """Rows of documents' lines, with all special tokens."""
+    builder = PackedBuilder(max_length=max_length, special_ids={"cls": CLS, "sep": SEP})
+    examples = []
+    for document in documents:
+        for line in document:
+            examples.extend(builder.add_line(line))
+        examples.extend(builder.end_document())
+    examples.extend(builder.end())
+    return [[CLS, *example.first, SEP] for example in examples]
+
+
+def test_packed_documents_follow_one_another_each_with_its_own_ends():
+    rows = packed([[[1, 2], [3]], [[4, 5]], [[6, 7, 8, 9, 10, 11, 12, 13, 14]]], max_length=16)
+    assert rows == [
+        [CLS, 1, 2, 3, SEP, CLS, 4, 5, SEP, CLS, 6, 7, 8, 9, 10, SEP],
+        [CLS, 11, 12, 13, 14, SEP],
+    ]
+
+
+@pytest.mark.parametrize("max_length", [5, 16, 128])
+def test_packing_keeps_every_token_in_order_and_fills_its_rows(max_length):
+    draw = random.Random(0)
+    documents = [
+        [[draw.randint(1, 100) for _ in range(draw.randint(1, 40))] for _ in range(draw.randint(1, 6))]
+        for _ in range(200)
+    ]
+    rows = packed(documents, max_length=max_length)
+    text = [token for row in rows for token in row if token not in (CLS, SEP)]
+    assert text == [token for document in documents for line in document for token in line]
+    assert all(len(row) <= max_length for row in rows)
+    # A row ends short of its end only where there was no room for another document's beginning.
+    assert all(len(row) > max_length - 2 - MIN_LENGTH for row in rows[:-1])
+    assert all(row.count(CLS) == row.count(SEP) for row in rows)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from upath import UPath
 
-from stages.data.examples import LongLines
+from stages.data.examples import LongLines, Packing
 from stages.data.shards import ShardReader, ids_dtype
 from stages.shard import ShardConfig
 
@@ -46,9 +46,10 @@ def _index(folder: UPath) -> dict:
     return json.loads((folder / "index.json").read_text())
 
 
-def test_every_token_of_the_documents_is_in_the_examples_in_its_place(lab, folders, read_texts) -> None:
+@pytest.mark.parametrize("packing", Packing)
+def test_every_token_of_the_documents_is_in_the_examples_in_its_place(lab, folders, read_texts, packing) -> None:
     ingest, vocab = folders
-    folder = lab.shard(ingest, vocab, sequence_length=32)
+    folder = lab.shard(ingest, vocab, sequence_length=32, packing=packing)
     ids = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     for split in ("train", "heldout"):
         reader = ShardReader(folder, split)
@@ -60,6 +61,15 @@ def test_every_token_of_the_documents_is_in_the_examples_in_its_place(lab, folde
             assert sorted(held) == sorted(tokens[at : at + len(held)])
             at += len(held)
         assert at == len(tokens)
+
+
+def test_packed_rows_hold_next_to_no_padding(lab, folders) -> None:
+    pairs, packed = (
+        ShardReader(lab.shard(*folders, sequence_length=128, packing=packing), "train") for packing in Packing
+    )
+    assert pairs.num_tokens / (pairs.num_rows * 128) < 0.9
+    assert packed.num_tokens / (packed.num_rows * 128) > 0.97
+    assert packed.num_rows < 0.9 * pairs.num_rows
 
 
 def test_rows_are_cls_first_sep_second_sep_padding(lab, folders) -> None:
@@ -82,6 +92,7 @@ def test_the_index_describes_the_files(lab, folders) -> None:
     folder = lab.shard(*folders, sequence_length=32)
     index = _index(folder)
     assert index["sequence_length"] == 32
+    assert index["packing"] == Packing.PAIRS
     assert index["vocab_size"] == 205
     assert index["special_ids"] == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     assert index["tokenizer_sha256"] == hashlib.sha256((folders[1] / "tokenizer.json").read_bytes()).hexdigest()
@@ -163,6 +174,7 @@ def test_a_tokenizer_changed_behind_its_description_is_refused(lab, folders) -> 
     ("config", "message"),
     [
         ({"sequence_length": 4}, "sequence_length is 4, must be from 5 to 65535"),
+        ({"packing": Packing.PACKED, "long_lines": LongLines.TRUNCATE}, "long_lines is truncate, but packed rows"),
         ({"sequence_length": 70_000}, "sequence_length is 70000"),
         ({"shard_megabytes": 0}, "shard_megabytes is 0"),
     ],

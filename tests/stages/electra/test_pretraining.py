@@ -21,6 +21,7 @@ from stages.electra.model import Electra, merge
 from stages.electra.pretraining import (
     area_under_curve,
     corrupt,
+    lay_out,
     make_pretraining_loss,
     segments,
     summarize,
@@ -182,6 +183,49 @@ def test_rows_of_padding_add_nothing(shallow, objective):
     loss, grads = gradients_of(params, rows([]), key, graphdef=graphdef, objective=objective)
     assert float(loss) == 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+def test_packed_texts_are_each_computed_as_if_alone(shallow, objective):
+    """Same logits and losses as in rows of their own, whatever stands beside them."""
+    graphdef, params = shallow
+    alone = rows([9, 8, 7])
+    ids = np.asarray(alone["ids"])
+    together = np.full_like(ids, SPECIAL_IDS["pad"])
+    together[0] = np.concatenate([ids[row, :length] for row, length in enumerate((9, 8, 7))])
+    # Packed texts are one segment each.
+    alone = alone | {"first_length": alone["length"]}
+    lengths = np.where(np.arange(NUM_ROWS) == 0, NUM_TOKENS, 0)
+    packed = {"ids": jnp.asarray(together), "length": jnp.asarray(lengths), "first_length": jnp.asarray(lengths)}
+
+    @partial(jax.jit, static_argnames="packed_by")
+    def logits(batch, packed_by):
+        return merge(graphdef, params).discriminate(batch["ids"], *lay_out(batch, packed_by=packed_by))
+
+    apart, joined = np.asarray(logits(alone, None)), np.asarray(logits(packed, SPECIAL_IDS["cls"]))
+    expected = np.concatenate([apart[row, :length] for row, length in enumerate((9, 8, 7))])
+    np.testing.assert_allclose(joined[0], expected, atol=1e-5)
+    # Without the mask they would look at each other.
+    assert np.abs(np.asarray(logits(packed, None))[0] - expected).max() > 1e-2
+
+    loss_fn = make_pretraining_loss(
+        graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, packed=True
+    )
+    key_B = jax.random.split(jax.random.key(0), NUM_ROWS)
+    loss, sums = jax.jit(lambda params: loss_fn(params, packed, key_B, train=True))(params)
+    assert np.isfinite(float(loss))
+    assert float(sums["batch/tokens"]) == NUM_TOKENS
+    corrupted = corrupt(
+        merge(graphdef, params),
+        packed,
+        mask_key_B=key_B,
+        sample_key_B=key_B,
+        dropout_key_B=None,
+        objective=objective,
+        special_ids=SPECIAL_IDS,
+        packed=True,
+    )
+    ends = np.isin(together[0], [SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]])
+    np.testing.assert_array_equal(np.asarray(corrupted.ids_BT)[0][ends], together[0][ends])
 
 
 def test_metrics_are_those_of_scikit_learn(shallow, objective):
