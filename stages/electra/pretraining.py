@@ -114,7 +114,7 @@ def corrupt(
         masking=objective.masking,
     )
     words: WordPredictions
-    x_BTE: jax.Array | None = None
+    is_electric = objective.kind is ObjectiveKind.ELECTRIC
     if objective.uniform_generator:
         keys_BP = jax.vmap(lambda key: jax.random.split(key, masked.targets_BP.shape[1]))(sample_key_B)
         words = guess_evenly(
@@ -125,11 +125,9 @@ def corrupt(
         )
     else:
         # Two towers never see the token itself, and so need no [MASK].
-        shown_BT = batch["ids"] if objective.kind is ObjectiveKind.ELECTRIC else masked.ids_BT
+        shown_BT = batch["ids"] if is_electric else masked.ids_BT
         x_BTD = model.generator_hidden(shown_BT, *layout, key_B=dropout_key_B, dtype=dtype)
         x_BPE = model.generator_head.transform(_at(x_BTD, masked.positions_BP), dtype=dtype)
-        if objective.kind is ObjectiveKind.ELECTRIC:
-            x_BTE = model.generator_head.transform(x_BTD, dtype=dtype)
         uniform_BP2 = jax.vmap(lambda key: jax.random.uniform(key, (x_BPE.shape[1], 2)))(sample_key_B)
         words = predict_words(
             x_BPE.reshape(-1, x_BPE.shape[-1]),
@@ -143,18 +141,32 @@ def corrupt(
         )
     loss_BP, is_best_BP, samples_BP = (value.reshape(masked.positions_BP.shape) for value in words)
     ids_BT, replaced_BT = replace_tokens(batch["ids"], masked, samples_BP)
-    if x_BTE is None:
-        return Corrupted(masked, ids_BT, replaced_BT, loss_BP, is_best_BP, samples_BP, cloze=None)
-    table_VE, bias_V = model.embeddings_of_generator.word.embedding[...], model.generator_head.bias[...]
-    loss_BT, is_best_BT = word_losses(x_BTE, table_VE, bias_V, batch["ids"], dtype=dtype)
+    cloze: Cloze | None = None
+    if is_electric:
+        cloze = _cloze(model, x_BTD, batch["ids"], masked, samples_BP, dtype=dtype)
+        place = (jnp.arange(len(ids_BT))[:, None], masked.positions_BP)
+        replaced_BT = jnp.zeros_like(replaced_BT).at[place].set(masked.weights_BP > 0)
+    return Corrupted(masked, ids_BT, replaced_BT, loss_BP, is_best_BP, samples_BP, cloze)
+
+
+def _cloze(
+    model: Electra,
+    x_BTD: jax.Array,
+    ids_BT: jax.Array,
+    masked: Masked,
+    samples_BP: jax.Array,
+    *,
+    dtype: DTypeLike,
+) -> Cloze:
+    head, table_VE = model.generator_head, model.embeddings_of_generator.word.embedding[...]
+    x_BTE, bias_V = head.transform(x_BTD, dtype=dtype), head.bias[...]
+    loss_BT, is_best_BT = word_losses(x_BTE, table_VE, bias_V, ids_BT, dtype=dtype)
+    # The sample's log-probability is that of the text's own token and the difference of their logits.
     rise_BP = bias_V[samples_BP] - bias_V[masked.targets_BP]
-    rise_BP += jnp.sum(x_BPE * (table_VE[samples_BP] - table_VE[masked.targets_BP]), axis=-1)
-    is_drawn_BP = masked.weights_BP > 0
+    rise_BP += jnp.sum(_at(x_BTE, masked.positions_BP) * (table_VE[samples_BP] - table_VE[masked.targets_BP]), axis=-1)
     place = (jnp.arange(len(ids_BT))[:, None], masked.positions_BP)
-    log_noise_BT = (-loss_BT).at[place].add(jnp.where(is_drawn_BP, rise_BP, 0))
-    drawn_BT = jnp.zeros(ids_BT.shape, bool).at[place].set(is_drawn_BP)
-    cloze = Cloze(loss_BT, is_best_BT, jax.lax.stop_gradient(log_noise_BT))
-    return Corrupted(masked, ids_BT, drawn_BT, loss_BP, is_best_BP, samples_BP, cloze)
+    log_noise_BT = (-loss_BT).at[place].add(masked.weights_BP * rise_BP)
+    return Cloze(loss_BT, is_best_BT, jax.lax.stop_gradient(log_noise_BT))
 
 
 def _at(x_BTD: jax.Array, positions_BP: jax.Array) -> jax.Array:
