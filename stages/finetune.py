@@ -50,6 +50,9 @@ class FinetuneConfig:
       max_train_examples: Train on so many examples, evenly spaced over the file.
       max_eval_examples: Score so many examples, likewise; such scores are not comparable to published ones.
       evaluations: How often the dev split is scored, evenly spaced; the scores of the run are the last ones.
+      patience: Training ends after so many evaluations in a row without a better primary score, and the weights and
+        scores of the run are those of the best evaluation. None trains to the end and takes the last.
+      retries: How often a run that learnt nothing starts over with other draws; its result says so.
       compute_dtype: Number format of matrix products.
     """
 
@@ -77,10 +80,16 @@ class FinetuneConfig:
     max_train_examples: int | None = None
     max_eval_examples: int | None = None
     evaluations: int = 1
+    patience: int | None = None
+    retries: int = 0
     compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.patience is not None and self.patience >= self.evaluations:
+            raise ValueError(
+                f"patience is {self.patience}, must be below evaluations = {self.evaluations} to end a run early"
+            )
         if self.max_length < 16:
             raise ValueError(f"max_length is {self.max_length}, must be at least 16")
 
@@ -133,6 +142,8 @@ class TaskSection:
     max_train_examples: int | None = None
     max_eval_examples: int | None = None
     evaluations: int | None = None
+    patience: int | None = None
+    retries: int | None = None
     compute_dtype: ComputeDtype | None = None
 
     def __post_init__(self) -> None:
@@ -181,6 +192,8 @@ class FinetuneSection:
     max_train_examples: int | None = None
     max_eval_examples: int | None = None
     evaluations: int | None = None
+    patience: int | None = None
+    retries: int | None = None
     compute_dtype: ComputeDtype | None = None
 
     def __post_init__(self) -> None:
@@ -253,8 +266,10 @@ def _check(config: FinetuneConfig | TaskSection | FinetuneSection) -> None:
         "max_train_examples",
         "max_eval_examples",
         "evaluations",
+        "patience",
     ):
         require(name, lambda value: value >= 1, "at least 1")
+    require("retries", lambda value: value >= 0, "at least 0")
     require("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1")
     require("layer_decay_offset", lambda value: value in (1, 2), "1 (paper) or 2 (original code)")
     require("weight_decay", lambda value: value >= 0, "at least 0")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +43,15 @@ _NUM_WINDOWS = 50  # rows of training metrics that a run writes
 _FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
 
 
+class _Trained(NamedTuple):
+    """What an attempt came to: the parameters that are kept, the step and the scores that are theirs, all windows."""
+
+    params: Any
+    step: int
+    evaluation: Evaluation
+    windows: Sequence[Window]
+
+
 def finetune(config: FinetuneConfig, context: StageContext) -> None:
     """Trains, scores and writes what `stages.finetune.run` promises. JAX is configured already."""
     started = time.perf_counter()
@@ -65,13 +74,16 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on")
 
     # The order of things random: model by key(seed), batches by (seed, epoch), dropout by (step, seed).
-    graphdef, params = init_model(
-        task.kind,
-        config=network,
-        num_labels=len(data.labels),
-        seed=config.seed,
-        backbone=backbone if config.init == Init.PRETRAINED else None,
-    )
+    def init(seed: int) -> tuple[Any, Any]:
+        return init_model(
+            task.kind,
+            config=network,
+            num_labels=len(data.labels),
+            seed=seed,
+            backbone=backbone if config.init == Init.PRETRAINED else None,
+        )
+
+    graphdef, params = init(config.seed)
     num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     steps = num_steps(train_features.num_rows, batch_size=config.batch_size, epochs=config.epochs)
     optimizer_config = OptimizerConfig(
@@ -110,55 +122,80 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         }
         | {f"train/{name}": count for name, count in train_features.counts.items()}
     )
-    # An interrupted run starts again: its rows belong to work that was lost.
-    log = MetricsLog(context.output / "metrics.jsonl", until_step=-1)
-    windows: list[Window] = []
-    evaluations: list[Evaluation] = []
 
-    def on_window(window: Window) -> None:
-        windows.append(window)
-        metrics = {
-            "loss/total": window.loss,
-            "optimizer/learning_rate": float(schedule(window.step - 1)),
-            "optimizer/gradient_norm": window.sums["optimizer/gradient_norm"] / window.steps,
-            "throughput/examples_per_second": window.sums["examples"] / window.seconds,
-            "throughput/tokens_per_second": window.sums["tokens"] / window.seconds,
-        }
-        log.append({"step": window.step, "split": "train"} | metrics)
-        log.flush()
-        context.tracker.metrics(metrics, step=window.step)
-        context.tracker.progress(
-            window.step,
-            steps,
-            unit="steps",
-            loss=window.loss,
-            examples_per_second=metrics["throughput/examples_per_second"],
+    def attempt(seed: int) -> _Trained:
+        # A run that was interrupted, or learnt nothing, starts again: its rows belong to work that was lost.
+        log = MetricsLog(context.output / "metrics.jsonl", until_step=-1)
+        windows: list[Window] = []
+        best: _Trained | None = None
+        num_waits = 0
+
+        def on_window(window: Window) -> None:
+            windows.append(window)
+            metrics = {
+                "loss/total": window.loss,
+                "optimizer/learning_rate": float(schedule(window.step - 1)),
+                "optimizer/gradient_norm": window.sums["optimizer/gradient_norm"] / window.steps,
+                "throughput/examples_per_second": window.sums["examples"] / window.seconds,
+                "throughput/tokens_per_second": window.sums["tokens"] / window.seconds,
+            }
+            log.append({"step": window.step, "split": "train"} | metrics)
+            log.flush()
+            context.tracker.metrics(metrics, step=window.step)
+            context.tracker.progress(
+                window.step,
+                steps,
+                unit="steps",
+                loss=window.loss,
+                examples_per_second=metrics["throughput/examples_per_second"],
+            )
+
+        def on_evaluation(step: int, params: Any) -> bool:
+            nonlocal best, num_waits
+            logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
+            wide = replace(shape, batch_size=EVAL_BATCH_SIZE)
+            logits = predict_rows(params, dev_features, shape=wide, predict=predict)
+            found = task.evaluate(data.dev, dev_features, logits, labels=data.labels)
+            log.append({"step": step, "split": "dev"} | dict(found.scores))
+            log.flush()
+            context.tracker.metrics({f"dev/{name}": value for name, value in found.scores.items()}, step=step)
+            logger.info("%s: step %d of %d: %s", task.name, step, steps, _as_text(found.scores))
+            score = found.scores[task.primary]
+            if config.patience is None or best is None or score > best.evaluation.scores[task.primary]:
+                # Copied: the next step uses these parameters up.
+                best, num_waits = _Trained(jax.device_get(params), step, found, windows), 0
+            else:
+                num_waits += 1
+            return num_waits == config.patience
+
+        train(
+            init_state(init(seed)[1], optimizer),
+            train_features,
+            steps=steps,
+            seed=seed,
+            shape=shape,
+            train_step=train_step,
+            log_every=max(1, steps // _NUM_WINDOWS),
+            on_window=on_window,
+            evaluate_every=max(1, -(-steps // config.evaluations)),
+            on_evaluation=on_evaluation,
         )
+        assert best is not None  # the last step is always followed by an evaluation
+        return best
 
-    def on_evaluation(step: int, params: Any) -> None:
-        logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
-        logits = predict_rows(params, dev_features, shape=replace(shape, batch_size=EVAL_BATCH_SIZE), predict=predict)
-        found = task.evaluate(data.dev, dev_features, logits, labels=data.labels)
-        evaluations.append(found)
-        log.append({"step": step, "split": "dev"} | dict(found.scores))
-        log.flush()
-        context.tracker.metrics({f"dev/{name}": value for name, value in found.scores.items()}, step=step)
-        logger.info("%s: step %d of %d: %s", task.name, step, steps, _as_text(found.scores))
-
-    state = train(
-        init_state(params, optimizer),
-        train_features,
-        steps=steps,
-        seed=config.seed,
-        shape=shape,
-        train_step=train_step,
-        log_every=max(1, steps // _NUM_WINDOWS),
-        on_window=on_window,
-        evaluate_every=max(1, -(-steps // config.evaluations)),
-        on_evaluation=on_evaluation,
-    )
-    evaluation = evaluations[-1]
-    warnings = _warnings(config, task, evaluation=evaluation, train_features=train_features, data=data, windows=windows)
+    lost: list[str] = []
+    for number in range(config.retries + 1):
+        trained = attempt(config.seed if number == 0 else _other_seed(config.seed, number))
+        evaluation, windows = trained.evaluation, trained.windows
+        warnings = _warnings(
+            config, task, evaluation=evaluation, train_features=train_features, data=data, windows=windows
+        )
+        degenerate = [warning for warning in warnings if warning.startswith("degenerate")]
+        if not degenerate:
+            break
+        lost += degenerate[:1]
+    if number:
+        warnings.append(f"attempt {number + 1}, with other draws; before it: {'; '.join(lost[:number])}")
     write_results(
         config,
         context,
@@ -166,7 +203,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         data=data,
         network=network,
         folder=folder,
-        params=jax.device_get(state.params),
+        params=trained.params,
         evaluation=evaluation,
         result={
             "task": str(config.task),
@@ -180,6 +217,8 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "dev_examples": len(data.dev),
             "dev_rows": dev_features.num_rows,
             "steps": steps,
+            "scored_step": trained.step,
+            "attempts": number + 1,
             "learning_rate": config.learning_rate,
             "layer_decay": config.layer_decay,
             "last_loss": windows[-1].loss,
@@ -191,6 +230,10 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "seconds": time.perf_counter() - started,
         },
     )
+
+
+def _other_seed(seed: int, attempt: int) -> int:
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
 
 
 def _model_folder(config: FinetuneConfig, context: StageContext, stack: ExitStack) -> UPath:

@@ -63,13 +63,15 @@ def train(
     log_every: int,
     on_window: Callable[[Window], None],
     evaluate_every: int,
-    on_evaluation: Callable[[int, Any], None],
+    on_evaluation: Callable[[int, Any], bool],
 ) -> TrainState:
-    """Trains from the first step to the last. Step n is dispatched before the sums of n - 1 are fetched.
+    """Trains from the first step to the last, or to where an evaluation ends it.
+
+    Step n is dispatched before the sums of n - 1 are fetched.
 
     Args:
       on_window: Told the sums of every `log_every` steps and of the last ones.
-      on_evaluation: Given the step and the parameters every `evaluate_every` steps and at the end.
+      on_evaluation: Given the step and the parameters every `evaluate_every` steps and at the end; True ends it.
 
     Raises:
       NonFiniteError: A loss or gradient is infinite or not a number; names the step and its examples.
@@ -78,8 +80,14 @@ def train(
     sums: dict[str, float] = {}
     counted, started = 0, time.perf_counter()
 
+    def close_window(step: int) -> None:
+        nonlocal counted, started, sums
+        now = time.perf_counter()
+        on_window(Window(step=step, sums=sums, steps=counted, seconds=now - started))
+        sums, counted, started = {}, 0, now
+
     def settle() -> None:
-        nonlocal pending, counted, started, sums
+        nonlocal pending, counted, sums
         if pending is None:
             return
         step, rows, values = pending
@@ -95,9 +103,7 @@ def train(
         sums = {name: sums.get(name, 0.0) + value for name, value in fetched.items()}
         counted += 1
         if step % log_every == 0 or step == steps:
-            now = time.perf_counter()
-            on_window(Window(step=step, sums=sums, steps=counted, seconds=now - started))
-            sums, counted, started = {}, 0, now
+            close_window(step)
 
     batches = training_rows(features, shape=shape, seed=seed)
     for step in range(1, steps + 1):
@@ -109,8 +115,12 @@ def train(
         if step % evaluate_every == 0 or step == steps:
             settle()
             paused = time.perf_counter()
-            on_evaluation(step, state.params)
+            is_over = on_evaluation(step, state.params)
             started += time.perf_counter() - paused
+            if is_over:
+                if counted:
+                    close_window(step)
+                break
     return state
 
 

@@ -167,6 +167,37 @@ def test_dev_is_scored_as_often_as_asked(task_data: Path, model_folder: UPath, t
     assert [row["step"] for row in rows if row["split"] == "dev"] == [2, 4, 6]
 
 
+def test_patience_ends_a_run_that_gets_no_better_and_keeps_the_best(
+    task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    # Nothing changes at this rate, so no score is better than the first.
+    still = _config(TaskName.COLA, task_data, model_folder, epochs=10, learning_rate=1e-12, evaluations=5)
+    result = _run(replace(still, patience=2), tmp_path / "still")
+    rows = [json.loads(line) for line in (tmp_path / "still" / "metrics.jsonl").read_text().splitlines()]
+    dev = [row["step"] for row in rows if row["split"] == "dev"]
+    assert len(dev) == 3
+    assert result["scored_step"] == dev[0]
+    assert rows[-1]["step"] < result["steps"]
+    # What gets better is trained to its end, and its scores are the best of all evaluations.
+    better = replace(still, epochs=60, learning_rate=5e-3, patience=4)
+    result = _run(better, tmp_path / "better")
+    rows = [json.loads(line) for line in (tmp_path / "better" / "metrics.jsonl").read_text().splitlines()]
+    scores = {row["step"]: row[result["primary"]] for row in rows if row["split"] == "dev"}
+    assert result["scores"][result["primary"]] == max(scores.values()) == scores[result["scored_step"]]
+    with pytest.raises(ValueError, match="patience is 5, must be below evaluations = 5"):
+        replace(still, patience=5)
+
+
+def test_a_run_that_learns_nothing_starts_over_and_says_so(
+    task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    still = _config(TaskName.COLA, task_data, model_folder, epochs=1, learning_rate=1e-12, retries=2)
+    result = _run(still, tmp_path / "still")
+    assert result["attempts"] == 3
+    assert result["warnings"][-1].startswith("attempt 3, with other draws; before it: degenerate:")
+    assert _run(_config(TaskName.COLA, task_data, model_folder, retries=2), tmp_path / "learns")["attempts"] == 1
+
+
 def test_fewer_examples_can_be_asked_for(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
     config = _config(TaskName.MRPC, task_data, model_folder, epochs=1, max_train_examples=3, max_eval_examples=4)
     result = _run(config, tmp_path / "out")
