@@ -13,6 +13,8 @@ from cluster.config import ClusterConfig
 from pipeline.errors import ConfigError, Problem
 from pipeline.validation import STRICT, validate
 from pipeline.yaml_tree import Keys, Tree, dotted, load_tree
+from stages.data.examples import Packing
+from stages.electra.objective import ObjectiveKind
 from stages.export import ExportConfig
 from stages.finetune import FinetuneSection
 from stages.ingest import IngestConfig
@@ -99,7 +101,10 @@ def _complete(tree: Tree) -> Tree:
         if isinstance(finetune.get("tasks"), dict):
             # `tasks: {cola: null}` takes a task of an extended config away.
             tasks = {name: task for name, task in finetune["tasks"].items() if task is not None}
-            values["finetune"] = finetune | {"tasks": tasks}
+            finetune = finetune | {"tasks": tasks}
+        if _trains_one_network(values.get("pretrain")):
+            finetune = {"model": "{export}/generator"} | finetune
+        values["finetune"] = finetune
     if values.get("pretrain") is not None:
         for name in (*CORPUS_STAGES, "export"):
             values[name] = {} if values.get(name) is None else values[name]
@@ -109,6 +114,12 @@ def _complete(tree: Tree) -> Tree:
         if isinstance(values.get(name), dict) and isinstance(values.get("seed"), int):
             values[name] = {"seed": values["seed"], **values[name]}
     return Tree(values, tree.origins)
+
+
+def _trains_one_network(pretrain: object) -> bool:
+    """A masked language model has no discriminator: what is fine-tuned is the generator."""
+    objective = pretrain.get("objective") if isinstance(pretrain, dict) else None
+    return isinstance(objective, dict) and objective.get("kind") == ObjectiveKind.MASKED_LANGUAGE_MODELING
 
 
 def _replaces_pretraining(model: object) -> bool:
@@ -138,6 +149,9 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
                 length,
                 f"must be at most pretrain.model.max_position_embeddings = {positions}: lower it or raise that",
             )
+        is_electric = config.pretrain.objective.kind is ObjectiveKind.ELECTRIC
+        if is_electric and config.shard.packing is Packing.PACKED:
+            wrong(("shard", "packing"), config.shard.packing, "must be pairs: electric reads one text a row")
     if config.tracking is not None and config.tracking.uri is None and "://" in config.output:
         wrong(
             ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"

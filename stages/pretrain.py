@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from stages.context import StageContext
-from stages.electra.config import ModelConfig, ObjectiveConfig, ObjectiveKind
+from stages.electra.config import ModelConfig
+from stages.electra.objective import ObjectiveConfig, ObjectiveKind
 from stages.training.config import ComputeDtype, OptimizerConfig, OptimizerName, ScheduleName
 
 # The objectives whose networks are those of released models.

@@ -20,12 +20,12 @@ from stages.data.batches import host_batches
 from stages.data.examples import Packing
 from stages.data.order import ExampleOrder
 from stages.data.shards import ShardReader
-from stages.electra.config import ObjectiveKind
 from stages.electra.continuation import load_networks
 from stages.electra.corruption import max_masked
 from stages.electra.flops import pretraining_step_flops
 from stages.electra.locality import look_at_neighbours
 from stages.electra.model import Electra, split
+from stages.electra.objective import ObjectiveKind
 from stages.electra.pretraining import make_pretraining_loss, summarize
 from stages.pretrain import PretrainConfig
 from stages.training.checkpoint import Checkpoints

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stages.electra.config import Masking
 from stages.electra.layers import split_keys
+from stages.electra.objective import Masking
 
 
 class Masked(NamedTuple):

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ObjectiveKind
+from stages.electra.config import ElectraConfig, EmbeddingSharing
 from stages.electra.encoder import Embeddings, Encoder
 from stages.electra.heads import DiscriminatorHead, GeneratorHead
 from stages.electra.layers import Dense, glorot_uniform, split_keys
+from stages.electra.objective import ObjectiveKind
 from stages.electra.towers import TwoTowers
 
 Params = dict[str, Any]

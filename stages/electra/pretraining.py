@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from stages.electra.config import ObjectiveConfig, ObjectiveKind
 from stages.electra.corruption import Masked, mask_tokens, replace_tokens
 from stages.electra.layers import split_keys
 from stages.electra.losses import WordPredictions, binary_cross_entropy, guess_evenly, predict_words, word_losses
 from stages.electra.model import Electra, Params, merge
+from stages.electra.objective import ObjectiveConfig, ObjectiveKind
 
 # The AUC is computed from counts of logits in equal bins between these bounds, since counts can be added up.
 # Scores in one bin count as ties.

@@ -52,8 +52,6 @@ def configure(name: str, *, steps: int, seeds: int, output: Path) -> dict[str, A
     finetune = config["finetune"]
     finetune |= {"seeds": list(range(seeds)), "from_random": False}
     finetune["tasks"] = {task: finetune["tasks"][task] for task in TASKS}
-    if name == "masked_language_modeling":
-        finetune["model"] = "{export}/generator"
     return config | {"output": str(output)}
 
 

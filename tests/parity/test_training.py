@@ -13,10 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, ObjectiveConfig, Size  # noqa: E402
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size  # noqa: E402
 from stages.electra.huggingface import Architecture, to_huggingface  # noqa: E402
 from stages.electra.layers import split_keys  # noqa: E402
 from stages.electra.model import Electra, merge, split  # noqa: E402
+from stages.electra.objective import ObjectiveConfig  # noqa: E402
 from stages.electra.pretraining import corrupt, make_pretraining_loss  # noqa: E402
 from stages.training.config import OptimizerConfig  # noqa: E402
 from stages.training.optimizer import make_optimizer  # noqa: E402

@@ -117,6 +117,25 @@ def test_a_sequence_longer_than_the_model_has_positions_names_both_numbers_and_k
         assert part in message
 
 
+def test_an_objective_that_cannot_read_packed_rows_is_told_before_anything_runs(write):
+    packed = "shard.packing=packed"
+    message = mistakes(write(MINIMAL), packed, "pretrain.objective.kind=electric")
+    assert "shard.packing" in message
+    assert "must be pairs: electric reads one text a row" in message
+
+
+def test_without_a_discriminator_the_generator_is_fine_tuned(write):
+    path = write(MINIMAL + "finetune: {tasks: {cola: {data: d}}}\n")
+    kind = "pretrain.objective.kind=masked_language_modeling"
+
+    def model(*overrides: str) -> str | None:
+        return load_config(path, overrides=overrides).finetune.model
+
+    assert model() is None
+    assert model(kind) == "{export}/generator"
+    assert model(kind, "finetune.model='{export}/other'") == "{export}/other"
+
+
 def test_pretraining_without_sources_says_so(write):
     message = mistakes(write(MINIMAL.replace("ingest: {sources: [text/*.txt]}\n", "")))
     assert "ingest.sources" in message

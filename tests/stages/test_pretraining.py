@@ -22,8 +22,9 @@ from cluster.storage import write_json
 from stages.context import StageContext
 from stages.data.examples import Example
 from stages.data.shards import write_shard
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size
 from stages.electra.huggingface import flatten
+from stages.electra.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.pretrained import load_parameters, save_pretrained
 from stages.pretrain import InitFrom, PretrainConfig
 from stages.pretraining import pretrain

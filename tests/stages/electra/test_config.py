@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, ObjectiveConfig, ObjectiveKind, Size
+from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size
+from stages.electra.objective import ObjectiveConfig, ObjectiveKind
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, build, make_batch, tiny
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from stages.electra.config import EmbeddingSharing, ObjectiveConfig, ObjectiveKind
+from stages.electra.config import EmbeddingSharing
 from stages.electra.huggingface import flatten
 from stages.electra.layers import split_keys
 from stages.electra.model import Electra, merge
+from stages.electra.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.pretraining import (
     area_under_curve,
     corrupt,
@@ -326,7 +327,7 @@ _ON_DEVICES = """
     import optax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
     from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, build_electra, make_batch
-    from stages.electra.config import ObjectiveConfig
+    from stages.electra.objective import ObjectiveConfig
     from stages.electra.pretraining import make_pretraining_loss
     from stages.training.state import init_state, make_eval_step, make_train_step
 
