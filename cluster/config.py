@@ -13,6 +13,42 @@ class Platform(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How the devices of all processes share a pretraining step; those left over make the axis `data`.
+
+    Attributes:
+      fsdp: Devices among which parameters, gradients and optimizer state are split; each has rows of its own too.
+      tensor: Devices among which heads, feed-forward and vocabulary are split; they compute on the same rows.
+    """
+
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("fsdp", "tensor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+
+    def shape(self, *, num_devices: int, num_processes: int) -> tuple[int, int, int]:
+        """Sizes of the axes `data`, `fsdp` and `tensor`.
+
+        Raises:
+          ValueError: They do not divide the devices, or rows would be shared by devices of several processes.
+        """
+        if num_devices % (self.fsdp * self.tensor):
+            raise ValueError(
+                f"cluster.mesh has fsdp {self.fsdp} x tensor {self.tensor} = {self.fsdp * self.tensor}, "
+                f"must divide the {num_devices} devices"
+            )
+        if num_devices // num_processes % self.tensor:
+            raise ValueError(
+                f"cluster.mesh.tensor is {self.tensor}, must divide the {num_devices // num_processes} devices of a "
+                "process: it reads rows for all of them"
+            )
+        return num_devices // (self.fsdp * self.tensor), self.fsdp, self.tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Machines and processes.
 
@@ -22,6 +58,7 @@ class ClusterConfig:
       num_processes: JAX processes that pretrain together; on accelerators one a host, owning all its devices.
       cpus_per_process: CPU cores that each of them reserves.
       accelerators_per_process: GPUs or TPU chips that each of them reserves; 0 on CPU.
+      mesh: How the devices of all processes share the work of a step.
       max_failures: How often lost workers are replaced before the stage fails; -1 is for ever.
       compilation_cache: Folder of JAX's persistent compilation cache, or None for none.
       env: Further environment variables of the training processes.
@@ -32,6 +69,7 @@ class ClusterConfig:
     num_processes: int = 1
     cpus_per_process: int = 1
     accelerators_per_process: int = 0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     max_failures: int = 3
     compilation_cache: str | None = "~/.cache/electra-pipeline/jax"
     env: dict[str, str] = field(default_factory=dict)
@@ -47,3 +85,6 @@ class ClusterConfig:
             raise ValueError("accelerators_per_process needs platform cuda or tpu, platform is cpu")
         if self.platform is not Platform.CPU and not self.accelerators_per_process:
             raise ValueError(f"platform {self.platform} needs accelerators_per_process of at least 1")
+        if self.platform is Platform.CUDA:  # elsewhere only JAX knows how many devices there are
+            num_devices = self.num_processes * self.accelerators_per_process
+            self.mesh.shape(num_devices=num_devices, num_processes=self.num_processes)

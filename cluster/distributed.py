@@ -37,7 +37,7 @@ def configure(cluster: ClusterConfig) -> None:
 
 
 def global_batch(mesh: "Mesh", local: Mapping[str, "np.ndarray"]) -> dict[str, "jax.Array"]:
-    """Joins the rows that each process holds into one array, split over the mesh's data axis.
+    """Joins the rows that each process holds into one array, split over the mesh as `batch_sharding` says.
 
     Args:
       mesh: Mesh of all processes' devices.

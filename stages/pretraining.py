@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from safetensors.numpy import save
 
 from cluster.devices import peak_flops
 from cluster.distributed import global_batch
-from cluster.mesh import make_mesh, replicated
+from cluster.mesh import is_split, make_mesh
 from cluster.storage import read_json, write_bytes, write_json, write_text
 from stages.context import StageContext
 from stages.data.batches import host_batches
@@ -27,11 +28,13 @@ from stages.electra.locality import look_at_neighbours
 from stages.electra.model import Electra, split
 from stages.electra.objective import ObjectiveKind
 from stages.electra.pretraining import make_pretraining_loss, summarize
+from stages.electra.sharding import RULES
 from stages.pretrain import PretrainConfig
 from stages.training.checkpoint import Checkpoints
 from stages.training.loop import Intervals, Recorder, Window, fetch, run_loop
 from stages.training.metrics import MetricsLog
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_paths, parameter_table
+from stages.training.sharding import make_shardings
 from stages.training.state import init_state, make_eval_step, make_train_step
 
 _WAVES = 0x3A7E  # folded into the key of the initial weights
@@ -44,12 +47,14 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     """
     started = time.perf_counter()
     is_first = jax.process_index() == 0
-    mesh = make_mesh()
-    num_parts = jax.device_count() * config.gradient_accumulation_steps
+    mesh = make_mesh(context.cluster.mesh)
+    tensor = mesh.shape["tensor"]
+    num_parts = mesh.size // tensor * config.gradient_accumulation_steps
     if config.batch_size % num_parts:
         raise ValueError(
-            f"pretrain.batch_size is {config.batch_size}, must be a multiple of {num_parts}: {jax.device_count()} "
-            f"devices x gradient_accumulation_steps {config.gradient_accumulation_steps}"
+            f"pretrain.batch_size is {config.batch_size}, must be a multiple of {num_parts}: {mesh.size} devices "
+            f"{f'/ cluster.mesh.tensor {tensor} ' if tensor > 1 else ''}"
+            f"x gradient_accumulation_steps {config.gradient_accumulation_steps}"
         )
 
     shard_folder = context.inputs["shard"]
@@ -91,11 +96,18 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     def fresh() -> Any:
         return init_state(init_model()[1], optimizer)
 
-    state = jax.jit(fresh, out_shardings=replicated(mesh))()
+    shardings = make_shardings(jax.eval_shape(fresh), rules=RULES, mesh=mesh)
+    state = jax.jit(fresh, out_shardings=shardings)()
+    divided = shardings if is_split(mesh) else None
     train_step = make_train_step(
-        loss_fn, optimizer, seed=step_seed, mesh=mesh, accumulation_steps=config.gradient_accumulation_steps
+        loss_fn,
+        optimizer,
+        seed=step_seed,
+        mesh=mesh,
+        shardings=divided,
+        accumulation_steps=config.gradient_accumulation_steps,
     )
-    eval_step = make_eval_step(loss_fn, seed=eval_seed, mesh=mesh)
+    eval_step = make_eval_step(loss_fn, seed=eval_seed, mesh=mesh, shardings=divided)
 
     identity = {"shards": hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()}
     checkpoints = Checkpoints(
@@ -114,7 +126,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
         )
-        state = state._replace(params=state.params | jax.device_put(loaded, replicated(mesh), may_alias=False))
+        places = {name: shardings.params[name] for name in loaded}
+        state = state._replace(params=state.params | jax.device_put(loaded, places, may_alias=False))
     first_step = int(state.step)
 
     num_masked = max_masked(index["sequence_length"], objective.mask_fraction or 0.0)
@@ -193,12 +206,13 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     )
     checkpoints.close()
 
+    params = process_allgather(state.params, tiled=True)
     if is_first:
         assert recorder.log is not None
         networks = {"discriminator": discriminator, "generator": generator}
         if objective.kind is ObjectiveKind.ELECTRIC:
             networks.pop("generator")  # its two towers are no network that others could load
-        _save_model(context, networks={name: one for name, one in networks.items() if one}, params=state.params)
+        _save_model(context, networks={name: one for name, one in networks.items() if one}, params=params)
         write_json(
             context.output / "result.json",
             {
@@ -230,7 +244,6 @@ def _heldout_batches(reader: Any, *, config: PretrainConfig, pad_id: int) -> Ite
 
 def _save_model(context: StageContext, *, networks: Mapping[str, Any], params: Any) -> None:
     """Writes the trained parameters by name, float32, and the configs of the networks beside them."""
-    params = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
     if "difference" in params:
         embeddings = jax.tree.map(np.add, params["embeddings"], params["difference"])
         params = params | {"discriminator_embeddings": embeddings}

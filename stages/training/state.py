@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cluster.mesh import ROWS
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -59,6 +61,7 @@ def make_train_step(
     *,
     seed: int,
     mesh: Mesh | None = None,
+    shardings: TrainState | None = None,
     accumulation_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """A compiled step (state, batch) -> (state, sums); the given state is used up.
@@ -69,15 +72,20 @@ def make_train_step(
     Args:
       mesh: Devices over whose axis `data` the rows of a batch are split; the state is whole on each of them.
         Without one, everything is on one device.
+      shardings: How the state lies on a mesh that splits it as well. The step is then one program on global arrays,
+        which XLA divides.
       accumulation_steps: Parts in which each device works through its rows, one after the other, to save memory.
         Their gradients add up to that of the whole batch.
     """
+    if shardings is not None:
+        loss_fn, mesh = _gathering(loss_fn, shardings.params), None
 
     def gradients(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Any, Sums]:
         grad_fn = jax.grad(loss_fn, has_aux=True)
         return grad_fn(params, batch, key_B, train=True, over_devices=over_devices)
 
-    spread = _over_rows(gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps), mesh)
+    of_rows = gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps, shardings)
+    spread = _over_rows(of_rows, mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -87,11 +95,17 @@ def make_train_step(
         sums = sums | {"optimizer/gradient_norm": optax.tree.norm(grads)}
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), sums
 
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
 
 
-def make_eval_step(loss_fn: LossFn, *, seed: int, mesh: Mesh | None = None) -> Callable[[Any, Batch, int], Sums]:
+def make_eval_step(
+    loss_fn: LossFn, *, seed: int, mesh: Mesh | None = None, shardings: TrainState | None = None
+) -> Callable[[Any, Batch, int], Sums]:
     """A compiled (params, batch, index of the batch) -> sums; the same index gives the same masks."""
+    if shardings is not None:
+        loss_fn, mesh = _gathering(loss_fn, shardings.params), None
 
     def sums_of(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> Sums:
         return loss_fn(params, batch, key_B, train=False, over_devices=over_devices)[1]
@@ -101,10 +115,33 @@ def make_eval_step(loss_fn: LossFn, *, seed: int, mesh: Mesh | None = None) -> C
     def step(params: Any, batch: Batch, index: jax.Array) -> Sums:
         return spread(params, batch, jax.random.fold_in(jax.random.key(seed), index))
 
-    return jax.jit(step)
+    return jax.jit(step) if shardings is None else jax.jit(step, out_shardings=shardings.step)
 
 
-def _accumulated(loss_fn: LossFn, num_parts: int) -> Callable[[Any, Batch, jax.Array, Total], tuple[Any, Sums]]:
+def _gathering(loss_fn: LossFn, shardings: Any) -> LossFn:
+    """`loss_fn` of parameters that lie so: each device gathers what `fsdp` splits, and keeps its part of the gradient.
+
+    Left to itself, XLA would rather split the activations as the parameters are, and move those.
+    """
+
+    def whole(sharding: NamedSharding) -> NamedSharding:
+        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+    @jax.custom_vjp
+    def gather(params: Any) -> Any:
+        return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, shardings))
+
+    gather.defvjp(
+        lambda params: (gather(params), None),
+        lambda _, grads: (jax.lax.with_sharding_constraint(grads, shardings),),
+    )
+    return lambda params, *rows, **options: loss_fn(gather(params), *rows, **options)
+
+
+def _accumulated(
+    loss_fn: LossFn, num_parts: int, shardings: Any
+) -> Callable[[Any, Batch, jax.Array, Total], tuple[Any, Sums]]:
     """Makes (params, rows, keys, over_devices) -> gradients and sums, of the rows in `num_parts` equal parts.
 
     Each part's loss divides by the totals of the whole batch, which nothing but a first pass over all parts can
@@ -116,6 +153,9 @@ def _accumulated(loss_fn: LossFn, num_parts: int) -> Callable[[Any, Batch, jax.A
         if num_rows % num_parts:
             raise ValueError(f"a device has {num_rows} rows, must be a multiple of accumulation_steps = {num_parts}")
         parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (batch, key_B))
+        if shardings is not None:  # each part's rows are of all devices
+            rows = NamedSharding(shardings.step.mesh, PartitionSpec(None, *ROWS))
+            parts = jax.lax.with_sharding_constraint(parts, rows)
 
         def own_totals(part: tuple[Batch, jax.Array]) -> list[jax.Array]:
             totals: list[jax.Array] = []

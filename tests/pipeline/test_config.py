@@ -266,3 +266,10 @@ def test_a_task_of_ones_own_is_declared_in_yaml_alone(write):
         found = mistakes(write(MINIMAL + OWN_TASK), override)
         assert "finetune.tasks.tickets" in found
         assert message in found
+
+
+def test_the_mesh_is_no_part_of_any_stage(write):
+    path = write(MINIMAL)
+    split = load_config(path, overrides=["cluster.mesh={fsdp: 2, tensor: 2}"])
+    assert split.cluster.mesh.fsdp == 2
+    assert build_stages(split) == build_stages(load_config(path))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ CONFIG = PretrainConfig(
     checkpoint_every=6,
     keep_checkpoints=1,
 )
+SHORT = replace(CONFIG, steps=2, warmup_steps=1, milestones=(100.0,))
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +309,33 @@ def test_killed_at_ten_random_steps_it_ends_with_the_same_bits(shards, tmp_path)
     assert any("opt_state" in name for name in expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+_ON_FOUR_DEVICES = """
+    import sys
+    from upath import UPath
+    from cluster.config import ClusterConfig, MeshConfig
+    from stages.context import StageContext
+    from stages.pretraining import pretrain
+    from test_pretraining import SHORT
+
+    output, shards = (UPath(folder) for folder in sys.argv[1:])
+    cluster = ClusterConfig(mesh=MeshConfig(fsdp=2, tensor=2))
+    pretrain(SHORT, StageContext(output=output, inputs={"shard": shards}, cluster=cluster))
+"""
+
+
+def test_a_model_that_is_split_over_devices_is_saved_whole(shards, tmp_path):
+    expected = parameters(run(tmp_path / "one", shards, SHORT))
+    (tmp_path / "four").mkdir()
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": ":".join([str(Path(__file__).parent), *(entry for entry in sys.path if entry)]),
+    }
+    command = [sys.executable, "-c", textwrap.dedent(_ON_FOUR_DEVICES), str(tmp_path / "four"), str(shards)]
+    subprocess.run(command, env=environment, check=True)
+    found = parameters(tmp_path / "four")
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
