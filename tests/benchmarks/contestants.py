@@ -32,8 +32,12 @@ class Contestant:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {})
         )
         self.name, self.memory = name, 0
-        self.seconds, self.cpu_seconds = list[float](), list[float]()
+        self.forget()
         self.facts = self._read()
+
+    def forget(self) -> None:
+        """Leaves out the turns so far, in which the process warmed up."""
+        self.seconds, self.cpu_seconds = list[float](), list[float]()
 
     def take_turn(self, steps: int) -> None:
         assert self._process.stdin is not None

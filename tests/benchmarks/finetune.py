@@ -83,6 +83,11 @@ def read_work(options: argparse.Namespace) -> Work:
     )
 
 
+def num_turned_steps(options: argparse.Namespace) -> int:
+    """Steps of a contestant: it ends before the one after its last turn."""
+    return options.warmup + options.rounds * options.steps + 1
+
+
 def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> None:
     import jax
 
@@ -98,6 +103,7 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
     buckets = bucket_lengths(work.lengths, max_length=longest, epochs=work.task.epochs) if bucketed else (longest,)
     shape = BatchShape(batch_size=options.batch_size, buckets=buckets, pad=work.pad)
     steps = num_steps(features.num_rows, batch_size=options.batch_size, epochs=work.task.epochs)
+    steps = max(steps, num_turned_steps(options))
     graphdef, params = init_model(work.task.kind, config=config, num_labels=config.num_labels, seed=0)
     optimizer = make_optimizer(
         OptimizerConfig(
@@ -133,7 +139,7 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
         seed=0,
         shape=shape,
         train_step=take_step,
-        log_every=steps // 50,
+        log_every=max(1, steps // 50),
         on_window=lambda window: None,
         evaluate_every=steps,
         on_evaluation=lambda step, params: None,
@@ -152,7 +158,7 @@ def serve_trainer(work: Work, options: argparse.Namespace) -> None:
     shape = BatchShape(batch_size=options.batch_size, buckets=(longest,), pad=work.pad)
     batches = [
         make_batch(work.features, rows, buckets=shape.buckets, batch_size=len(rows), pad=work.pad)
-        for rows in islice(training_rows(work.features, shape=shape, seed=0), options.rounds * options.steps + 1)
+        for rows in islice(training_rows(work.features, shape=shape, seed=0), num_turned_steps(options))
     ]
     train(work.config, work.task.kind, batches, threads=options.threads, start=lambda: Turns({}))
 
@@ -193,6 +199,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
     parser.add_argument("--steps", type=int, default=10, help="steps of a turn")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--only", nargs="*", default=CONTESTANTS, choices=CONTESTANTS, help="contestants")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
@@ -205,7 +212,7 @@ def main() -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "transformers", "accelerate"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, {packages}")
     for task in options.tasks:
-        names = ("mrpc", "conll2000", "vocab", "batch_size", "threads", "rounds", "steps")
+        names = ("mrpc", "conll2000", "vocab", "batch_size", "threads", "rounds", "steps", "warmup")
         arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
         arguments += [f"--task={task}", *([f"--model={options.model}"] if options.model else [])]
         # The environment that the project gives its processes; torch has its own.
@@ -213,6 +220,9 @@ def main() -> None:
             Contestant(name, arguments, environment=None if name == BASELINE else process_environment(cluster))
             for name in options.only
         ]
+        take_turns(contestants, rounds=1, steps=options.warmup)
+        for one in contestants:
+            one.forget()
         take_turns(contestants, rounds=options.rounds, steps=options.steps)
         print(f"\n{task}, batches of {options.batch_size}\n\n{report(contestants, batch_size=options.batch_size)}")
         for one in contestants:

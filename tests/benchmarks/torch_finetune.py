@@ -168,6 +168,8 @@ def score(task: str, gold: list[Any], predicted: list[Any]) -> dict[str, float]:
 
 def finetune(task: str, folder: Path, settings: Settings) -> dict[str, float]:
     """Trains and scores."""
+    transformers.logging.set_verbosity_error()  # a new head is no news
+    transformers.logging.disable_progress_bar()
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     train, dev = read(task, folder)

@@ -93,7 +93,7 @@ def settings(loop: Any, model: Path) -> Any:
         batch_size=4,
         learning_rate=1e-3,
         layer_decay=0.8,
-        weight_decay=0.01,
+        weight_decay=0.1,
         warmup_fraction=0.25,
         clip_norm=1.0,
     )
