@@ -11,14 +11,14 @@ in float32: above 1 is faster. Memory is a process's largest resident size on CP
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+
+from contestants import Contestant, resident_bytes, take_turns
 
 CONTESTANTS = ("torch/eager", "torch/compile", "jax")
 DTYPES = ("float32", "bfloat16")
@@ -40,10 +40,6 @@ class Ready:
     memory: Callable[[], int]
     peak: float | None
     device: str
-
-
-def resident_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def make_ours(shape: Any, *, dtype: str) -> Ready:
@@ -88,34 +84,6 @@ def serve(options: argparse.Namespace) -> None:
         print(json.dumps({"seconds": ready.run(steps) / steps, "memory": ready.memory()}), flush=True)
 
 
-class Contestant:
-    """One process of `serve`, seen from outside."""
-
-    def __init__(self, name: str, arguments: list[str]) -> None:
-        command = [sys.executable, __file__, *arguments, "--contestant", name]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.seconds, self.memory = name, list[float](), 0
-        self.facts = self._read()
-
-    def take_turn(self, steps: int) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        self.seconds.append(answer["seconds"])
-        self.memory = answer["memory"]
-
-    def close(self) -> None:
-        self._process.communicate()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with exit code {self._process.wait()}: see its own words above")
-        return json.loads(line)
-
-
 def report(contestants: list[Contestant], *, tokens: int) -> str:
     """A Markdown table; MFU against the peak that our process of the same number format found."""
     medians = {one.name: statistics.median(one.seconds) for one in contestants}
@@ -149,9 +117,7 @@ def main() -> None:
     arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in
                  ("size", "batch_size", "sequence_length", "device", "warmup")]  # fmt: skip
     contestants = [Contestant(name, arguments) for name in options.only]
-    for turn in range(options.rounds):
-        for one in contestants if turn % 2 == 0 else reversed(contestants):
-            one.take_turn(options.steps)
+    take_turns(contestants, rounds=options.rounds, steps=options.steps)
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "transformers"))
     print(
         f"{options.size}, {options.batch_size} x {options.sequence_length} tokens a step, "
