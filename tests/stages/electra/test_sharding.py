@@ -72,9 +72,10 @@ _TRAIN = """
             self.batch = jax.device_put(rows, batch_sharding(mesh))
             shardings = shardings if is_split(mesh) else None
             self.eval_step = make_eval_step(loss, seed=6, mesh=mesh, shardings=shardings)
-            self.step = make_train_step(
+            step = make_train_step(
                 loss, optimizer, seed=5, mesh=mesh, shardings=shardings, accumulation_steps=accumulation_steps
             )
+            self.step = step.lower(self.fresh(), self.batch).compile()
 
         def train(self, state, last=NUM_STEPS):
             found = []
@@ -137,12 +138,14 @@ def assert_same(folder: Path, name: str, expected: str) -> None:
             np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", list(MESHES)[1:])
 @pytest.mark.parametrize("what", ["tied", "held-out"])
 def test_twenty_steps_are_the_same_on_any_mesh(computed, what, mesh):
     assert_same(computed, f"{what}, {mesh}", f"{what}, data 8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES)[1:])
 def test_so_they_are_however_the_model_is_tied_and_gradients_add_up(computed, case):
     assert_same(computed, f"{case}, data 2, fsdp 2, tensor 2", f"{case}, data 8")
@@ -150,10 +153,12 @@ def test_so_they_are_however_the_model_is_tied_and_gradients_add_up(computed, ca
     assert not np.allclose(*losses, rtol=1e-4)  # else nothing was varied
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_on_other_meshes_repeats_one_that_never_stopped(computed):
     assert_same(computed, "resumed", "tied, data 8")
 
 
+@pytest.mark.slow
 def test_a_device_holds_its_part_of_the_words(computed):
     shapes = [(computed / f"{mesh}.shape").read_text() for mesh in MESHES]
     assert shapes == ["(200, 24)", "(200, 12)", "(100, 12)"]
