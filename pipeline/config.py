@@ -156,6 +156,8 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
         wrong(
             ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"
         )
+    if config.finetune is not None and config.finetune.probes and config.pretrain is None:
+        wrong(("finetune", "probes"), config.finetune.probes, "need pretrain, whose checkpoints they start from")
     if config.finetune is not None and not config.finetune.tasks:
         wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
     return problems

@@ -1,16 +1,21 @@
 """Which stages a configuration asks for, and which of them reads from which. The only place where stages are wired."""
 
 import fnmatch
+import functools
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from upath import UPath
 
 from pipeline.config import REFERENCE, PipelineConfig
 from pipeline.errors import ConfigError, Problem, UsageError, did_you_mean
 from pipeline.fingerprint import plain
 from pipeline.stage import Stage
 from stages.finetune import expand
+from stages.pretrain import has_checkpoint
+from stages.probe import expand_probes
 
 
 def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
@@ -56,8 +61,15 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
         add(name, run, sources=_raw((run.data, run.train_file, run.eval_file, model)), accelerated=True)
+    probes = {}
+    if config.finetune is not None and config.pretrain is not None:
+        probes = expand_probes(config.finetune, config.pretrain, seed=config.seed)
+    for name, probe in probes.items():
+        files = (probe.finetune.data, probe.finetune.train_file, probe.finetune.eval_file)
+        early = functools.partial(_has_checkpoint, step=probe.step)
+        add(name, probe, needs=("vocab", "pretrain"), sources=_raw(files), early=early, accelerated=True)
     every = [stage.name for stage in stages]
-    add("report", config.report, needs=every, may_lack=tuple(runs))
+    add("report", config.report, needs=every, may_lack=(*runs, *probes))
     if config.submission is not None:
         diagnostics = _raw((config.submission.diagnostics,))
         add("submission", config.submission, needs=every, sources=diagnostics, accelerated=True)
@@ -92,6 +104,10 @@ def with_ancestors(stages: Sequence[Stage], chosen: Iterable[Stage]) -> list[Sta
             wanted.add(name)
             queue += by_name[name].needs
     return [stage for stage in stages if stage.name in wanted]
+
+
+def _has_checkpoint(folders: Mapping[str, UPath], *, step: int) -> bool:
+    return has_checkpoint(folders["pretrain"], step)
 
 
 def _is_path(model: str) -> bool:

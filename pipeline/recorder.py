@@ -154,6 +154,11 @@ class StageTracker:
         values = {name: float(value) for name, value in metrics.items()}
         self._send(Metrics(key=self._key, values=values, step=step or 0, time=time.time()))
 
+    def curve(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Records points of curves in the run of the stage's group."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._send(Metrics(key=self._opening[-2].key, values=values, step=step, time=time.time()))
+
     def system_metrics(self, metrics: Mapping[str, float]) -> None:
         """Records the use of the machine, by time."""
         self._send(Metrics(key=self._key, values=dict(metrics), step=None, time=time.time()))

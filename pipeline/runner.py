@@ -18,6 +18,7 @@ from pipeline.manifest import MANIFEST
 from pipeline.plan import PlannedStage, Status
 from pipeline.resources import task_resources
 from pipeline.results import StageResult, State
+from pipeline.stage import Stage
 from stages.context import NullTracker, StageContext, Tracker
 
 POLL_SECONDS = 0.5
@@ -109,9 +110,17 @@ class _Run:
             culprit = next((need for need in failed if need.name not in stage.may_lack), None)
             if culprit is not None:
                 self._set(name, State.BLOCKED, blocked_by=culprit.blocked_by or culprit.name)
-            elif all(need.state in (State.DONE, State.FINISHED) for need in needs if need not in failed):
+            elif self._can_start(stage, [need for need in needs if need not in failed]):
                 self._tasks[self._submit(self._planned[name], whole=not failed)] = name
                 self._set(name, State.QUEUED)
+
+    def _can_start(self, stage: Stage, needs: Sequence[StageResult]) -> bool:
+        open_needs = [need for need in needs if need.state not in (State.DONE, State.FINISHED)]
+        if not open_needs:
+            return True
+        if stage.early is None or any(need.state is not State.QUEUED for need in open_needs):
+            return False
+        return stage.early({need.name: need.folder for need in needs})
 
     def collect(self, *, timeout: float) -> None:
         """Takes what has ended within `timeout` seconds."""

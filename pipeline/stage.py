@@ -1,8 +1,10 @@
 """What the pipeline knows of a stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from upath import UPath
 
 from stages.context import StageContext
 
@@ -16,6 +18,7 @@ class Stage:
       run: `run(config, context)`; writes its results into `context.output`.
       config: A frozen dataclass; all of it is the stage's identity.
       needs: Names of the stages whose output it reads, in the order of the pipeline.
+      early: Whether it may start while what it needs still runs, by the folders of `needs`; None: never.
       may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
       version: Raised when the code's results change, so that old results are not taken for new ones.
       sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
@@ -28,6 +31,7 @@ class Stage:
     run: Callable[[Any, StageContext], None]
     config: Any
     needs: tuple[str, ...] = ()
+    early: Callable[[Mapping[str, UPath]], bool] | None = None
     may_lack: tuple[str, ...] = ()
     version: int = 1
     sources: tuple[str, ...] = ()

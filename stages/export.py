@@ -43,7 +43,7 @@ def run(config: ExportConfig, context: StageContext) -> None:
     from cluster.storage import read_json
     from stages.electra.config import ElectraConfig
     from stages.electra.huggingface import Architecture
-    from stages.electra.pretrained import load_parameters, save_pretrained
+    from stages.electra.pretrained import load_parameters, save_pretrained, take_network
 
     pretrained, tokenizer = context.inputs["pretrain"], context.inputs["vocab"]
     networks = read_json(pretrained / "model" / "config.json")
@@ -52,21 +52,14 @@ def run(config: ExportConfig, context: StageContext) -> None:
     for name in ("discriminator", "generator"):
         if name not in networks:
             continue
-        # A head with a bias a word predicts words, whichever network it sits on.
-        predicts_words = "bias" in params[f"{name}_head"]
-        architecture = Architecture.MASKED_LM if predicts_words else Architecture.PRETRAINING
+        architecture, model = take_network(params, name)
+        predicts_words = architecture is Architecture.MASKED_LM
         network = ElectraConfig.from_dict(networks[name])
         save_pretrained(
             context.output / name,
             architecture=architecture,
             config=network,
-            params={
-                # What is shared in training is copied to each folder: the embeddings, unless they are untied; the
-                # encoder, where there is one for both.
-                "embeddings": params.get(f"{name}_embeddings", params["embeddings"]),
-                "encoder": params[name if name in params else "discriminator"],
-                "head": params[f"{name}_head"],
-            },
+            params=model,
             tokenizer=tokenizer,
             card=_card(config, name=name, predicts_words=predicts_words, network=network, heldout=heldout),
         )

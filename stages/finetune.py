@@ -172,6 +172,7 @@ class FinetuneSection:
       model: Hugging Face folder or hub id; None takes the discriminator that this pipeline exports.
       seeds: Seeds of each task; None takes the configuration's own seed.
       from_random: Fine-tune from random weights too, to show what pretraining gave.
+      probes: Tasks to fine-tune, besides, from the checkpoint of each milestone of pretraining, as soon as it is there.
       tasks: By name.
     """
 
@@ -179,6 +180,7 @@ class FinetuneSection:
     model: str | None = None
     seeds: tuple[int, ...] | None = None
     from_random: bool = False
+    probes: tuple[str, ...] = ()
     epochs: float | None = None
     max_length: int | None = None
     batch_size: int | None = None
@@ -200,6 +202,9 @@ class FinetuneSection:
         _check(self)
         for name, task in self.tasks.items():
             _check_name(name, task)
+        for name in self.probes:
+            if name not in self.tasks:
+                raise ValueError(f"probes has {name}, must be names of tasks: {', '.join(self.tasks)}")
 
 
 def _check_name(name: str, task: TaskSection) -> None:

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from upath import UPath
+
 from stages.context import StageContext
 from stages.electra.config import ModelConfig
 from stages.electra.objective import ObjectiveConfig, ObjectiveKind
 from stages.training.config import ComputeDtype, OptimizerConfig, OptimizerName, ScheduleName
+
+CHECKPOINTS = "checkpoints"  # folder in the stage's own
 
 # The objectives whose networks are those of released models.
 _CONTINUED = (ObjectiveKind.REPLACED_TOKEN_DETECTION, ObjectiveKind.MASKED_LANGUAGE_MODELING)
@@ -131,6 +135,11 @@ class PretrainConfig:
             adam_b2=self.adam_b2,
             adam_eps=self.adam_eps,
         )
+
+
+def has_checkpoint(output: UPath, step: int) -> bool:
+    """Whether the stage has written the checkpoint of a step to its end."""
+    return (output / CHECKPOINTS / str(step) / "commit_success.txt").exists()
 
 
 def run(config: PretrainConfig, context: StageContext) -> None:

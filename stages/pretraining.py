@@ -3,19 +3,18 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from safetensors.numpy import save
 
 from cluster.devices import peak_flops
 from cluster.distributed import global_batch
 from cluster.mesh import is_split, make_mesh
-from cluster.storage import read_json, write_bytes, write_json, write_text
+from cluster.storage import read_json, write_json, write_text
 from stages.context import StageContext
 from stages.data.batches import host_batches
 from stages.data.examples import Packing
@@ -27,13 +26,14 @@ from stages.electra.flops import pretraining_step_flops
 from stages.electra.locality import look_at_neighbours
 from stages.electra.model import Electra, split
 from stages.electra.objective import ObjectiveKind
+from stages.electra.pretrained import save_parameters
 from stages.electra.pretraining import make_pretraining_loss, summarize
 from stages.electra.sharding import RULES
-from stages.pretrain import PretrainConfig
+from stages.pretrain import CHECKPOINTS, PretrainConfig
 from stages.training.checkpoint import Checkpoints
 from stages.training.loop import Intervals, Recorder, Window, fetch, run_loop
 from stages.training.metrics import MetricsLog
-from stages.training.optimizer import make_optimizer, make_schedule, parameter_paths, parameter_table
+from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
 from stages.training.sharding import make_shardings
 from stages.training.state import init_state, make_eval_step, make_train_step
 
@@ -111,7 +111,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
 
     identity = {"shards": hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()}
     checkpoints = Checkpoints(
-        context.output / "checkpoints",
+        context.output / CHECKPOINTS,
         keep=config.keep_checkpoints,
         milestones=config.milestone_steps,
         identity=identity,
@@ -165,8 +165,14 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         summarize=summarize,
         rates=rates,
     )
+    networks = {"discriminator": discriminator, "generator": generator}
+    if objective.kind is ObjectiveKind.ELECTRIC:
+        networks.pop("generator")  # its two towers are no network that others could load
     if is_first:
         write_text(context.output / "parameters.txt", parameter_table(abstract_params))
+        write_json(
+            context.output / "model" / "config.json", {name: asdict(one) for name, one in networks.items() if one}
+        )
         context.tracker.params(
             {
                 "num_parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params)),
@@ -209,10 +215,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     params = process_allgather(state.params, tiled=True)
     if is_first:
         assert recorder.log is not None
-        networks = {"discriminator": discriminator, "generator": generator}
-        if objective.kind is ObjectiveKind.ELECTRIC:
-            networks.pop("generator")  # its two towers are no network that others could load
-        _save_model(context, networks={name: one for name, one in networks.items() if one}, params=params)
+        save_parameters(context.output / "model" / "parameters.safetensors", params)
         write_json(
             context.output / "result.json",
             {
@@ -240,16 +243,3 @@ def _heldout_batches(reader: Any, *, config: PretrainConfig, pad_id: int) -> Ite
             "length": np.pad(rows["length"], (0, missing)),
             "first_length": np.pad(rows["first_length"], (0, missing)),
         }
-
-
-def _save_model(context: StageContext, *, networks: Mapping[str, Any], params: Any) -> None:
-    """Writes the trained parameters by name, float32, and the configs of the networks beside them."""
-    if "difference" in params:
-        embeddings = jax.tree.map(np.add, params["embeddings"], params["difference"])
-        params = params | {"discriminator_embeddings": embeddings}
-    arrays = dict(zip(jax.tree.leaves(parameter_paths(params)), jax.tree.leaves(params), strict=True))
-    write_bytes(context.output / "model" / "parameters.safetensors", save(arrays))
-    write_json(
-        context.output / "model" / "config.json",
-        {name: asdict(network) for name, network in networks.items()},
-    )

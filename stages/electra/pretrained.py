@@ -141,6 +141,27 @@ def load_backbone(
     return config, backbone_from_huggingface(files.tensors, config=config, source=str(location))
 
 
+def take_network(params: Mapping[str, Any], name: str) -> tuple[Architecture, dict[str, Any]]:
+    """One network of a pretrained pair, as a model of its own.
+
+    Args:
+      params: Of an `Electra`, numpy arrays.
+      name: `discriminator` or `generator`.
+
+    Returns:
+      Its class in transformers, and `{"embeddings": …, "encoder": …, "head": …}`. What the two share is in both models:
+      the embeddings, unless they are untied; the encoder, where there is one for both.
+    """
+    embeddings, head = params.get(f"{name}_embeddings", params["embeddings"]), params[f"{name}_head"]
+    if name == "discriminator" and "difference" in params:
+        shared, own = flatten(embeddings), flatten(params["difference"])
+        embeddings = unflatten({path: shared[path] + own[path] for path in shared})
+    # A head with a bias a word predicts words, whichever network it sits on.
+    architecture = Architecture.MASKED_LM if "bias" in head else Architecture.PRETRAINING
+    encoder = params[name if name in params else "discriminator"]
+    return architecture, {"embeddings": embeddings, "encoder": encoder, "head": head}
+
+
 def save_parameters(path: UPath, params: Mapping[str, Any]) -> None:
     """Writes nested parameters as one safetensors file of float32, names joined by slashes."""
     flat = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in flatten(params).items()}

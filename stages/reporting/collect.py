@@ -55,6 +55,16 @@ class FineTuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The score of a fine-tuning from a checkpoint of pretraining, after `step` of its steps."""
+
+    task: str
+    step: int
+    primary: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gap:
     """Something that this report ought to show and cannot, and why."""
 
@@ -76,6 +86,7 @@ class Results:
 
     stages: tuple[StageRecord, ...]
     runs: tuple[FineTuning, ...]
+    probes: tuple[Probe, ...]
     pretraining: Pretraining | None
     documents: Mapping[str, Any]
     shards: Mapping[str, Any]
@@ -98,9 +109,15 @@ def collect(inputs: Mapping[str, UPath]) -> Results:
         for name, folder in inputs.items()
         if name.startswith("finetune/") and (run := _read_finetuning(name, folder, inputs, gaps)) is not None
     ]
+    probes = [
+        probe
+        for name, folder in inputs.items()
+        if name.startswith("probe/") and (probe := _read_probe(name, folder, gaps)) is not None
+    ]
     return Results(
         stages=tuple(_read_record(name, folder) for name, folder in inputs.items()),
         runs=tuple(sorted(runs, key=lambda run: (run.task, run.init, run.seed))),
+        probes=tuple(sorted(probes, key=lambda probe: (probe.task, probe.step))),
         pretraining=_read_pretraining(inputs, gaps),
         documents=_read_object(inputs, "ingest", "counts.json", gaps),
         shards=_read_object(inputs, "shard", "index.json", gaps),
@@ -168,7 +185,8 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
     )
 
 
-def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]) -> FineTuning | None:
+def _read_result(name: str, folder: UPath, gaps: list[Gap]) -> tuple[Mapping[str, Any], dict[str, float]] | None:
+    """A fine-tuning's result.json and its scores that are numbers; None, and a gap, where it has none."""
     path = folder / "result.json"
     if not path.exists():
         gaps.append(Gap(what=name, reason=_why_unfinished(name, folder, missing="result.json")))
@@ -186,6 +204,23 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
     if result["primary"] not in scores:
         gaps.append(Gap(what=name, reason=f"its {result['primary']} is {result['scores'][result['primary']]}"))
         return None
+    return result, scores
+
+
+def _read_probe(name: str, folder: UPath, gaps: list[Gap]) -> Probe | None:
+    found = _read_result(name, folder, gaps)
+    if found is None:
+        return None
+    result, scores = found
+    step = _read_if_there(folder / "config.json").get("config", {}).get("step")
+    return Probe(task=result["task"], step=int(step), primary=result["primary"], score=scores[result["primary"]])
+
+
+def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]) -> FineTuning | None:
+    found = _read_result(name, folder, gaps)
+    if found is None:
+        return None
+    result, scores = found
     identity = _read_if_there(folder / "config.json")
     generated = _is_generated(identity, inputs)
     curve = folder / "metrics.jsonl"

@@ -1,6 +1,7 @@
 """The report's plots. Each is one panel as wide as a phone's screen, so that its text stays readable there."""
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from stages.reporting.summary import Summary
 # Distinguishable with any colour vision (Okabe and Ito, 2008).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#8F5A86", "#7A7A7A"
 
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -169,6 +171,7 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
             metrics = results.pretraining.metrics
             drawn = (_draw_curve(curve, metrics, smoothing=smoothing) for curve in _CURVES)
             plots += [plot for plot in drawn if plot is not None]
+            plots += [_draw_probes(results, summary)] if results.probes else []
         for task in summary.tasks:
             runs = [run for run in results.runs if run.task == task.task]
             plot = _draw_finetuning(task.task, runs, smoothing=smoothing)
@@ -265,6 +268,25 @@ def _draw_scores(summary: Summary) -> Plot:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.1, handletextpad=0.2)
     caption = "The primary score of every fine-tuning run. Strokes are medians over seeds."
     return Plot(name="scores", section="scores", caption=caption, png=_to_png(figure))
+
+
+def _draw_probes(results: Results, summary: Summary) -> Plot:
+    """A line a task through the scores from checkpoints, to the median from the finished model."""
+    figure, axes = _new_figure()
+    last = results.pretraining.result.get("steps") if results.pretraining is not None else None
+    medians = {task.task: task.pretrained.median for task in summary.tasks if task.pretrained is not None}
+    for task, color in zip(sorted({probe.task for probe in results.probes}), itertools.cycle(_COLORS)):
+        probes = [probe for probe in results.probes if probe.task == task]
+        points = [(probe.step, probe.score) for probe in probes]
+        points += [(last, medians[task])] if last is not None and task in medians else []
+        label = _escape(f"{task}, {metric_label(probes[0].primary)}")
+        axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=label)
+    axes.set_title("Scores while pretraining")
+    axes.set_xlabel("step of pretraining")
+    axes.set_ylabel("score (%)")
+    _format_axes(axes, with_legend=True)
+    caption = "Fine-tuned from the checkpoints of the milestones, one seed each; last the finished model's median."
+    return Plot(name="probes", section="pretraining", caption=caption, png=_to_png(figure))
 
 
 def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float) -> Plot | None:

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from upath import UPath
 
@@ -120,6 +122,22 @@ class Checkpoints:
         """Waits until all is written, and ends."""
         self.wait()
         self._manager.close()
+
+
+def load_params(folder: UPath, *, step: int) -> Any:
+    """The parameters alone of a step's checkpoint, as numpy arrays, on whatever devices it was trained.
+
+    Raises:
+      FileNotFoundError: There is no such checkpoint in `folder`.
+    """
+    if not (folder / str(step)).exists():
+        raise FileNotFoundError(f"{folder}: the checkpoint of step {step} is not there, was it deleted?")
+    # Not the manager: it would look after the whole folder, which may be another process's.
+    handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(str(folder / str(step) / "state"))
+    tree = {"params": handler.metadata(path).tree["params"]}
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    restored = handler.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=kinds, partial_restore=True))
+    return restored["params"]
 
 
 def saved_step(folder: UPath) -> int | None:

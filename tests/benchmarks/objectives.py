@@ -3,8 +3,8 @@
     python tests/benchmarks/objectives.py --steps 3000 --seeds 2 --output outputs/objectives
 
 Every objective runs through the pipeline with configs/wikipedia-cpu.yaml, its data under data/; text, vocabulary and
-shards are shared. Prints a row an objective: the discriminator's AUC on held-out text, and the median scores on
-CoNLL-2000 and MRPC. Stopped, it goes on where it was; `--objectives` names some of them.
+shards are shared. Prints a row an objective: the FLOPs of its step, the discriminator's AUC on held-out text, and the
+median scores on CoNLL-2000 and MRPC. Stopped, it goes on where it was; `--objectives` names some of them.
 """
 
 import argparse
@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline.config import load_config
+from stages.electra.corruption import max_masked
+from stages.electra.flops import pretraining_step_flops
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "wikipedia-cpu.yaml"
@@ -32,7 +36,7 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def configure(name: str, *, steps: int, seeds: int, output: Path) -> dict[str, Any]:
+def configure(name: str, *, steps: int, epochs: float, seeds: int, output: Path) -> dict[str, Any]:
     """The config of one objective's run."""
     config = yaml.safe_load(CONFIG.read_text())
     objective, model = OBJECTIVES[name]
@@ -51,7 +55,7 @@ def configure(name: str, *, steps: int, seeds: int, output: Path) -> dict[str, A
     pretrain |= {"objective": ours | objective, "model": pretrain["model"] | model}
     finetune = config["finetune"]
     finetune |= {"seeds": list(range(seeds)), "from_random": False}
-    finetune["tasks"] = {task: finetune["tasks"][task] for task in TASKS}
+    finetune["tasks"] = {task: finetune["tasks"][task] | {"epochs": epochs} for task in TASKS}
     return config | {"output": str(output)}
 
 
@@ -63,6 +67,21 @@ def run(path: Path) -> dict[str, Path]:
     return {row["stage"]: Path(row["path"]) for row in map(json.loads, plan.splitlines())}
 
 
+def step_flops(path: Path, shards: Path) -> float:
+    """Matrix FLOPs of a step."""
+    pretrain = load_config(path).pretrain
+    assert pretrain is not None
+    index = json.loads((shards / "index.json").read_text())
+    objective = pretrain.objective.resolve(pretrain.model.size)
+    return pretraining_step_flops(
+        *objective.networks(*pretrain.model.resolve(index["vocab_size"])),
+        batch_size=pretrain.batch_size,
+        sequence_length=index["sequence_length"],
+        num_masked=max_masked(index["sequence_length"], objective.mask_fraction or 0.0),
+        kind=objective.kind,
+    )
+
+
 def result(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return found
@@ -71,6 +90,7 @@ def result(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3000, help="of pretraining, each")
+    parser.add_argument("--epochs", type=float, default=5, help="of fine-tuning")
     parser.add_argument("--seeds", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--output", type=Path, default=Path("outputs/objectives"))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES), metavar="NAME")
@@ -79,7 +99,9 @@ def main() -> None:
     rows = []
     for name in options.objectives:
         path = (options.output / f"{name}.yaml").resolve()
-        config = configure(name, steps=options.steps, seeds=options.seeds, output=options.output.resolve())
+        config = configure(
+            name, steps=options.steps, epochs=options.epochs, seeds=options.seeds, output=options.output.resolve()
+        )
         path.write_text(yaml.safe_dump(config))
         folders = run(path)
         heldout = result(folders["pretrain"])["heldout"]
@@ -87,13 +109,15 @@ def main() -> None:
             task: [result(folders[f"finetune/{task}/seed-{seed}"])["scores"][metric] for seed in range(options.seeds)]
             for task, metric in TASKS.items()
         }
-        rows.append((name, heldout.get("replaced/auc"), heldout.get("loss/generator"), scores))
+        flops = step_flops(path, folders["shard"])
+        rows.append((name, flops, heldout.get("replaced/auc"), heldout.get("loss/generator"), scores))
     print(f"\n{options.steps} steps each; scores are medians, every seed behind them\n")
-    print(f"{'objective':<26}{'AUC':>8}{'generator loss':>16}" + "".join(f"{task:>26}" for task in TASKS))
-    for name, auc, loss, scores in rows:
+    titles = "".join(f"{task:>26}" for task in TASKS)
+    print(f"{'objective':<26}{'FLOPs a step':>14}{'AUC':>8}{'generator loss':>16}{titles}")
+    for name, flops, auc, loss, scores in rows:
         cells = [f"{statistics.median(s):.2f} ({', '.join(f'{x:.2f}' for x in s)})" for s in scores.values()]
         shown = "" if auc is None else f"{auc:.3f}"
-        print(f"{name:<26}{shown:>8}{loss:>16.3f}" + "".join(f"{cell:>26}" for cell in cells))
+        print(f"{name:<26}{flops:>14.3g}{shown:>8}{loss:>16.3f}" + "".join(f"{cell:>26}" for cell in cells))
 
 
 if __name__ == "__main__":

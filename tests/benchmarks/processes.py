@@ -30,9 +30,12 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 def measure(shape: workload.Shape, steps: int, repeats: int, output: Path) -> None:
     """In each process: times the step, and the first one writes the seconds of each repeat's mean step."""
     import jax
+    from jax.experimental.multihost_utils import sync_global_devices
 
     from cluster.mesh import make_mesh
 
+    # The first collective finds its peers within 30 s (gloo): not when one has compiled and the others have not.
+    sync_global_devices("start")
     step = workload.OurStep(shape, dtype="float32", mesh=make_mesh())
     step.run(3)
     seconds = [step.run(steps) / steps for _ in range(repeats)]

@@ -73,7 +73,12 @@ class Shape:
 
 
 class OurStep:
-    """Our train step, compiled, on all devices of a mesh."""
+    """Our train step, compiled, on all devices of a mesh.
+
+    Attributes:
+      init_state: Makes the state that training begins with.
+      train_step: The step before it is compiled.
+    """
 
     def __init__(self, shape: Shape, *, dtype: str, mesh: Mesh) -> None:
         networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
@@ -88,9 +93,10 @@ class OurStep:
         optimizer = make_optimizer(OPTIMIZER)
         mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
         self._batch = global_batch(mesh, {name: values[mine] for name, values in shape.rows().items()})
-        self._state = jax.jit(lambda: init_state(init_model()[1], optimizer), out_shardings=replicated(mesh))()
-        train_step = make_train_step(loss_fn, optimizer, seed=0, mesh=mesh)
-        self._step = train_step.lower(self._state, self._batch).compile()
+        self.init_state = jax.jit(lambda: init_state(init_model()[1], optimizer), out_shardings=replicated(mesh))
+        self.train_step = make_train_step(loss_fn, optimizer, seed=0, mesh=mesh)
+        self._state = self.init_state()
+        self._step = self.train_step.lower(self._state, self._batch).compile()
 
     def run(self, steps: int) -> float:
         """Seconds of so many steps, the last one finished."""

@@ -1,6 +1,6 @@
 """Killed in mid-run, started again with the same command: the result has the bits of an uninterrupted run.
 
-Through the real command line, in processes of its own.
+Through the real command line, in processes of its own; and between two hosts, through `ray job submit`.
 """
 
 import json
@@ -129,3 +129,28 @@ def test_one_process_and_two_read_the_same_batches_and_lose_the_same(whole, tmp_
     for one, two in zip(losses(output), losses(whole), strict=True):
         for name in ("loss/total", "loss/generator", "loss/discriminator"):
             np.testing.assert_allclose(one[name], two[name], rtol=1e-4, err_msg=f"{name} at step {one['step']}")
+
+
+def test_two_hosts_whose_link_is_cut_and_mended_go_on_to_the_same_bits(whole, hosts, tmp_path):
+    output = with_shards_of(whole, tmp_path / "hosts")
+    log = output.parent / "hosts.log"
+
+    def trains(number: int) -> bool:
+        return any(is_training_process(psutil.Process(pid)) for pid in hosts.processes(number))
+
+    with log.open("wb") as file:
+        run = (sys.executable, "-m", "pipeline.run", str(CONFIG), "--set", f"output={output}", "--until", "pretrain")
+        command, environment = hosts.command(0, ["ray", "job", "submit", "--working-dir", str(ROOT), "--", *run])
+        job = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    wait_for(lambda: has_checkpoint(output, 20), seconds=200, process=job, output=output)
+    assert trains(0)
+    assert trains(1)
+    hosts.cut()
+    # The host that is left gives the other one up, and waits for it.
+    wait_for(lambda: not trains(0), seconds=100, process=job, output=output)
+    hosts.mend()
+    assert job.wait(timeout=400) == 0, log.read_text()[-4000:]
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["resumed_from_step"] >= 20
+    assert losses(output) == losses(whole)
+    assert parameters(output) == parameters(whole)

@@ -1,6 +1,7 @@
 """Which stages a config asks for, and who needs whom."""
 
 import pytest
+from upath import UPath
 
 from pipeline.config import load_config
 from pipeline.dag import build_stages, select, with_ancestors
@@ -55,6 +56,33 @@ def test_every_task_seed_and_start_is_a_stage(stages):
         "finetune/mrpc/seed-3",
         "finetune/mrpc/random-3",
     ]
+
+
+def test_a_probed_task_is_fine_tuned_from_the_checkpoint_of_each_milestone_but_the_last(stages):
+    found = stages("finetune.probes=[mrpc]", "pretrain.milestones=[10, 50, 100]")
+    probes = {name: stage for name, stage in found.items() if name.startswith("probe/")}
+    assert list(probes) == ["probe/mrpc/step-10", "probe/mrpc/step-50"]
+    probe = probes["probe/mrpc/step-50"]
+    assert (probe.config.step, probe.config.finetune.seed) == (50, 3)
+    # It waits for the checkpoint, and not for the finished model.
+    assert probe.needs == ("vocab", "pretrain")
+    assert set(found["report"].may_lack) > set(probes)
+
+
+def test_a_probe_of_no_task_or_without_pretraining_is_a_mistake(stages):
+    with pytest.raises(ConfigError, match="probes has rte, must be names of tasks: cola, mrpc"):
+        stages("finetune.probes=[rte]")
+    with pytest.raises(ConfigError, match="need pretrain"):
+        stages("finetune.probes=[mrpc]", "finetune.model=some/model", "finetune.tasks.cola=null")
+
+
+def test_a_probe_may_start_when_its_checkpoint_is_written(stages, tmp_path):
+    early = stages("finetune.probes=[mrpc]")["probe/mrpc/step-50"].early
+    assert not early({"pretrain": UPath(tmp_path)})
+    (tmp_path / "checkpoints" / "50").mkdir(parents=True)
+    assert not early({"pretrain": UPath(tmp_path)})
+    (tmp_path / "checkpoints" / "50" / "commit_success.txt").touch()
+    assert early({"pretrain": UPath(tmp_path)})
 
 
 def test_an_adopted_vocabulary_does_not_wait_for_the_corpus(stages):

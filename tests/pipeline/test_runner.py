@@ -1,11 +1,14 @@
 """Stages on Ray: what runs when, what a failure stops, what is left behind."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_stages import stage
+from ray import cloudpickle
 from upath import UPath
 
 from cluster.config import ClusterConfig
@@ -13,6 +16,9 @@ from pipeline.plan import Status, make_plan
 from pipeline.results import StageResult, State
 from pipeline.runner import empty_folder, run_plan
 from pipeline.stage import Stage
+
+# Workers cannot import this file; its functions travel as code.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -55,6 +61,28 @@ def test_siblings_run_side_by_side(output, tmp_path):
     log = tmp_path / "calls"
     siblings = [stage(name, log=str(log), meet=2) for name in ("x", "y")]
     assert states(run(siblings, output)) == {"x": "finished", "y": "finished"}
+
+
+def test_a_stage_starts_before_what_it_needs_has_ended_where_it_may(output, tmp_path):
+    log = tmp_path / "calls"
+    # `a` ends when `b` has begun.
+    stages = [stage("a", log=str(log), meet=2), replace(stage("b", needs=("a",), log=str(log)), early=has_begun)]
+    assert states(run(stages, output)) == {"a": "finished", "b": "finished"}
+
+
+def test_and_not_where_it_may_not_yet(output, tmp_path):
+    log = tmp_path / "calls"
+    stages = [stage("a", log=str(log)), replace(stage("b", needs=("a",), log=str(log)), early=never)]
+    assert states(run(stages, output)) == {"a": "finished", "b": "finished"}
+    assert [line.rsplit(" ", 1)[0] for line in log.read_text().splitlines()] == ["a begin", "a end", "b begin", "b end"]
+
+
+def has_begun(folders: Mapping[str, UPath]) -> bool:
+    return (folders["a"] / "config.json").exists()
+
+
+def never(folders: Mapping[str, UPath]) -> bool:
+    return False
 
 
 def test_a_failure_stops_its_dependants_and_not_its_siblings(output):

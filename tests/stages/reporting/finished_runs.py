@@ -132,7 +132,19 @@ def whole_run(root: Path) -> dict[str, UPath]:
                 lost = loss if init == "random" else 0.0
                 chosen = {metric: values[seed] - lost for metric, values in scores.items()}
                 add_run(inputs, root, task=task, seed=seed, init=init, scores=chosen)
+    for step, score in ((500, 21.0), (1000, 35.5)):
+        add_probe(inputs, root, task="cola", step=step, scores={"matthews": score, "accuracy": 70.0})
+        add_probe(inputs, root, task="conll2000", step=step, scores={"f1": 85.0 + score / 10})
     return inputs
+
+
+def add_probe(inputs: dict[str, UPath], root: Path, *, task: str, step: int, scores: dict[str, float]) -> None:
+    """Adds what a fine-tuning from a checkpoint leaves. The primary metric is the first one."""
+    name = f"probe/{task}/step-{step}"
+    inputs[name] = UPath(root / name / FINGERPRINT)
+    write(root / name / FINGERPRINT / "config.json", {"stage": name, "config": {"step": step}})
+    result = {"task": task, "seed": 0, "init": "pretrained", "primary": next(iter(scores)), "scores": scores}
+    write(root / name / FINGERPRINT / "result.json", result)
 
 
 def run_report(output: Path, inputs: Mapping[str, UPath], *, tracker: NullTracker | None = None, **config: Any) -> Path:

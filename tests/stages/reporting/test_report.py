@@ -184,7 +184,7 @@ def test_plots_show_something_and_are_those_in_the_pages(whole_report):
     plots = sorted((whole_report / "plots").iterdir())
     assert {plot.stem for plot in plots} == {
         *("scores", "loss-generator", "loss-discriminator", "replaced-precision-recall", "replaced-auc"),
-        *("masked-accuracy", "learning-rate", "gradient-norm", "throughput"),
+        *("masked-accuracy", "learning-rate", "gradient-norm", "throughput", "probes"),
         *("finetuning-cola", "finetuning-mrpc", "finetuning-squad_v1", "finetuning-conll2000"),
     }
     for plot in plots:

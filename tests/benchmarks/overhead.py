@@ -1,0 +1,194 @@
+"""What the training loop costs beside its steps: reading shards, metrics, checkpoints.
+
+    python tests/benchmarks/overhead.py --size small --batch-size 32 --sequence-length 128 --steps 12
+    python tests/benchmarks/overhead.py --size tiny --batch-size 16 --steps 200 --checkpoint-every 100
+
+The same compiled step is timed alone on one batch, in the loop that trains, and in that loop with checkpoints. They
+take turns; ratios are of medians. A checkpoint's cost is told for one in a thousand steps. A trace of the profiler, of
+the loop with checkpoints, says what share of the time the devices stood still.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import workload
+from jax.sharding import Mesh
+from upath import UPath
+
+from cluster.config import ClusterConfig
+from cluster.distributed import configure, global_batch
+from cluster.mesh import make_mesh
+from cluster.storage import write_json
+from stages.data.batches import host_batches
+from stages.data.examples import Example
+from stages.data.order import ExampleOrder
+from stages.data.shards import ShardReader, ids_dtype, write_shard
+from stages.electra.config import Size
+from stages.electra.pretraining import summarize
+from stages.training.checkpoint import Checkpoints
+from stages.training.loop import Intervals, Recorder, Window, run_loop
+from stages.training.metrics import MetricsLog
+
+NEVER = 1 << 40
+SKIPPED = 2  # first steps that are not measured
+
+
+def write_shards(folder: UPath, shape: workload.Shape, *, num_batches: int) -> None:
+    """So many batches of random full-length text."""
+    random = np.random.default_rng(0)
+    first = shape.sequence_length // 2 - 2
+    lengths = first, shape.sequence_length - 3 - first
+    examples = [
+        Example(*(random.integers(1000, workload.VOCAB_SIZE, length).tolist() for length in lengths))
+        for _ in range(num_batches * shape.batch_size)
+    ]
+    shard = write_shard(
+        folder,
+        file="train/shard-0.arrow",
+        examples=examples,
+        sequence_length=shape.sequence_length,
+        special_ids=workload.SPECIAL_IDS,
+        dtype=ids_dtype(workload.VOCAB_SIZE),
+    )
+    index = {"sequence_length": shape.sequence_length, "vocab_size": workload.VOCAB_SIZE}
+    write_json(folder / "index.json", index | {"special_ids": workload.SPECIAL_IDS, "train": [asdict(shard)]})
+
+
+class Watched:
+    """Batches that remember when each was asked for, without the first ones: the loop compiles before its first step.
+
+    Args:
+      trace: Folder for the profiler's trace; None for none.
+    """
+
+    def __init__(self, batches: Iterator[Any], *, trace: Path | None) -> None:
+        self._batches = batches
+        self._trace = trace
+        self._times: list[float] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._batches):
+            if number == SKIPPED and self._trace is not None:
+                jax.profiler.start_trace(str(self._trace))
+            self._times.append(time.perf_counter())
+            yield batch
+        if self._trace is not None:
+            jax.profiler.stop_trace()
+
+    def seconds_a_step(self) -> float:
+        """Mean between one batch and the next."""
+        return (self._times[-1] - self._times[SKIPPED]) / (len(self._times) - 1 - SKIPPED)
+
+
+def run_training(
+    step: workload.OurStep,
+    shards: UPath,
+    shape: workload.Shape,
+    *,
+    mesh: Mesh,
+    steps: int,
+    checkpoint_every: int,
+    trace: Path | None,
+) -> float:
+    """Seconds a step of the loop as the pretraining stage runs it; its trace into `trace` where that is given."""
+    reader = ShardReader(shards, "train")
+    order = ExampleOrder(reader.num_rows, shape.batch_size, 0)
+    rows = host_batches(reader, order, start_step=0, num_steps=steps)
+    watched = Watched((global_batch(mesh, batch) for batch in rows), trace=trace)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(UPath(folder) / "checkpoints", keep=2, identity={})
+        run_loop(
+            step.init_state(),
+            window=Window(),
+            intervals=Intervals(num_steps=steps, log=4, evaluate=NEVER, checkpoint=checkpoint_every),
+            train_step=step.train_step,
+            batches=watched,
+            evaluate=lambda params: {},
+            checkpoints=checkpoints,
+            recorder=Recorder(
+                log=MetricsLog(UPath(folder) / "metrics.jsonl", until_step=0),
+                tracker=None,
+                summarize=lambda sums: summarize(sums) if sums else {},
+                rates=lambda sums, steps, seconds, step: {"throughput/steps_per_second": steps / seconds},
+            ),
+            describe_batch=str,
+        )
+        checkpoints.close()
+    return watched.seconds_a_step()
+
+
+def idle_share(folder: Path) -> float:
+    """Share of the time between the first and the last event on a trace's devices in which none of them has one."""
+    (path,) = folder.rglob("*.xplane.pb")
+    spans = sorted(
+        (event.start_ns, event.end_ns)
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+        for line in plane.lines
+        # A GPU's streams; on CPUs the threads that XLA computes on.
+        if (plane.name.startswith("/device:") and line.name.startswith("Stream")) or line.name.startswith("tf_XLA")
+        for event in line.events
+    )
+    busy, end = 0.0, spans[0][0]
+    for start, stop in spans:
+        busy += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return 1 - busy / (end - spans[0][0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=Size, default=Size.SMALL, choices=list(Size))
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--platform", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--steps", type=int, default=12, help="steps of a turn")
+    parser.add_argument("--checkpoint-every", type=int, default=4, help="steps")
+    options = parser.parse_args()
+    on_gpu = {"accelerators_per_process": 1} if options.platform == "cuda" else {}
+    configure(ClusterConfig(platform=options.platform, cpus_per_process=2, **on_gpu))
+    shape = workload.Shape(size=options.size, batch_size=options.batch_size, sequence_length=options.sequence_length)
+    mesh = make_mesh()
+    step = workload.OurStep(shape, dtype=options.dtype, mesh=mesh)
+    step.run(2)
+    seconds: dict[str, list[float]] = {"step": [], "loop": [], "loop with checkpoints": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = UPath(name)
+        write_shards(folder, shape, num_batches=options.steps)
+
+        def train(*, checkpoint_every: int) -> float:
+            return run_training(step, folder, shape, mesh=mesh, steps=options.steps, checkpoint_every=checkpoint_every)
+
+        for turn in range(options.rounds):
+            turns = [
+                ("step", lambda: step.run(options.steps) / options.steps),
+                ("loop", lambda: train(checkpoint_every=NEVER)),
+                ("loop with checkpoints", lambda: train(checkpoint_every=options.checkpoint_every)),
+            ]
+            for kind, take in turns if turn % 2 == 0 else reversed(turns):
+                seconds[kind].append(take())
+        train(checkpoint_every=options.checkpoint_every, trace=Path(name) / "trace")
+        idle = idle_share(Path(name) / "trace")
+    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
+    print(f"{shape.size}, {shape.batch_size} x {shape.sequence_length} tokens a step, {options.dtype}")
+    for kind, median in medians.items():
+        spread = f"{min(seconds[kind]) * 1e3:.2f} to {max(seconds[kind]) * 1e3:.2f}"
+        print(f"{kind:<24}{median * 1e3:10.2f} ms a step ({spread})")
+    loop = medians["loop"]
+    checkpoint = (medians["loop with checkpoints"] - loop) * options.checkpoint_every
+    print(f"reading and metrics: {loop / medians['step'] - 1:+.2%}")
+    print(f"a checkpoint: {checkpoint * 1e3:.0f} ms; one in a thousand steps: {checkpoint / (1000 * loop):+.2%}")
+    print(f"trace: the devices stood still in {idle:.2%} of the time")
+
+
+if __name__ == "__main__":
+    main()
