@@ -47,7 +47,7 @@ class MlflowWriter:
         self._run_ids: dict[str, str] = {}
         self._params: dict[str, dict[str, str]] = {}
         self._began: dict[str, float] = {}
-        self._newest: dict[str, dict[str, int]] = {}
+        self._steps: dict[str, dict[str, set[int]]] = {}
 
     def may_pass(self, error: Exception) -> bool:
         """Whether another try may help: a lost connection, a busy database, a server that starts again."""
@@ -122,7 +122,7 @@ class MlflowWriter:
         self._params[message.key] = dict(run.data.params)
         self._began[message.key] = run.info.start_time / 1000
         histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-        self._newest[message.key] = {name: max(point.step for point in points) for name, points in histories.items()}
+        self._steps[message.key] = {name: {point.step for point in points} for name, points in histories.items()}
         self._write_params(message.key, message.params)
         self._write_files(message.key, message.files)
 
@@ -140,7 +140,7 @@ class MlflowWriter:
 
         key = messages[0].key
         began = self._began.get(key, messages[0].time)
-        newest = self._newest.setdefault(key, {})
+        steps = self._steps.setdefault(key, {})
         metrics = [
             Metric(
                 key=_clean(name),
@@ -150,12 +150,13 @@ class MlflowWriter:
             )
             for message in messages
             for name, value in message.values.items()
-            if message.step is None or message.step > newest.get(_clean(name), -1)
+            if message.step is None or message.step not in steps.get(_clean(name), ())
         ]
         for start in range(0, len(metrics), MAX_METRICS):
             written = metrics[start : start + MAX_METRICS]
             self._client.log_batch(self._run_ids[key], metrics=written)
-            newest |= {metric.key: metric.step for metric in written}
+            for metric in written:
+                steps.setdefault(metric.key, set()).add(metric.step)
 
     def _write_params(self, key: str, values: Mapping[str, object]) -> None:
         """MLflow refuses to change a parameter; what changed in a resumed run becomes a tag of the same name."""

@@ -282,9 +282,9 @@ def _draw_probes(results: Results, summary: Summary) -> Plot:
         label = _escape(f"{task}, {metric_label(probes[0].primary)}")
         axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=label)
     axes.set_title("Scores while pretraining")
-    axes.set_xlabel("step of pretraining")
     axes.set_ylabel("score (%)")
     _format_axes(axes, with_legend=True)
+    axes.set_xlabel("step of pretraining")
     caption = "Fine-tuned from the checkpoints of the milestones, one seed each; last the finished model's median."
     return Plot(name="probes", section="pretraining", caption=caption, png=_to_png(figure))
 

@@ -20,7 +20,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class FakeConfig:
     """`fail` names an error, `seconds` lets it take its time, `log` is a file outside its folder to append to.
 
-    With `meet` it waits until that many stages have begun.
+    With `meet` it waits until that many stages have begun; `points` are steps of its group's curve.
     """
 
     text: str = "a"
@@ -31,6 +31,7 @@ class FakeConfig:
     seconds: float = 0.0
     log: str = ""
     meet: int = 0
+    points: tuple[int, ...] = ()
 
 
 def run(config: FakeConfig, context: StageContext) -> None:
@@ -62,6 +63,8 @@ def run(config: FakeConfig, context: StageContext) -> None:
         import ray
 
         ray.get(ray.remote(_raise).remote())
+    for step in config.points:
+        context.tracker.curve({"score": step / 10}, step=step)
     context.tracker.params({"num_texts": len(texts)})
     context.tracker.dataset(name="texts", source=str(context.output / "out.txt"), context="training")
     context.tracker.artifact(context.output / "out.txt", folder="texts")

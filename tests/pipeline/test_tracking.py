@@ -62,7 +62,7 @@ def output(ray_cluster, tmp_path_factory) -> UPath:
     lost = record(
         [
             stage("pretrain", seconds=2.0, options={"k": 1}),
-            stage("finetune/cola/seed-0", needs=("pretrain",)),
+            stage("finetune/cola/seed-0", needs=("pretrain",), points=(60, 30)),
             stage("finetune/cola/seed-1", needs=("pretrain",), fail="value"),
         ],
         output,
@@ -103,6 +103,12 @@ def test_metrics_are_curves_by_step(output):
     client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
     curve = client.get_metric_history(runs(output)["pretrain"].info.run_id, "loss/total")
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
+
+
+def test_points_that_a_groups_stages_draw_together_are_in_the_groups_run_in_whatever_order_they_come(output):
+    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    curve = client.get_metric_history(runs(output)["finetune"].info.run_id, "score")
+    assert {(point.step, point.value) for point in curve} == {(30, 3.0), (60, 6.0)}
 
 
 def test_use_of_the_machine_is_recorded_as_mlflow_does(output):
