@@ -23,7 +23,7 @@ import workload
 from jax.sharding import Mesh
 from upath import UPath
 
-from cluster.config import ClusterConfig
+from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, global_batch
 from cluster.mesh import make_mesh
 from cluster.storage import write_json
@@ -46,10 +46,10 @@ def write_shards(folder: UPath, shape: workload.Shape, *, num_batches: int) -> N
     random = np.random.default_rng(0)
     first = shape.sequence_length // 2 - 2
     lengths = first, shape.sequence_length - 3 - first
-    examples = [
-        Example(*(random.integers(1000, workload.VOCAB_SIZE, length).tolist() for length in lengths))
-        for _ in range(num_batches * shape.batch_size)
-    ]
+    examples = []
+    for _ in range(num_batches * shape.batch_size):
+        first, second = (random.integers(1000, workload.VOCAB_SIZE, length).tolist() for length in lengths)
+        examples.append(Example(first=first, second=second))
     shard = write_shard(
         folder,
         file="train/shard-0.arrow",
@@ -96,7 +96,7 @@ def run_training(
     mesh: Mesh,
     steps: int,
     checkpoint_every: int,
-    trace: Path | None,
+    trace: Path | None = None,
 ) -> float:
     """Seconds a step of the loop as the pretraining stage runs it; its trace into `trace` where that is given."""
     reader = ShardReader(shards, "train")
@@ -149,12 +149,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--platform", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--platform", type=Platform, default=Platform.CPU, choices=[Platform.CPU, Platform.CUDA])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--steps", type=int, default=12, help="steps of a turn")
     parser.add_argument("--checkpoint-every", type=int, default=4, help="steps")
     options = parser.parse_args()
-    on_gpu = {"accelerators_per_process": 1} if options.platform == "cuda" else {}
+    on_gpu = {"accelerators_per_process": 1} if options.platform is Platform.CUDA else {}
     configure(ClusterConfig(platform=options.platform, cpus_per_process=2, **on_gpu))
     shape = workload.Shape(size=options.size, batch_size=options.batch_size, sequence_length=options.sequence_length)
     mesh = make_mesh()
@@ -165,8 +165,16 @@ def main() -> None:
         folder = UPath(name)
         write_shards(folder, shape, num_batches=options.steps)
 
-        def train(*, checkpoint_every: int) -> float:
-            return run_training(step, folder, shape, mesh=mesh, steps=options.steps, checkpoint_every=checkpoint_every)
+        def train(*, checkpoint_every: int, trace: Path | None = None) -> float:
+            return run_training(
+                step,
+                folder,
+                shape,
+                mesh=mesh,
+                steps=options.steps,
+                checkpoint_every=checkpoint_every,
+                trace=trace,
+            )
 
         for turn in range(options.rounds):
             turns = [

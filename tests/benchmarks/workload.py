@@ -75,12 +75,24 @@ class Shape:
 class OurStep:
     """Our train step, compiled, on all devices of a mesh.
 
+    Args:
+      rows: The global batch; None for the shape's own.
+      packed: Whether a row holds several texts.
+
     Attributes:
       init_state: Makes the state that training begins with.
       train_step: The step before it is compiled.
     """
 
-    def __init__(self, shape: Shape, *, dtype: str, mesh: Mesh) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        dtype: str,
+        mesh: Mesh,
+        rows: Mapping[str, np.ndarray] | None = None,
+        packed: bool = False,
+    ) -> None:
         networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
 
         def init_model() -> tuple[Any, Any]:
@@ -88,11 +100,16 @@ class OurStep:
 
         graphdef, _ = jax.eval_shape(init_model)
         loss_fn = make_pretraining_loss(
-            graphdef, objective=shape.objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, dtype=dtype
+            graphdef,
+            objective=shape.objective,
+            special_ids=SPECIAL_IDS,
+            vocab_size=VOCAB_SIZE,
+            packed=packed,
+            dtype=dtype,
         )
         optimizer = make_optimizer(OPTIMIZER)
         mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
-        self._batch = global_batch(mesh, {name: values[mine] for name, values in shape.rows().items()})
+        self._batch = global_batch(mesh, {name: values[mine] for name, values in (rows or shape.rows()).items()})
         self.init_state = jax.jit(lambda: init_state(init_model()[1], optimizer), out_shardings=replicated(mesh))
         self.train_step = make_train_step(loss_fn, optimizer, seed=0, mesh=mesh)
         self._state = self.init_state()
