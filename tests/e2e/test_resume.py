@@ -26,7 +26,9 @@ pytestmark = pytest.mark.slow
 def start(output: Path, *arguments: str) -> subprocess.Popen:
     output.mkdir(parents=True, exist_ok=True)
     log = (output.parent / f"{output.name}.log").open("ab")
-    command = [sys.executable, "-m", "pipeline.run", str(CONFIG), "--set", f"output={output}", *arguments]
+    # MLflow has tests of its own, and takes as long to begin as all that is tested here.
+    settings = ("--set", f"output={output}", "--set", "tracking=null")
+    command = [sys.executable, "-m", "pipeline.run", str(CONFIG), *settings, *arguments]
     environment = os.environ | {"RAY_ADDRESS": "local"}
     return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
@@ -92,8 +94,10 @@ def training_processes(driver: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
-def test_after_kill_9_of_a_training_process_and_of_the_driver_the_bits_are_the_same(whole, tmp_path):
-    output = with_shards_of(whole, tmp_path / "killed")
+@pytest.fixture(scope="module")
+def killed(whole, tmp_path_factory) -> Path:
+    """Output of a run of which a training process was killed, and when that was replaced the driver."""
+    output = with_shards_of(whole, tmp_path_factory.mktemp("resume") / "killed")
     process = start(output, "--until", "pretrain")
     wait_for(lambda: has_checkpoint(output, 20), seconds=200, process=process, output=output)
     training_processes(process)[1].kill()
@@ -102,11 +106,31 @@ def test_after_kill_9_of_a_training_process_and_of_the_driver_the_bits_are_the_s
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (stage_folder(output, "pretrain") / "result.json").exists()
+    return output
+
+
+def test_after_kill_9_of_a_training_process_and_of_the_driver_the_bits_are_the_same(whole, killed, tmp_path):
+    output = Path(shutil.copytree(killed, tmp_path / "resumed"))
     finish(output, "--until", "pretrain")
     result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
     assert result["resumed_from_step"] >= 60
     assert losses(output) == losses(whole)
     assert parameters(output) == parameters(whole)
+
+
+def test_from_two_processes_to_one_and_back_they_read_the_same_batches_and_lose_the_same(whole, killed, tmp_path):
+    output = Path(shutil.copytree(killed, tmp_path / "changed"))
+    alone = start(output, "--until", "pretrain", "--set", "cluster.num_processes=1")
+    wait_for(lambda: has_checkpoint(output, 100), seconds=200, process=alone, output=output)
+    alone.send_signal(signal.SIGKILL)
+    alone.wait()
+    finish(output, "--until", "pretrain")
+    result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
+    assert result["num_processes"] == 2
+    assert result["resumed_from_step"] >= 100
+    for changed, same in zip(losses(output), losses(whole), strict=True):
+        for name in ("loss/total", "loss/generator", "loss/discriminator"):
+            np.testing.assert_allclose(changed[name], same[name], rtol=1e-4, err_msg=f"{name} at step {same['step']}")
 
 
 def test_a_training_process_told_to_end_has_all_save_first_and_the_run_ends_with_the_same_bits(whole, tmp_path):
@@ -121,14 +145,6 @@ def test_a_training_process_told_to_end_has_all_save_first_and_the_run_ends_with
     assert result["resumed_from_step"] > 12
     assert losses(output) == losses(whole)
     assert parameters(output) == parameters(whole)
-
-
-def test_one_process_and_two_read_the_same_batches_and_lose_the_same(whole, tmp_path):
-    output = with_shards_of(whole, tmp_path / "one")
-    finish(output, "--until", "pretrain", "--set", "cluster.num_processes=1")
-    for one, two in zip(losses(output), losses(whole), strict=True):
-        for name in ("loss/total", "loss/generator", "loss/discriminator"):
-            np.testing.assert_allclose(one[name], two[name], rtol=1e-4, err_msg=f"{name} at step {one['step']}")
 
 
 def test_two_hosts_whose_link_is_cut_and_mended_go_on_to_the_same_bits(whole, hosts, tmp_path):
