@@ -125,6 +125,8 @@ def test_every_published_word_keeps_its_tag(real_data: Path, real_tokenizer: Wor
     data = task.load(UPath(real_data / "conll2000"))
     assert (len(data.train), len(data.dev)) == (8936, 2012)
     assert sum(len(sentence.words) for sentence in data.train) == 211_727
+    # Two words of one test sentence are I-LST, which no training sentence has.
+    assert [set(s.tags) - set(data.labels) for s in data.dev if set(s.tags) - set(data.labels)] == [{"I-LST"}]
     for examples in (data.train, data.dev):
         known = [s for s in examples if set(s.tags) <= set(data.labels)]
         features = task.features(known, real_tokenizer, labels=data.labels, split=Split.DEV)
