@@ -70,6 +70,8 @@ def render(row: Mapping[str, str], answer: Mapping[str, Any]) -> str:
         case {"words": words, "labels": labels}:
             width = max(map(len, words), default=0)
             return "\n".join(f"{word:<{width}}  {label}" for word, label in zip(words, labels, strict=True))
+        case {"answer": "", "score": score}:
+            return f"no answer  (score {score:.2f} for the best span)"
         case {"answer": text, "start": start, "score": score}:
             context, end = row["context"], start + len(text)
             before, after = context[max(0, start - _CONTEXT) : start], context[end : end + _CONTEXT]

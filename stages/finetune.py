@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from stages.context import StageContext
+from stages.electra.config import HeadKind
 from stages.tasks.config import TASKS, TaskKind, TaskName
 from stages.tasks.form import ClassWeights, TaskForm
 from stages.training.config import ComputeDtype
@@ -53,6 +54,8 @@ class FinetuneConfig:
       patience: Training ends after so many evaluations in a row without a better primary score, and the weights and
         scores of the run are those of the best evaluation. None trains to the end and takes the last.
       retries: How often a run that learnt nothing starts over with other draws; its result says so.
+      head: Whose head answers about texts and questions: transformers', or that of the original code, with which the
+        published scores were made (a text's without a hidden layer, an answer's end by its start).
       compute_dtype: Number format of matrix products.
     """
 
@@ -82,6 +85,7 @@ class FinetuneConfig:
     evaluations: int = 1
     patience: int | None = None
     retries: int = 0
+    head: HeadKind = HeadKind.HUGGINGFACE
     compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
 
     def __post_init__(self) -> None:
@@ -144,6 +148,7 @@ class TaskSection:
     evaluations: int | None = None
     patience: int | None = None
     retries: int | None = None
+    head: HeadKind | None = None
     compute_dtype: ComputeDtype | None = None
 
     def __post_init__(self) -> None:
@@ -196,6 +201,7 @@ class FinetuneSection:
     evaluations: int | None = None
     patience: int | None = None
     retries: int | None = None
+    head: HeadKind | None = None
     compute_dtype: ComputeDtype | None = None
 
     def __post_init__(self) -> None:

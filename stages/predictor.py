@@ -14,19 +14,21 @@ import numpy as np
 from upath import UPath
 
 from stages.electra import models
-from stages.electra.config import ProblemType
+from stages.electra.config import HeadKind, ProblemType
 from stages.electra.huggingface import Architecture
 from stages.electra.pretrained import Pretrained, load_pretrained
 from stages.electra.tokenizer import ElectraTokenizer
+from stages.tasks.base import Split, TaskOptions
 from stages.tasks.classification import truncate
-from stages.tasks.question_answering import encode_contexts, window_bounds
+from stages.tasks.config import TaskKind
+from stages.tasks.model import init_model, make_predict
+from stages.tasks.question_answering import NULL_THRESHOLD, QuestionAnswering
 from stages.tasks.squad import Question
 from stages.tasks.tokens import WordPiece
 
 BATCH_SIZE = 16
 # Inputs are padded to a multiple of this many tokens, so that few shapes are compiled.
 _BUCKET = 64
-_MAX_ANSWER_TOKENS = 30
 
 Row = Mapping[str, Any]
 Input = tuple[list[int], int]  # token ids, how many of them are of type 0
@@ -54,7 +56,7 @@ class Predictor:
 
       classification        label, probability; labels, probabilities where a text may have several; value in regression
       tagging               words (split at white space), labels
-      question answering    answer, start, score
+      question answering    answer, start, score; of a model that may say that there is none, an empty answer
       discriminator         tokens, replaced: the probability of each token to be a replaced one
       generator             text, with every [MASK] replaced by the likeliest token
     """
@@ -66,13 +68,19 @@ class Predictor:
           ValueError: The model is of a class that predicts nothing by itself.
         """
         model = load_pretrained(location if isinstance(location, str) else UPath(location))
-        if model.architecture not in _COLUMNS:
-            raise ValueError(f"{location}: cannot predict with {model.architecture}; can with {', '.join(_COLUMNS)}")
-        self.architecture = model.architecture
+        # What transformers has no head for answers questions.
+        self.architecture = Architecture.QUESTION_ANSWERING if model.own_head else model.architecture
+        if self.architecture not in _COLUMNS:
+            raise ValueError(f"{location}: cannot predict with {self.architecture}; can with {', '.join(_COLUMNS)}")
         self._problem_type = model.config.problem_type
         self._labels = model.id2label or {number: f"LABEL_{number}" for number in range(model.config.num_labels)}
         self._max_length = model.config.max_position_embeddings
-        self._forward = _make_forward(model)
+        self._kind = _question_kind(model)
+        self._forward = (
+            _make_answering(model, self._kind)
+            if self.architecture is Architecture.QUESTION_ANSWERING
+            else _make_forward(model)
+        )
         tokenizer = ElectraTokenizer.from_pretrained(location)
         tokenizer.check(model.config)
         self._raw = tokenizer.backend
@@ -190,31 +198,24 @@ class Predictor:
             Question(id=str(number), text=str(row["question"]), context=str(row["context"]), answers=())
             for number, row in enumerate(rows)
         ]
-        contexts = encode_contexts(questions, self._tokenizer)
-        inputs: list[Input] = []
-        owners: list[tuple[int, int, np.ndarray]] = []  # question, tokens before the context, its offsets
-        for number, question in enumerate(questions):
-            context = contexts[question.context]
-            text = self._tokenizer.encode([question.text])[0][: self._max_length // 4]
-            head = [self._tokenizer.cls, *text, self._tokenizer.sep]
-            room = self._max_length - len(head) - 1
-            for start, end in window_bounds(len(context.ids), room=room, stride=max(1, room // 2)):
-                inputs.append(([*head, *context.ids[start:end].tolist(), self._tokenizer.sep], len(head)))
-                owners.append((number, len(head), context.offsets[start:end]))
-        best: list[dict[str, Any]] = [{"answer": "", "start": 0, "score": -np.inf} for _ in questions]
-        for (number, first, offsets), logits_T2 in zip(owners, self._logits(inputs), strict=True):
-            if not len(offsets):
-                continue
-            starts, ends = logits_T2[first : first + len(offsets)].T
-            totals = starts[:, None] + ends[None, :]
-            spans = np.arange(len(offsets))[None, :] - np.arange(len(offsets))[:, None]
-            totals = np.where((spans >= 0) & (spans < _MAX_ANSWER_TOKENS), totals, -np.inf)
-            i, j = np.unravel_index(int(totals.argmax()), totals.shape)
-            if totals[i, j] > best[number]["score"]:
-                begin, end = int(offsets[i, 0]), int(offsets[j, 1])
-                answer = questions[number].context[begin:end]
-                best[number] = {"answer": answer, "start": begin, "score": float(totals[i, j])}
-        return best
+        quarter = max(1, self._max_length // 4)
+        task = QuestionAnswering(
+            name="predict",
+            kind=self._kind,
+            options=TaskOptions(max_length=self._max_length, doc_stride=quarter, max_question_length=quarter),
+        )
+        windows = task.features(questions, self._tokenizer, labels=(), split=Split.DEV)
+        inputs = [(ids.tolist(), int(first)) for ids, first in zip(windows.ids, windows.first_length, strict=True)]
+        found, odds = task.candidates(windows, self._logits(inputs), num_questions=len(questions))
+        answers = []
+        for question, candidates, odds_of_none in zip(questions, found, odds, strict=True):
+            best = max(candidates, key=lambda candidate: candidate.score, default=None)
+            if best is None or (task.unanswerable and odds_of_none > NULL_THRESHOLD):
+                answers.append({"answer": "", "start": 0, "score": best.score if best else -np.inf})
+            else:
+                text = question.context[best.start : best.end]
+                answers.append({"answer": text, "start": best.start, "score": best.score})
+        return answers
 
     def _find_replaced(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         inputs = self._encode(rows)
@@ -238,17 +239,40 @@ class Predictor:
 
 
 def _make_forward(model: Pretrained) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
-    """(ids, lengths, lengths of type 0) -> logits; [B, T, 2] for answers."""
+    """(ids, lengths, lengths of type 0) -> logits."""
     network = getattr(models, model.architecture)(model.config, params=model.params)
 
     def forward(ids_BT: np.ndarray, length_B: np.ndarray, first_B: np.ndarray) -> jax.Array:
         positions = np.arange(ids_BT.shape[1])[None, :]
         mask_BT = positions < length_B[:, None]
         types_BT = (positions >= first_B[:, None]) & mask_BT
-        output = network(ids_BT, mask_BT.astype(np.int32), types_BT.astype(np.int32))
-        if model.architecture is Architecture.QUESTION_ANSWERING:
-            return jnp.stack([output.start_logits, output.end_logits], axis=-1)
-        return output.logits
+        return network(ids_BT, mask_BT.astype(np.int32), types_BT.astype(np.int32)).logits
+
+    return forward
+
+
+def _question_kind(model: Pretrained) -> TaskKind:
+    """Whether a model that answers may also say that there is no answer."""
+    has_none = model.own_head is not None and "unanswerable" in model.own_head
+    return TaskKind.ANSWERABILITY if has_none else TaskKind.QUESTION_ANSWERING
+
+
+def _make_answering(model: Pretrained, kind: TaskKind) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
+    """(ids, lengths, lengths of type 0) -> logits as `stages.tasks.answers.AnswerNetwork` gives them."""
+    head = model.own_head or model.params["head"]
+    graphdef, _ = init_model(
+        kind,
+        config=model.config,
+        num_labels=model.config.num_labels,
+        seed=0,
+        head=HeadKind.ORIGINAL if "end" in head else HeadKind.HUGGINGFACE,
+    )
+    predict = make_predict(graphdef, dtype="float32")
+    params = model.params | {"head": head}
+
+    def forward(ids_BT: np.ndarray, length_B: np.ndarray, first_B: np.ndarray) -> jax.Array:
+        batch = {"ids": ids_BT, "length": length_B, "first_length": first_B}
+        return predict(params, jax.tree.map(jnp.asarray, batch))
 
     return forward
 

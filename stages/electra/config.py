@@ -31,6 +31,13 @@ class Activation(StrEnum):
     TANH = "tanh"
 
 
+class HeadKind(StrEnum):
+    """Whose head judges texts and answers questions: that of transformers, or that of the original code."""
+
+    HUGGINGFACE = "huggingface"
+    ORIGINAL = "original"
+
+
 class SummaryType(StrEnum):
     """Which token stands for a text where choices are compared; `cls_index` without an index is the last."""
 

@@ -4,14 +4,12 @@ Shapes: `B` batch, `T` tokens, `D` model width, `E` embedding width, `P` masked 
 `C` classes. Logits are float32.
 """
 
-from enum import StrEnum
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import Activation, ElectraConfig, SummaryType
+from stages.electra.config import Activation, ElectraConfig, HeadKind, SummaryType
 from stages.electra.layers import (
     Dense,
     LayerNorm,
@@ -64,24 +62,15 @@ class DiscriminatorHead(nnx.Module):
         return self.prediction(x_BTD, dtype=sum_dtype(dtype))[..., 0]
 
 
-class ClassificationHeadKind(StrEnum):
-    """`original` made Google's GLUE scores; transformers loads only `huggingface`."""
-
-    HUGGINGFACE = "huggingface"
-    ORIGINAL = "original"
-
-
 class ClassificationHead(nnx.Module):
     """Logits from the vector of [CLS]: dropout, dense, gelu, dropout, dense. The original: dropout, dense."""
 
-    def __init__(
-        self, config: ElectraConfig, *, num_labels: int, kind: ClassificationHeadKind, rngs_key: jax.Array
-    ) -> None:
+    def __init__(self, config: ElectraConfig, *, num_labels: int, kind: HeadKind, rngs_key: jax.Array) -> None:
         keys = jax.random.split(rngs_key)
         width = config.hidden_size
         self.dense = (
             Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))
-            if kind is ClassificationHeadKind.HUGGINGFACE
+            if kind is HeadKind.HUGGINGFACE
             else None
         )
         self.prediction = Dense(glorot_uniform(keys[1], (width, num_labels)))

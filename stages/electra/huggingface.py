@@ -171,6 +171,26 @@ def to_huggingface(
     return {tensor.theirs[skipped:]: np.ascontiguousarray(tensor.turn(ours[name])) for name, tensor in tensors.items()}
 
 
+def with_dense(params: Mapping[str, Any], *, config: ElectraConfig) -> dict[str, Any]:
+    """A classifier with the original's head, `prediction(x)`, as one with transformers', `prediction(gelu(dense(x)))`.
+
+    The dense layer adds so much to each element that none is below 6, where gelu is the identity in float32, and
+    `prediction` takes it away again. No element of x, which a LayerNorm gives, is above sqrt(D) |scale| + |bias|.
+    """
+    norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
+    scale_D, bias_D = (np.abs(np.asarray(norm[name], np.float64)) for name in ("scale", "bias"))
+    shift_D = (np.sqrt(config.hidden_size) * scale_D + bias_D + 6.0).astype(np.float32)
+    kernel_DC, bias_C = (np.asarray(params["head"]["prediction"][name], np.float64) for name in ("kernel", "bias"))
+    head = {
+        "dense": {"kernel": np.eye(config.hidden_size, dtype=np.float32), "bias": shift_D},
+        "prediction": {
+            "kernel": kernel_DC.astype(np.float32),
+            "bias": (bias_C - shift_D.astype(np.float64) @ kernel_DC).astype(np.float32),
+        },
+    }
+    return dict(params) | {"head": head}
+
+
 def match_huggingface(
     tensors: Mapping[str, np.ndarray],
     *,

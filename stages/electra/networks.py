@@ -14,12 +14,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from stages.electra.attention import Cache, Source
-from stages.electra.config import ElectraConfig
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.encoder import Embeddings, Encoded, Encoder
 from stages.electra.heads import (
     ChoiceHead,
     ClassificationHead,
-    ClassificationHeadKind,
     DiscriminatorHead,
     GeneratorHead,
     TokenHead,
@@ -105,13 +104,13 @@ class SequenceClassifier(Network):
         config: ElectraConfig,
         *,
         rngs_key: jax.Array,
-        head: ClassificationHeadKind = ClassificationHeadKind.HUGGINGFACE,
+        head: HeadKind = HeadKind.HUGGINGFACE,
     ) -> None:
         super().__init__(config, rngs_key=rngs_key)
         self.head = ClassificationHead(
             config,
             num_labels=config.num_labels,
-            kind=ClassificationHeadKind(head),
+            kind=head,
             rngs_key=jax.random.split(rngs_key, 3)[2],
         )
 

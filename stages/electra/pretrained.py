@@ -22,8 +22,9 @@ from stages.electra.huggingface import (
     from_huggingface,
     to_huggingface,
     unflatten,
+    with_dense,
 )
-from stages.electra.source import read_model
+from stages.electra.source import OWN_HEAD, read_model
 from stages.electra.tokenizer import check_vocabulary
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -37,11 +38,13 @@ class Pretrained:
       architecture: The class of transformers it was saved for.
       config: Its network and its classes.
       params: `{"embeddings": …, "encoder": …, "head": …}`, numpy arrays of float32.
+      own_head: Parameters of the head it was trained with, where that is none of transformers'.
     """
 
     architecture: Architecture
     config: ElectraConfig
     params: dict[str, Any]
+    own_head: dict[str, Any] | None = None
 
     @property
     def id2label(self) -> Mapping[int, str] | None:
@@ -59,8 +62,11 @@ def save_pretrained(
     id2label: Mapping[int, str] | None = None,
     problem_type: str | None = None,
     card: ModelCard | None = None,
+    own_head: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a folder that transformers loads as `architecture`.
+
+    The original's head of a text is written as transformers': the same function, to float32's rounding.
 
     Args:
       folder: Made where it is missing; files of the same names are replaced.
@@ -71,6 +77,7 @@ def save_pretrained(
       id2label: Class names, where the configuration has none.
       problem_type: What the labels of a text are (see `ProblemType`).
       card: The README.md.
+      own_head: Parameters of a head that transformers has no class for, in a file of its own, which it ignores.
 
     Raises:
       ValueError: The vocabulary has more tokens than the embedding table rows.
@@ -81,11 +88,8 @@ def save_pretrained(
         config = config.change(id2label=id2label)
     if problem_type is not None:
         config = config.change(problem_type=problem_type)
-    if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params.get("head", {}):
-        raise ValueError(
-            f"{kind} of transformers has a dense layer in its head, which the original's head lacks: "
-            "fine-tune with head 'huggingface' to export"
-        )
+    if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
+        params = with_dense(params, config=config)
     tensors = to_huggingface(params, config=config, architecture=kind)
     if tokenizer is not None:
         path = tokenizer / "vocab.txt"
@@ -97,6 +101,8 @@ def save_pretrained(
     if tokenizer is not None:
         for name in _TOKENIZER_FILES:
             write_bytes(folder / name, (tokenizer / name).read_bytes())
+    if own_head is not None:
+        save_parameters(folder / OWN_HEAD, own_head)
     if card is not None:
         write_text(folder / "README.md", card.render())
 
@@ -119,7 +125,8 @@ def load_pretrained(location: str | Path | UPath) -> Pretrained:
     config = config_from_huggingface(files.values)
     check_vocabulary(files.tokenizer.get("vocab.txt", b""), config, source=f"{location}: vocab.txt")
     params = from_huggingface(files.tensors, config=config, architecture=architecture, source=str(location))
-    return Pretrained(architecture=architecture, config=config, params=params)
+    own_head = None if files.own_head is None else unflatten(safetensors.numpy.load(files.own_head))
+    return Pretrained(architecture=architecture, config=config, params=params, own_head=own_head)
 
 
 def load_backbone(

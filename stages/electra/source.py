@@ -13,6 +13,7 @@ from stages.electra.google_tf import Part, is_checkpoint, read_checkpoint
 from stages.electra.huggingface import config_from_shapes
 from stages.electra.weights import FORMATS, read_tensors
 
+OWN_HEAD = "head.safetensors"  # of a head that no class of transformers has a place for
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -24,11 +25,13 @@ class Files:
       values: The `config.json`; what the shapes tell where there is none.
       tensors: Under Hugging Face's names.
       tokenizer: Contents of the tokenizer's files by name.
+      own_head: Contents of `OWN_HEAD`, where there is one.
     """
 
     values: dict[str, Any]
     tensors: dict[str, np.ndarray]
     tokenizer: dict[str, bytes]
+    own_head: bytes | None
 
 
 def read_model(location: str | Path | UPath, *, revision: str | None = None, part: Part = Part.DISCRIMINATOR) -> Files:
@@ -53,7 +56,8 @@ def read_model(location: str | Path | UPath, *, revision: str | None = None, par
             tensors = read_tensors(folder)
         files = folder if folder.is_dir() else folder.parent
         tokenizer = {name: (files / name).read_bytes() for name in TOKENIZER_FILES if (files / name).is_file()}
-        return Files(values=values, tensors=tensors, tokenizer=tokenizer)
+        own_head = (files / OWN_HEAD).read_bytes() if (files / OWN_HEAD).is_file() else None
+        return Files(values=values, tensors=tensors, tokenizer=tokenizer, own_head=own_head)
 
 
 def read_config(location: str | Path | UPath, *, revision: str | None = None) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def _download(repo_id: str, *, revision: str | None, with_weights: bool) -> Path
             return Path(snapshot_download(repo_id, revision=revision, allow_patterns=small))
         for name in FORMATS:
             stem, _, suffix = name.rpartition(".")
-            patterns = [*small, name, f"{stem}-*-of-*.{suffix}"]
+            patterns = [*small, OWN_HEAD, name, f"{stem}-*-of-*.{suffix}"]
             folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
             if (folder / name).exists() or (folder / f"{name}.index.json").exists():
                 break

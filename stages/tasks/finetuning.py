@@ -81,6 +81,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             num_labels=len(data.labels),
             seed=seed,
             backbone=backbone if config.init == Init.PRETRAINED else None,
+            head=config.head,
         )
 
     graphdef, params = init(config.seed)
@@ -209,6 +210,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "task": str(config.task),
             "seed": config.seed,
             "init": str(config.init),
+            "head": str(config.head),
             "primary": task.primary,
             "scores": dict(evaluation.scores),
             "num_parameters": num_parameters,

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stages.electra.config import ElectraConfig
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.model import Params, merge, split
-from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
-from stages.tasks.answerability import AnswerabilityNetwork
+from stages.electra.networks import SequenceClassifier, TokenClassifier
+from stages.tasks.answers import AnswerNetwork
 from stages.tasks.base import IGNORED, Features
 from stages.tasks.config import TaskKind
 from stages.training.state import Batch, LossFn, Sums, Total
@@ -40,6 +40,7 @@ def init_model(
     num_labels: int,
     seed: int,
     backbone: Mapping[str, Any] | None = None,
+    head: HeadKind = HeadKind.HUGGINGFACE,
 ) -> tuple[Any, Params]:
     """Structure and parameters of a task's model; `backbone` replaces its random embeddings and encoder.
 
@@ -52,13 +53,12 @@ def init_model(
     module: Any
     match kind:
         case TaskKind.CLASSIFICATION | TaskKind.MULTI_LABEL | TaskKind.REGRESSION:
-            module = SequenceClassifier(config, rngs_key=key)
+            module = SequenceClassifier(config, rngs_key=key, head=head)
         case TaskKind.TAGGING:
             module = TokenClassifier(config, rngs_key=key)
-        case TaskKind.QUESTION_ANSWERING:
-            module = SpanPredictor(config, rngs_key=key)
-        case TaskKind.ANSWERABILITY:
-            module = AnswerabilityNetwork(config, rngs_key=key)
+        case TaskKind.QUESTION_ANSWERING | TaskKind.ANSWERABILITY:
+            unanswerable = kind is TaskKind.ANSWERABILITY
+            module = AnswerNetwork(config, kind=head, unanswerable=unanswerable, rngs_key=key)
     graphdef, params = split(module)
     if backbone is None:
         return graphdef, params
@@ -112,7 +112,8 @@ def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
         params: Any, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = lambda value: value
     ) -> tuple[jax.Array, Sums]:
         key_B = jax.vmap(jax.random.fold_in)(key_B, batch["seed"])
-        logits = _forward(graphdef, params, batch, key_B=key_B if train else None, dtype=dtype)
+        given = {"start_B": batch["start"]} if "start" in batch else {}
+        logits = _forward(graphdef, params, batch, key_B=key_B if train else None, dtype=dtype, **given)
         weight_B = batch["weight"]
         match kind:
             case TaskKind.CLASSIFICATION:
@@ -135,7 +136,7 @@ def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
                 starts_BT, ends_BT = (jnp.where(real_BT, logits[..., n], -1e9) for n in (0, 1))
                 losses = (_cross_entropy(starts_BT, batch["start"]) + _cross_entropy(ends_BT, batch["end"])) / 2
                 if kind is TaskKind.ANSWERABILITY:
-                    losses += _UNANSWERABLE_WEIGHT * _binary_cross_entropy(logits[:, 0, 2], batch["unanswerable"])
+                    losses += _UNANSWERABLE_WEIGHT * _binary_cross_entropy(logits[:, 0, -1], batch["unanswerable"])
                 weights = weight_B
         total, count = jnp.sum(losses * weights), jnp.sum(weights)
         sums = {
@@ -195,10 +196,12 @@ def _positions(batch: Batch) -> jax.Array:
     return jnp.arange(batch["ids"].shape[1])[None, :]
 
 
-def _forward(graphdef: Any, params: Any, batch: Batch, *, key_B: jax.Array | None, dtype: str) -> jax.Array:
+def _forward(
+    graphdef: Any, params: Any, batch: Batch, *, key_B: jax.Array | None, dtype: str, **given: jax.Array
+) -> jax.Array:
     mask_BT = _positions(batch) < batch["length"][:, None]
     types_BT = ((_positions(batch) >= batch["first_length"][:, None]) & mask_BT).astype(jnp.int32)
-    return merge(graphdef, params)(batch["ids"], mask_BT, types_BT, key_B=key_B, dtype=jnp.dtype(dtype))
+    return merge(graphdef, params)(batch["ids"], mask_BT, types_BT, key_B=key_B, dtype=jnp.dtype(dtype), **given)
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

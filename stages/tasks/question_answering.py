@@ -134,6 +134,30 @@ class QuestionAnswering:
             details=windows if split is Split.DEV else {"answer_not_in_context": not_found},
         )
 
+    def candidates(
+        self, features: Features, logits: Sequence[np.ndarray], *, num_questions: int
+    ) -> tuple[list[list[Candidate]], np.ndarray]:
+        """The best spans of each question over all its windows, and the log odds that it has no answer.
+
+        Args:
+          features: Of the dev split, a row a window.
+          logits: Of each row, as `stages.tasks.answers.AnswerNetwork` gives them.
+        """
+        found: list[list[Candidate]] = [[] for _ in range(num_questions)]
+        odds = np.full(num_questions, np.inf)  # the lowest over the windows
+        for window, logits_TC in zip(features.details, logits, strict=True):
+            if self.unanswerable:
+                odds[window.question] = min(odds[window.question], logits_TC[0, -1])
+            found[window.question].extend(
+                window_candidates(
+                    window,
+                    logits_TC[:, :-1] if self.unanswerable else logits_TC,
+                    n_best=self.options.n_best,
+                    max_answer_length=self.options.max_answer_length,
+                )
+            )
+        return found, odds
+
     def evaluate(
         self,
         examples: Sequence[Question],
@@ -143,19 +167,7 @@ class QuestionAnswering:
         labels: tuple[str, ...],
     ) -> Evaluation:
         del labels
-        found: list[list[Candidate]] = [[] for _ in examples]
-        odds = np.full(len(examples), np.inf)  # of 'no answer': its lowest logit over the windows
-        for window, logits_TC in zip(features.details, logits, strict=True):
-            if self.unanswerable:
-                odds[window.question] = min(odds[window.question], logits_TC[0, 2])
-            found[window.question].extend(
-                window_candidates(
-                    window,
-                    logits_TC[:, :2],
-                    n_best=self.options.n_best,
-                    max_answer_length=self.options.max_answer_length,
-                )
-            )
+        found, odds = self.candidates(features, logits, num_questions=len(examples))
         n_best = {
             example.id: rank(candidates, example.context, n_best=self.options.n_best)
             for example, candidates in zip(examples, found, strict=True)

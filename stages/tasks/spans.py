@@ -1,6 +1,6 @@
 """From a window's logits to answers: the best spans, and the best different texts of a question.
 
-T tokens.
+T tokens, C kinds of logits, S starts that are followed up, E ends of each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,23 +40,36 @@ class Candidate:
         return self.start_logit + self.end_logit
 
 
-def window_candidates(window: Window, logits_T2: np.ndarray, *, n_best: int, max_answer_length: int) -> list[Candidate]:
-    """The best spans of a window: n_best starts x n_best ends, a start only where its window owns it."""
+def window_candidates(window: Window, logits_TC: np.ndarray, *, n_best: int, max_answer_length: int) -> list[Candidate]:
+    """The best spans of a window: n_best starts x n_best ends, a start only where its window owns it.
+
+    Args:
+      logits_TC: Of each token of the row as the first of an answer, then as the last; where there are several of the
+        latter, each belongs to one start, the likeliest first.
+    """
     first, length = window.first, len(window.offsets)
-    start_logits, end_logits = logits_T2[first : first + length].T.astype(np.float64)
-    starts = _top(np.where(window.owned, start_logits, -np.inf), n_best)
-    starts = starts[window.owned[starts]]
-    ends = _top(end_logits, n_best)
-    spans = ends[None, :] - starts[:, None]
+    start_logits, *of_ends = logits_TC[first : first + length].T.astype(np.float64)
+    if len(of_ends) == 1:
+        starts = _top(np.where(window.owned, start_logits, -np.inf), n_best)
+        starts = starts[window.owned[starts]]
+        end_logits_ST = np.broadcast_to(of_ends[0], (len(starts), length))
+        ends_SE = np.broadcast_to(_top(of_ends[0], n_best), (len(starts), min(n_best, length)))
+    else:
+        starts = _top(start_logits, len(of_ends))
+        is_owned = window.owned[starts]
+        starts, end_logits_ST = starts[is_owned], np.array(of_ends)[: len(starts)][is_owned]
+        ends_SE = np.array([_top(end_logits, n_best) for end_logits in end_logits_ST]).reshape(len(starts), -1)
+    spans = ends_SE - starts[:, None]
     rows, columns = np.nonzero((spans >= 0) & (spans < max_answer_length))
-    totals = start_logits[starts[rows]] + end_logits[ends[columns]]
+    ends = ends_SE[rows, columns]
+    totals = start_logits[starts[rows]] + end_logits_ST[rows, ends]
     order = np.argsort(-totals, kind="stable")[:n_best]
     return [
         Candidate(
             start=int(window.offsets[starts[rows[index]], 0]),
-            end=int(window.offsets[ends[columns[index]], 1]),
+            end=int(window.offsets[ends[index], 1]),
             start_logit=float(start_logits[starts[rows[index]]]),
-            end_logit=float(end_logits[ends[columns[index]]]),
+            end_logit=float(end_logits_ST[rows[index], ends[index]]),
         )
         for index in order
     ]

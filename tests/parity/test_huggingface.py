@@ -12,7 +12,7 @@ from upath import UPath
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stages.electra.config import ElectraConfig, ModelConfig, Size  # noqa: E402
+from stages.electra.config import ElectraConfig, HeadKind, ModelConfig, Size  # noqa: E402
 from stages.electra.model import Electra, merge, split  # noqa: E402
 from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier  # noqa: E402
 from stages.electra.pretrained import save_pretrained  # noqa: E402
@@ -139,15 +139,19 @@ def test_fine_tuned_models_give_our_logits(tmp_path):
             lambda: SequenceClassifier(config.change(num_labels=3), rngs_key=KEY),
             LABELS,
         ),
+        "ElectraForSequenceClassification with the original's head": (
+            lambda: SequenceClassifier(config.change(num_labels=3), rngs_key=KEY, head=HeadKind.ORIGINAL),
+            LABELS,
+        ),
         "ElectraForTokenClassification": (
             lambda: TokenClassifier(config.change(num_labels=3), rngs_key=KEY),
             LABELS,
         ),
         "ElectraForQuestionAnswering": (lambda: SpanPredictor(config, rngs_key=KEY), None),
     }
-    for architecture, (make, id2label) in cases.items():
+    for name, (make, id2label) in cases.items():
         graphdef, params = build(make)
-        folder = tmp_path / architecture
+        architecture, folder = name.split()[0], tmp_path / name
         save_pretrained(UPath(folder), architecture=architecture, config=config, params=params, id2label=id2label)
         found, theirs = ours(merge(graphdef, params)), torch_outputs(folder, architecture)
         if architecture == "ElectraForQuestionAnswering":

@@ -13,8 +13,9 @@ from upath import UPath
 
 from stages.context import NullTracker, StageContext
 from stages.electra.card import ModelCard
-from stages.electra.heads import ClassificationHeadKind
+from stages.electra.config import HeadKind
 from stages.electra.huggingface import ConversionError, flatten
+from stages.electra.model import merge
 from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
 from stages.electra.pretrained import (
     load_backbone,
@@ -139,19 +140,25 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
         load_pretrained(str(tmp_path))
 
 
-def test_the_head_of_the_original_cannot_be_exported(tmp_path):
-    config = tiny()[0]
-    params = build(
-        lambda: SequenceClassifier(config.change(num_labels=3), rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL)
-    )[1]
-    with pytest.raises(ValueError, match="head 'huggingface'"):
-        save_pretrained(
-            UPath(tmp_path),
-            architecture="ElectraForSequenceClassification",
-            config=config,
-            params=params,
-            id2label=LABELS,
-        )
+def test_the_originals_head_is_exported_as_transformers_with_the_same_logits(tmp_path):
+    config = tiny()[0].change(num_labels=3)
+    graphdef, params = build(lambda: SequenceClassifier(config, rngs_key=KEY, head=HeadKind.ORIGINAL))
+    # As after training: a LayerNorm that is not that of the start, elements that the gelu would bend.
+    norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
+    random = np.random.default_rng(0)
+    norm |= {name: jnp.asarray(random.normal(size=config.hidden_size), jnp.float32) * 2 for name in norm}
+    save_pretrained(
+        UPath(tmp_path), architecture="ElectraForSequenceClassification", config=config, params=params, id2label=LABELS
+    )
+    saved = load_pretrained(str(tmp_path))
+    assert set(saved.params["head"]) == {"dense", "prediction"}
+    ids = random.integers(5, config.vocab_size, (4, 12))
+    inputs = (jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.zeros(ids.shape, jnp.int32))
+    expected = merge(graphdef, params)(*inputs)
+    structure, _ = build(lambda: SequenceClassifier(saved.config, rngs_key=KEY))
+    found = merge(structure, saved.params)(*inputs)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, build, build_electra, call, gradients, make_batch, row_keys, tiny
 from flax import nnx
 
-from stages.electra.heads import ClassificationHeadKind
+from stages.electra.config import HeadKind
 from stages.electra.huggingface import flatten
 from stages.electra.layers import Dense, dropout, hashed_words
 from stages.electra.model import Electra, merge, split
@@ -184,7 +184,7 @@ def test_equal_texts_get_different_dropout(electra):
     [
         (lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY), (2, 3)),
         (
-            lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY, head=ClassificationHeadKind.ORIGINAL),
+            lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY, head=HeadKind.ORIGINAL),
             (2, 3),
         ),
         (lambda c: TokenClassifier(c.change(num_labels=5), rngs_key=KEY), (2, NUM_TOKENS, 5)),

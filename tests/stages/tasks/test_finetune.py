@@ -14,10 +14,14 @@ from upath import UPath
 
 from cluster.config import ClusterConfig
 from stages.context import NullTracker, StageContext
+from stages.electra.config import HeadKind
 from stages.electra.pretrained import load_pretrained
 from stages.finetune import FinetuneConfig, FinetuneSection, Init, TaskSection, expand, run
+from stages.predictor import Predictor
+from stages.tasks.base import TaskOptions
 from stages.tasks.config import TaskName
 from stages.tasks.finetuning import evenly
+from stages.tasks.registry import make_task
 from stages.training.loop import NonFiniteError
 
 _COMPILATIONS = tempfile.mkdtemp(prefix="electra-pipeline-tests-")
@@ -104,6 +108,40 @@ def test_a_few_examples_are_learnt_by_heart(
     saved = load_pretrained(UPath(output / "model"))
     labels = list((saved.id2label or {None: None}).values())
     assert labels[0] in ("unacceptable", "not_equivalent", "similarity", "entailment", "O", None)
+
+
+@pytest.mark.parametrize("task", [TaskName.MRPC, TaskName.STSB, TaskName.SQUAD_V1, TaskName.SQUAD_V2])
+def test_the_originals_heads_learn_too_and_their_exports_predict_the_same(
+    task: TaskName, task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    config = _config(task, task_data, model_folder, head=HeadKind.ORIGINAL, learning_rate=2e-3, epochs=120)
+    result = _run(config, tmp_path / "out")
+    assert result["scores"][result["primary"]] > 95, result
+    predictor = Predictor(tmp_path / "out" / "model")
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    if config.task.startswith("squad"):
+        predicted = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        rows = [
+            {"question": qa["question"], "context": paragraph["context"]}
+            for path in (task_data / task).glob("dev*")
+            for paragraph in json.loads(path.read_text())["data"][0]["paragraphs"]
+            for qa in paragraph["qas"]
+        ]
+        assert [answer["answer"] for answer in predictor.answers(rows)] == list(predicted.values())
+        assert "head.safetensors" in card
+        assert result["head"] == "original"
+    else:
+        lines = [line.split("\t") for line in (tmp_path / "out" / "predictions.tsv").read_text().splitlines()[1:]]
+        data = make_task(task, TaskOptions(max_length=48)).load(UPath(task_data / task)).dev
+        answers = predictor.answers([dict(zip(("text", "text_pair"), each.texts, strict=True)) for each in data])
+        if task is TaskName.STSB:
+            found = [float(line[-1]) for line in lines]
+            values = np.clip([answer["value"] for answer in answers], 0, 5)  # as the file has them
+            np.testing.assert_allclose(values, found, atol=2e-3)
+        else:
+            names = {"0": "not_equivalent", "1": "equivalent"}
+            assert [answer["label"] for answer in answers] == [names[line[-1]] for line in lines]
+        assert "head.safetensors" not in card
 
 
 def test_the_same_run_twice_gives_the_same_bits_and_another_seed_others(

@@ -1,0 +1,167 @@
+"""Joint spans and 'no answer': the heads against numpy, the search against an exhaustive one, exports that answer."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stages.electra.config import ElectraConfig, HeadKind
+from stages.electra.model import merge, split
+from stages.tasks.answers import BEAM_SIZE, AnswerHead
+from stages.tasks.config import TaskKind
+from stages.tasks.model import init_model, make_task_loss
+from stages.tasks.spans import Window, window_candidates
+
+CONFIG = ElectraConfig(
+    vocab_size=20,
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=64,
+    initializer_range=0.5,
+)
+B, T, D = 3, 40, CONFIG.hidden_size
+LENGTHS, FIRST = np.array([40, 31, 12]), np.array([5, 4, 6])
+positions = np.arange(T)[None, :]
+MASK = positions < LENGTHS[:, None]
+CONTEXT = (positions >= FIRST[:, None]) & (positions < LENGTHS[:, None] - 1)
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+@pytest.fixture(params=[False, True], ids=["answered", "perhaps"])
+def head(request: pytest.FixtureRequest) -> tuple[Callable[..., np.ndarray], Any, np.ndarray]:
+    """A joint head, its parameters in float64 with biases that are not 0, and vectors to put in."""
+    made = AnswerHead(CONFIG, kind=HeadKind.ORIGINAL, unanswerable=request.param, rngs_key=jax.random.key(1))
+    graphdef, params = split(made)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32) / 4, params)
+    x_BTD = random.normal(size=(B, T, D)).astype(np.float32)
+
+    def logits(start_B: np.ndarray | None = None) -> np.ndarray:
+        found = merge(graphdef, params)(
+            jnp.asarray(x_BTD),
+            jnp.asarray(MASK),
+            jnp.asarray(CONTEXT),
+            start_B=None if start_B is None else jnp.asarray(start_B),
+            dtype=jnp.float32,
+        )
+        return np.asarray(found)
+
+    return logits, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), x_BTD.astype(np.float64)
+
+
+def _dense(x: np.ndarray, params: Any) -> np.ndarray:
+    return x @ params["kernel"] + params["bias"]
+
+
+def _ends(x_TD: np.ndarray, start: int, params: Any) -> np.ndarray:
+    """What the paper's code computes: each token beside the start, dense, gelu, dense."""
+    both = np.concatenate([x_TD, np.broadcast_to(x_TD[start], x_TD.shape)], axis=-1)
+    return _dense(_gelu(_dense(both, params["dense"])), params["prediction"])[:, 0]
+
+
+def test_the_end_is_scored_beside_the_start(head: Any) -> None:
+    logits, params, x_BTD = head
+    start_B = np.array([7, 0, 9])
+    found = logits(start_B)
+    for row, start in enumerate(start_B):
+        np.testing.assert_allclose(found[row, :, 0], _dense(x_BTD[row], params["prediction"])[:, 0], atol=1e-5)
+        np.testing.assert_allclose(found[row, :, 1], _ends(x_BTD[row], start, params["end"]), atol=1e-4)
+    assert found.shape[-1] == 2 + ("unanswerable" in params)
+
+
+def test_the_likeliest_starts_of_the_context_are_followed_up_in_their_order(head: Any) -> None:
+    logits, params, x_BTD = head
+    found = logits()
+    for row in range(B):
+        places = np.nonzero(CONTEXT[row])[0]
+        best = places[np.argsort(-found[row, places, 0], kind="stable")][:BEAM_SIZE]
+        for number, start in enumerate(best):
+            np.testing.assert_allclose(found[row, :, 1 + number], _ends(x_BTD[row], start, params["end"]), atol=1e-4)
+    assert found.shape[-1] == 1 + BEAM_SIZE + ("unanswerable" in params)
+
+
+@pytest.mark.parametrize("kind", list(HeadKind))
+def test_no_answer_is_judged_by_cls_and_by_where_an_answer_would_start(kind: HeadKind) -> None:
+    graphdef, params = split(AnswerHead(CONFIG, kind=kind, unanswerable=True, rngs_key=jax.random.key(1)))
+    x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+    found = merge(graphdef, params)(x_BTD, jnp.asarray(MASK), jnp.asarray(CONTEXT), start_B=None, dtype=jnp.float32)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    for row in range(B):
+        x_TD = x_BTD[row, : LENGTHS[row]].astype(np.float64)
+        starts = _dense(x_TD, params["prediction"])[:, 0]
+        weights = np.exp(starts) / np.exp(starts).sum()
+        both = np.concatenate([x_TD[0], weights @ x_TD])
+        none = params["unanswerable"]
+        expected = _dense(_gelu(_dense(both, none["dense"])), none["prediction"])[0]
+        np.testing.assert_allclose(found[row, :, -1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TaskKind.QUESTION_ANSWERING, TaskKind.ANSWERABILITY])
+def test_the_end_is_learnt_given_the_true_start(kind: TaskKind) -> None:
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=2, seed=0, head=HeadKind.ORIGINAL)
+    random = np.random.default_rng(0)
+    batch: dict[str, Any] = {
+        "ids": random.integers(5, 20, (B, T)).astype(np.int32),
+        "length": LENGTHS.astype(np.int32),
+        "first_length": FIRST.astype(np.int32),
+        "start": np.array([7, 0, 9], np.int32),
+        "end": np.array([9, 0, 10], np.int32),
+        "weight": np.ones(B, np.float32),
+        "seed": np.zeros(B, np.uint32),
+    }
+    if kind is TaskKind.ANSWERABILITY:
+        batch["unanswerable"] = np.array([0, 1, 0], np.float32)
+    keys = jax.random.split(jax.random.key(0), B)
+    loss, _ = make_task_loss(graphdef, kind, dtype="float32")(params, batch, keys, train=False)
+
+    types = (positions >= FIRST[:, None]) & MASK
+    logits = np.asarray(
+        merge(graphdef, params)(
+            batch["ids"], jnp.asarray(MASK), jnp.asarray(types, jnp.int32), start_B=jnp.asarray(batch["start"])
+        ),
+        np.float64,
+    )
+    losses = []
+    for row, length in enumerate(LENGTHS):
+        spans = logits[row, :length, :2]
+        shares = spans - np.log(np.exp(spans).sum(axis=0))
+        losses.append(-(shares[batch["start"][row], 0] + shares[batch["end"][row], 1]) / 2)
+        if kind is TaskKind.ANSWERABILITY:
+            share = 1 / (1 + np.exp(-logits[row, 0, -1]))
+            losses[-1] -= 0.5 * np.log(share if batch["unanswerable"][row] else 1 - share)
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_joint_spans_are_those_of_an_exhaustive_search(seed: int) -> None:
+    length, first, longest, num_starts = 12, 3, 4, 5
+    random = np.random.default_rng(seed)
+    offsets = np.stack([np.arange(length), np.arange(length) + 1], axis=1)
+    owned = random.random(length) < 0.7
+    window = Window(question=0, first=first, offsets=offsets, owned=owned)
+    logits = random.normal(size=(length + first + 1, 1 + num_starts)).astype(np.float32)
+    found = window_candidates(window, logits, n_best=length, max_answer_length=longest)
+    inside = logits[first : first + length].astype(np.float64)
+    spans = [
+        (-inside[start, 0] - inside[end, 1 + number], start, end + 1)
+        for number, start in enumerate(np.argsort(-inside[:, 0])[:num_starts])
+        for end in range(start, min(length, start + longest))
+        if owned[start]
+    ]
+    assert [(each.start, each.end) for each in found] == [(i, j) for _, i, j in sorted(spans)[:length]]
+
+
+def test_fewer_tokens_than_starts_are_no_fault() -> None:
+    window = Window(question=0, first=1, offsets=np.array([[0, 2], [3, 5]]), owned=np.ones(2, bool))
+    found = window_candidates(window, np.zeros((4, 1 + BEAM_SIZE)), n_best=20, max_answer_length=30)
+    assert {(each.start, each.end) for each in found} == {(0, 2), (0, 5), (3, 5)}
