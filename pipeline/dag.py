@@ -13,7 +13,7 @@ from pipeline.config import REFERENCE, PipelineConfig
 from pipeline.errors import ConfigError, Problem, UsageError, did_you_mean
 from pipeline.fingerprint import plain
 from pipeline.stage import Stage
-from stages.finetune import expand
+from stages.finetune import expand, expand_fetches
 from stages.pretrain import has_checkpoint
 from stages.probe import expand_probes
 
@@ -58,6 +58,9 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     if config.pretrain is not None:
         add("export", config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
+    fetches = expand_fetches(config.finetune) if config.finetune is not None else {}
+    for name, fetch in fetches.items():
+        add(name, fetch, num_cpus=1)
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
         add(name, run, sources=_raw((run.data, run.train_file, run.eval_file, model)), accelerated=True)
@@ -69,7 +72,7 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         early = functools.partial(_has_checkpoint, step=probe.step)
         add(name, probe, needs=("vocab", "pretrain"), sources=_raw(files), early=early, accelerated=True)
     every = [stage.name for stage in stages]
-    add("report", config.report, needs=every, may_lack=(*runs, *probes))
+    add("report", config.report, needs=every, may_lack=(*fetches, *runs, *probes))
     if config.submission is not None:
         diagnostics = _raw((config.submission.diagnostics,))
         add("submission", config.submission, needs=every, sources=diagnostics, accelerated=True)

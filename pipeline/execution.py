@@ -14,7 +14,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from cluster.storage import is_local
+from cluster.storage import is_local, write_text
 from pipeline.fingerprint import Identity
 from pipeline.manifest import LOG, write_config, write_manifest
 from pipeline.recorder import StageTracker
@@ -68,6 +68,12 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
 def _recording(tracker: Tracker) -> Iterator[None]:
     with tracker.running() if isinstance(tracker, StageTracker) else nullcontext():
         yield
+
+
+def log_failure(folder: UPath, *, name: str, error: str) -> None:
+    """Says in a stage's log what the stage could not say itself: it was not run, or its process died."""
+    before = (folder / LOG).read_text(encoding="utf-8") if (folder / LOG).exists() else ""
+    write_text(folder / LOG, f"{before}{datetime.now():%F %T} ERROR   pipeline: {name} failed: {error}\n")
 
 
 def explain(failure: BaseException, *, output: UPath) -> str:

@@ -13,7 +13,7 @@ from cluster.bootstrap import task_environment
 from cluster.config import ClusterConfig
 from cluster.distributed import process_environment
 from cluster.storage import is_local
-from pipeline.execution import Outcome, execute, explain
+from pipeline.execution import Outcome, execute, explain, log_failure
 from pipeline.manifest import MANIFEST
 from pipeline.plan import PlannedStage, Status
 from pipeline.resources import task_resources
@@ -109,7 +109,10 @@ class _Run:
             failed = [need for need in needs if need.state in (State.FAILED, State.BLOCKED)]
             culprit = next((need for need in failed if need.name not in stage.may_lack), None)
             if culprit is not None:
-                self._set(name, State.BLOCKED, blocked_by=culprit.blocked_by or culprit.name)
+                root = self.results[culprit.blocked_by or culprit.name]
+                self._set(name, State.BLOCKED, blocked_by=root.name)
+                error = f"it needs {root.name}, which failed: {root.error}"
+                log_failure(self._planned[name].folder, name=name, error=error)
             elif self._can_start(stage, [need for need in needs if need not in failed]):
                 self._tasks[self._submit(self._planned[name], whole=not failed)] = name
                 self._set(name, State.QUEUED)
@@ -134,7 +137,9 @@ class _Run:
             try:
                 outcome = ray.get(task)
             except Exception as error:  # the stage's process died: the stage itself returns its errors
-                outcome = Outcome(seconds=0.0, error=explain(error, output=self._planned[name].folder))
+                folder = self._planned[name].folder
+                outcome = Outcome(seconds=0.0, error=explain(error, output=folder))
+                log_failure(folder, name=name, error=str(outcome.error))
             state = State.FINISHED if outcome.error is None else State.FAILED
             self._set(name, state, seconds=outcome.seconds, error=outcome.error)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from stages.context import StageContext
 from stages.electra.config import HeadKind
+from stages.fetch import FetchConfig
 from stages.tasks.config import TASKS, TaskKind, TaskName
 from stages.tasks.form import ClassWeights, TaskForm
+from stages.tasks.published import PUBLISHED
 from stages.training.config import ComputeDtype
 
 EXPORTED_DISCRIMINATOR = "{export}/discriminator"
@@ -112,10 +114,11 @@ class TaskSection:
     A task that is not known by name says what it is: `kind` and what `stages.tasks.form.TaskForm` lists.
 
     Attributes:
+      data: Folder of its files; None fetches those that a task known by name publishes.
       model: As the section's: RTE may start from `{finetune/mnli/seed-0}/model`, a task above it.
     """
 
-    data: str
+    data: str | None = None
     model: str | None = None
     kind: TaskKind | None = None
     texts: tuple[str, ...] | None = None
@@ -226,6 +229,8 @@ def _check_name(name: str, task: TaskSection) -> None:
             f"tasks.{name}: no task is known by this name.{hint}\nallowed: {', '.join(known)}; or any other name "
             f"with kind: one of {', '.join(TaskKind)}"
         )
+    if task.data is None:
+        raise ValueError(f"tasks.{name}: data is missing, must be the folder of the task's files")
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
         raise ValueError(f"tasks.{name}: a name has letters, digits, _ and - only, and begins with a letter")
 
@@ -239,7 +244,11 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
     runs: dict[str, FinetuneConfig] = {}
     for name, task in section.tasks.items():
         defaults = task.form or TASKS[TaskName(name)]
-        settings: dict[str, Any] = {"epochs": defaults.epochs, "max_length": defaults.max_length}
+        settings: dict[str, Any] = {
+            "epochs": defaults.epochs,
+            "max_length": defaults.max_length,
+            "data": f"{{fetch/{name}}}",
+        }
         for source in (section, task):
             for item in fields(FinetuneConfig):
                 value = getattr(source, item.name, None)
@@ -255,6 +264,15 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
                     DeclaredConfig(**settings, form=task.form) if task.form else FinetuneConfig(**settings)
                 )
     return runs
+
+
+def expand_fetches(section: FinetuneSection) -> dict[str, FetchConfig]:
+    """What is fetched for the tasks of a section that name no data, by stage name: `fetch/cola`."""
+    return {
+        f"fetch/{name}": FetchConfig(task=name, files=PUBLISHED[TaskName(name)])
+        for name, task in section.tasks.items()
+        if task.data is None
+    }
 
 
 def _check(config: FinetuneConfig | TaskSection | FinetuneSection) -> None:

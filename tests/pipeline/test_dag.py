@@ -152,3 +152,12 @@ def test_until_takes_everything_that_is_needed(stages):
     every = tuple(stages().values())
     names = [stage.name for stage in with_ancestors(every, select(every, "finetune/mrpc/seed-3"))]
     assert names == ["sample", "ingest", "vocab", "shard", "pretrain", "export", "finetune/mrpc/seed-3"]
+
+
+def test_a_task_without_data_fetches_what_it_publishes(stages):
+    made = stages("finetune.tasks.rte={}", "finetune.tasks.rte.seeds=[0, 1]")
+    assert [name for name in made if name.startswith("fetch/")] == ["fetch/rte"]
+    assert made["fetch/rte"].needs == ()
+    assert "fetch/rte" in made["finetune/rte/seed-1"].needs
+    assert "fetch/rte" not in made["finetune/cola/seed-0"].needs
+    assert "fetch/rte" in made["report"].may_lack

@@ -104,6 +104,8 @@ def test_a_failure_stops_its_dependants_and_not_its_siblings(output):
         "grandchild": "blocked",
     }
     assert results["grandchild"].blocked_by == "bad"
+    log = (results["grandchild"].folder / "log.txt").read_text()
+    assert f"grandchild failed: it needs bad, which failed: {results['bad'].error}" in log
     assert not (results["bad"].folder / "manifest.json").exists()
 
 
