@@ -56,6 +56,7 @@ class ClusterConfig:
       address: Ray cluster to join: `auto`, `host:port`, or None for the one of this job or a new local one.
       platform: Device kind of the training processes.
       num_processes: JAX processes that pretrain together; on accelerators one a host, owning all its devices.
+      finetune_processes: Those of each fine-tuning; with 1 it has one accelerator, with more as many as they.
       cpus_per_process: CPU cores that each of them reserves.
       accelerators_per_process: GPUs or TPU chips that each of them reserves; 0 on CPU.
       mesh: How the devices of all processes share the work of a step.
@@ -67,6 +68,7 @@ class ClusterConfig:
     address: str | None = None
     platform: Platform = Platform.CPU
     num_processes: int = 1
+    finetune_processes: int = 1
     cpus_per_process: int = 1
     accelerators_per_process: int = 0
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -75,8 +77,9 @@ class ClusterConfig:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.num_processes < 1:
-            raise ValueError(f"num_processes is {self.num_processes}, must be at least 1")
+        for name in ("num_processes", "finetune_processes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.cpus_per_process < 1:
             raise ValueError(f"cpus_per_process is {self.cpus_per_process}, must be at least 1")
         if self.max_failures < -1:

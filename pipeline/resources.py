@@ -20,11 +20,11 @@ def task_resources(stage: Stage, cluster: ClusterConfig) -> dict[str, float]:
     return resources
 
 
-def training_resources(cluster: ClusterConfig) -> dict[str, float]:
-    """What all training processes reserve together."""
-    resources: dict[str, float] = {"CPU": cluster.num_processes * cluster.cpus_per_process}
+def process_resources(num_processes: int, cluster: ClusterConfig) -> dict[str, float]:
+    """What the processes that a stage starts reserve together."""
+    resources: dict[str, float] = {"CPU": num_processes * cluster.cpus_per_process}
     if cluster.platform in _ACCELERATORS:
-        resources[_ACCELERATORS[cluster.platform]] = cluster.num_processes * cluster.accelerators_per_process
+        resources[_ACCELERATORS[cluster.platform]] = num_processes * cluster.accelerators_per_process
     return resources
 
 
@@ -32,17 +32,14 @@ def find_shortages(stages: Sequence[Stage], cluster: ClusterConfig, *, available
     """Stages that ask for more than the whole cluster has: they would wait for ever, or until machines join."""
     shortages = []
     for stage in stages:
-        wanted = training_resources(cluster) if stage.name == "pretrain" else task_resources(stage, cluster)
+        num_processes = stage.num_processes
+        wanted = process_resources(num_processes, cluster) if num_processes else task_resources(stage, cluster)
         lacking = {name: amount for name, amount in wanted.items() if amount > available.get(name, 0)}
         if lacking:
             asked = ", ".join(f"{amount:g} {name}" for name, amount in lacking.items())
             has = ", ".join(f"{available.get(name, 0):g} {name}" for name in lacking)
-            how = (
-                f" (cluster.num_processes = {cluster.num_processes} x cluster.cpus_per_process = "
-                f"{cluster.cpus_per_process})"
-                if stage.name == "pretrain"
-                else ""
-            )
+            each = f"cluster.cpus_per_process = {cluster.cpus_per_process}"
+            how = f" ({num_processes} processes x {each})" if num_processes else ""
             shortages.append(f"{stage.name} asks for {asked}{how}, the cluster has {has}")
     return shortages
 

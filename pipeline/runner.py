@@ -16,7 +16,7 @@ from cluster.storage import is_local
 from pipeline.execution import Outcome, execute, explain, log_failure
 from pipeline.manifest import MANIFEST
 from pipeline.plan import PlannedStage, Status
-from pipeline.resources import task_resources
+from pipeline.resources import cluster_resources, process_resources, task_resources
 from pipeline.results import StageResult, State
 from pipeline.stage import Stage
 from stages.context import NullTracker, StageContext, Tracker
@@ -120,10 +120,22 @@ class _Run:
     def _can_start(self, stage: Stage, needs: Sequence[StageResult]) -> bool:
         open_needs = [need for need in needs if need.state not in (State.DONE, State.FINISHED)]
         if not open_needs:
-            return True
+            return self._has_room(stage)
         if stage.early is None or any(need.state is not State.QUEUED for need in open_needs):
             return False
         return stage.early({need.name: need.folder for need in needs})
+
+    def _has_room(self, stage: Stage) -> bool:
+        """Whether the processes that a stage starts fit beside those of others.
+
+        The stage's own task reserves nothing: all would start at once, and each take memory while it waits.
+        """
+        running = sum(self._planned[name].stage.num_processes for name in self._tasks.values())
+        if not stage.num_processes or not running:
+            return True
+        available = cluster_resources()
+        wanted = process_resources(running + stage.num_processes, self._cluster)
+        return all(amount <= available.get(name, 0) for name, amount in wanted.items())
 
     def collect(self, *, timeout: float) -> None:
         """Takes what has ended within `timeout` seconds."""

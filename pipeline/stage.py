@@ -25,6 +25,7 @@ class Stage:
       num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
         cluster's `cpus_per_process`.
       accelerated: True where the task itself computes on an accelerator.
+      num_processes: JAX processes that it starts, each with what the cluster says; 0 where it starts none.
     """
 
     name: str
@@ -37,3 +38,4 @@ class Stage:
     sources: tuple[str, ...] = ()
     num_cpus: int | None = None
     accelerated: bool = False
+    num_processes: int = 0

@@ -2,11 +2,12 @@
 
 import difflib
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from stages.context import StageContext
+from cluster.config import MeshConfig
+from stages.context import NullTracker, StageContext
 from stages.electra.config import HeadKind
 from stages.fetch import FetchConfig
 from stages.tasks.config import TASKS, TaskKind, TaskName
@@ -321,16 +322,42 @@ def published_layer_decay(hidden_size: int) -> float:
 def run(config: FinetuneConfig, context: StageContext) -> None:
     """Fine-tunes, scores and writes metrics.jsonl, result.json, the task's prediction files and `model/`.
 
-    An interrupted run starts again.
+    In this process, or in `cluster.finetune_processes` of its own. An interrupted run starts again.
 
     Raises:
       ValueError: A task file is not what its task expects, or the model is too short for `max_length`.
       FileNotFoundError: The data or the model are not there.
       NonFiniteError: A loss became infinite or not a number.
     """
-    from cluster.distributed import configure
+    if context.cluster.finetune_processes == 1:
+        from cluster.distributed import configure
 
-    configure(context.cluster)
+        configure(context.cluster)
+        from stages.tasks.finetuning import finetune
+
+        finetune(config, context)
+        return
+    from cluster.launch import launch
+
+    launch(
+        _in_process,
+        {"config": config, "context": context},
+        cluster=replace(context.cluster, num_processes=context.cluster.finetune_processes, mesh=MeshConfig()),
+        storage=context.output / "ray",
+    )
+
+
+def _in_process(config: FinetuneConfig, context: StageContext) -> None:
+    """One process's part. All do the same with their own rows of each batch; the first one's files are kept."""
+    import tempfile
+
+    import jax
+    from upath import UPath
+
     from stages.tasks.finetuning import finetune
 
-    finetune(config, context)
+    if jax.process_index() == 0:
+        finetune(config, context)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        finetune(config, replace(context, output=UPath(folder), tracker=NullTracker()))

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from upath import UPath
 
+from cluster.mesh import make_mesh, replicated
 from cluster.storage import local_copy, write_text
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig
@@ -62,6 +64,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
 def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, started: float) -> None:
     network, backbone = load_backbone(folder)
     config = _resolved(config, network)
+    mesh = _make_mesh(config)
     tokenizer = _read_tokenizer(folder, network)
 
     task = _make_task(config)
@@ -102,16 +105,17 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     write_text(context.output / "parameters.txt", parameter_table(params, lr_scale=layer_scale))
     optimizer = make_optimizer(optimizer_config, lr_scale=layer_scale)
     dtype = str(config.compute_dtype)
-    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, seed=0)
-    predict = make_predict(graphdef, dtype=dtype)
+    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, seed=0, mesh=mesh)
+    predict = make_predict(graphdef, dtype=dtype, mesh=mesh)
     schedule = make_schedule(optimizer_config)
 
     lengths = np.concatenate([train_features.lengths, dev_features.lengths])
     buckets = bucket_lengths(lengths, max_length=config.max_length, epochs=config.epochs)
-    shape = BatchShape(batch_size=config.batch_size, buckets=buckets, pad=tokenizer.pad)
+    shape = BatchShape(batch_size=config.batch_size, buckets=buckets, pad=tokenizer.pad, mesh=mesh)
     context.tracker.params(
         {
             "num_parameters": num_parameters,
+            "num_processes": jax.process_count(),
             "steps": steps,
             "train_examples": len(data.train),
             "dev_examples": len(data.dev),
@@ -154,7 +158,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         def on_evaluation(step: int, params: Any) -> bool:
             nonlocal best, num_waits
             logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
-            wide = replace(shape, batch_size=EVAL_BATCH_SIZE)
+            wide = replace(shape, batch_size=-(-EVAL_BATCH_SIZE // jax.device_count()) * jax.device_count())
             logits = predict_rows(params, dev_features, shape=wide, predict=predict)
             found = task.evaluate(data.dev, dev_features, logits, labels=data.labels)
             log.append({"step": step, "split": "dev"} | dict(found.scores))
@@ -169,8 +173,9 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
                 num_waits += 1
             return num_waits == config.patience
 
+        state = init_state(init(seed)[1], optimizer)
         train(
-            init_state(init(seed)[1], optimizer),
+            state if mesh is None else jax.device_put(jax.device_get(state), replicated(mesh)),
             train_features,
             steps=steps,
             seed=seed,
@@ -232,6 +237,19 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "seconds": time.perf_counter() - started,
         },
     )
+
+
+def _make_mesh(config: FinetuneConfig) -> Mesh | None:
+    """Over the devices of all processes; None where there is one process, which keeps to one device."""
+    if jax.process_count() == 1:
+        return None
+    mesh = make_mesh()
+    if config.batch_size % mesh.size:
+        raise ValueError(
+            f"finetune.tasks.{config.task}.batch_size is {config.batch_size}, must be a multiple of the {mesh.size} "
+            f"devices of cluster.finetune_processes = {jax.process_count()}"
+        )
+    return mesh
 
 
 def _other_seed(seed: int, attempt: int) -> int:

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from cluster.mesh import replicated
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.model import Params, merge, split
 from stages.electra.networks import SequenceClassifier, TokenClassifier
@@ -150,9 +152,12 @@ def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
     return loss_fn
 
 
-def make_predict(graphdef: Any, *, dtype: str) -> Callable[[Any, Batch], jax.Array]:
-    """A compiled (params, batch) -> logits, without dropout."""
-    return jax.jit(lambda params, batch: _forward(graphdef, params, batch, key_B=None, dtype=dtype))
+def make_predict(graphdef: Any, *, dtype: str, mesh: Mesh | None = None) -> Callable[[Any, Batch], jax.Array]:
+    """A compiled (params, batch) -> logits, without dropout; on a mesh, whole on each of its devices."""
+    return jax.jit(
+        lambda params, batch: _forward(graphdef, params, batch, key_B=None, dtype=dtype),
+        out_shardings=None if mesh is None else replicated(mesh),
+    )
 
 
 def constant_loss(features: Features, kind: TaskKind) -> float:

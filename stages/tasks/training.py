@@ -7,7 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from cluster.distributed import global_batch
+from stages.data.batches import process_slice
 from stages.tasks.base import Features
 from stages.tasks.batches import epoch_batches, make_batch, num_batches, sorted_batches
 from stages.training.loop import NonFiniteError, fetch
@@ -18,11 +21,24 @@ EVAL_BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
-    """Shapes of batches: rows, the lengths they may be padded to, and what fills them up."""
+    """Shapes of batches: rows, the lengths they may be padded to, what fills them up, and the devices they lie on.
+
+    Without a mesh that is this process's one device.
+    """
 
     batch_size: int
     buckets: tuple[int, ...]
     pad: int
+    mesh: Mesh | None = None
+
+    def make(self, features: Features, rows: np.ndarray, **more: np.ndarray) -> Batch:
+        """The batch of these rows, with `more` [batch_size] values of each."""
+        made = make_batch(features, rows, buckets=self.buckets, batch_size=self.batch_size, pad=self.pad)
+        batch: Any = {**made, **more}
+        if self.mesh is None:
+            return batch
+        mine = process_slice(self.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
+        return global_batch(self.mesh, {name: values[mine] for name, values in batch.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +124,8 @@ def train(
     batches = training_rows(features, shape=shape, seed=seed)
     for step in range(1, steps + 1):
         rows = next(batches)
-        batch: Any = make_batch(features, rows, buckets=shape.buckets, batch_size=shape.batch_size, pad=shape.pad)
-        state, values = train_step(state, batch | {"seed": np.full(shape.batch_size, seed % 2**32, np.uint32)})
+        seeds = np.full(shape.batch_size, seed % 2**32, np.uint32)
+        state, values = train_step(state, shape.make(features, rows, seed=seeds))
         settle()
         pending = (step, rows, values)
         if step % evaluate_every == 0 or step == steps:
@@ -150,8 +166,7 @@ def predict_rows(
         on_rows(done)
 
     for rows in sorted_batches(features.lengths, batch_size=shape.batch_size):
-        batch: Any = make_batch(features, rows, buckets=shape.buckets, batch_size=shape.batch_size, pad=shape.pad)
-        logits = predict(params, batch)
+        logits = predict(params, shape.make(features, rows))
         if waiting is not None:
             collect(*waiting)
         waiting = (rows, logits)

@@ -1,5 +1,7 @@
 """A run that asks for more than there is says so instead of waiting in silence."""
 
+from dataclasses import replace
+
 from fake_stages import stage
 
 from cluster.config import ClusterConfig, Platform
@@ -8,19 +10,17 @@ from pipeline.resources import find_shortages, is_own_cluster, task_resources
 
 def test_training_processes_count_together():
     cluster = ClusterConfig(num_processes=4, cpus_per_process=2)
-    found = find_shortages([stage("pretrain"), stage("export")], cluster, available={"CPU": 6.0})
-    assert found == [
-        "pretrain asks for 8 CPU (cluster.num_processes = 4 x cluster.cpus_per_process = 2), the cluster has 6 CPU"
-    ]
+    pretrain = replace(stage("pretrain"), num_processes=4)
+    found = find_shortages([pretrain, stage("export")], cluster, available={"CPU": 6.0})
+    assert found == ["pretrain asks for 8 CPU (4 processes x cluster.cpus_per_process = 2), the cluster has 6 CPU"]
 
 
 def test_enough_is_no_shortage():
-    assert find_shortages([stage("pretrain")], ClusterConfig(num_processes=2), available={"CPU": 2.0}) == []
+    pretrain = replace(stage("pretrain"), num_processes=2)
+    assert find_shortages([pretrain], ClusterConfig(num_processes=2), available={"CPU": 2.0}) == []
 
 
 def test_accelerators_are_asked_for_where_a_stage_computes_on_them():
-    from dataclasses import replace
-
     tuning = replace(stage("finetune/cola/seed-0"), accelerated=True)
     cuda = ClusterConfig(platform=Platform.CUDA, accelerators_per_process=4)
     assert task_resources(tuning, cuda) == {"CPU": 1, "GPU": 1}

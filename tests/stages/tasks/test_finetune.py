@@ -15,6 +15,7 @@ from upath import UPath
 from cluster.config import ClusterConfig
 from stages.context import NullTracker, StageContext
 from stages.electra.config import HeadKind
+from stages.electra.huggingface import flatten
 from stages.electra.pretrained import load_pretrained
 from stages.finetune import FinetuneConfig, FinetuneSection, Init, TaskSection, expand, run
 from stages.predictor import Predictor
@@ -76,10 +77,10 @@ def _config(task: TaskName, data: Path, model: UPath, **changes: Any) -> Finetun
     )
 
 
-def _run(config: FinetuneConfig, output: Path, tracker: Any = None) -> dict[str, Any]:
+def _run(config: FinetuneConfig, output: Path, tracker: Any = None, **cluster_changes: Any) -> dict[str, Any]:
     folder = UPath(output)
     folder.mkdir(parents=True, exist_ok=True)
-    cluster = ClusterConfig(compilation_cache=_COMPILATIONS)
+    cluster = ClusterConfig(compilation_cache=_COMPILATIONS, **cluster_changes)
     context = StageContext(output=folder, cluster=cluster, tracker=tracker or NullTracker())
     run(config, context)
     return json.loads((folder / "result.json").read_text())
@@ -154,6 +155,31 @@ def test_the_same_run_twice_gives_the_same_bits_and_another_seed_others(
         files.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
+
+
+def test_two_processes_train_as_one(task_data: Path, model_folder: UPath, tmp_path: Path, ray_cluster: None) -> None:
+    config = _config(TaskName.SQUAD_V2, task_data, model_folder, epochs=4, learning_rate=1e-3)
+    found = {}
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        result = _run(config, output, finetune_processes=processes)
+        assert (output / "predictions.json").exists()
+        found[processes] = (result, flatten(load_pretrained(UPath(output / "model")).params))
+    (alone, weights), (together, others) = found[1], found[2]
+    start = flatten(load_pretrained(model_folder).params)
+    assert max(np.abs(weights[name] - start[name]).max() for name in start if "head" not in name) > 1e-3
+    assert together["steps"] == alone["steps"] == 4
+    assert together["last_loss"] == pytest.approx(alone["last_loss"], rel=1e-4)
+    for name, value in weights.items():
+        np.testing.assert_allclose(others[name], value, atol=1e-5, err_msg=name)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(
+    task_data: Path, model_folder: UPath, tmp_path: Path, ray_cluster: None
+) -> None:
+    config = _config(TaskName.COLA, task_data, model_folder, batch_size=3)
+    with pytest.raises(ValueError, match=r"finetune.tasks.cola.batch_size is 3, must be a multiple of the 2 devices"):
+        _run(config, tmp_path / "out", finetune_processes=2)
 
 
 def test_a_run_that_was_interrupted_starts_again(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
