@@ -58,7 +58,8 @@ class FinetuneConfig:
         scores of the run are those of the best evaluation. None trains to the end and takes the last.
       retries: How often a run that learnt nothing starts over with other draws; its result says so.
       head: Whose head answers about texts and questions: transformers', or that of the original code, with which the
-        published scores were made (a text's without a hidden layer, an answer's end by its start).
+        published scores were made (a text's without a hidden layer, an answer's end by its start, chunks whose ends
+        are tagged too).
       compute_dtype: Number format of matrix products.
     """
 

@@ -36,6 +36,7 @@ class TaskOptions:
       max_answer_length: Longest answer, in tokens.
       n_best: Starts, ends and answers that are considered for a question.
       double_unordered: Train on both orders of a pair whose order means nothing.
+      bioes: Tags mark the ends of chunks too (B, I, E, S), whatever the files do.
     """
 
     max_length: int
@@ -44,6 +45,7 @@ class TaskOptions:
     max_answer_length: int = 30
     n_best: int = 20
     double_unordered: bool = True
+    bioes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from upath import UPath
 from cluster.mesh import make_mesh, replicated
 from cluster.storage import local_copy, write_text
 from stages.context import StageContext
-from stages.electra.config import ElectraConfig
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.pretrained import load_backbone
 from stages.finetune import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
 from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
@@ -303,6 +303,7 @@ def _make_task(config: FinetuneConfig) -> Task:
         max_answer_length=config.max_answer_length,
         n_best=config.n_best,
         double_unordered=config.double_unordered,
+        bioes=config.head is HeadKind.ORIGINAL,
     )
     if isinstance(config, DeclaredConfig):
         return make_declared(config.task, config.form, options)

@@ -81,6 +81,17 @@ def chunks(tags: Sequence[str]) -> list[Chunk]:
     return found
 
 
+def tag_words(found: Iterable[Chunk], *, num_words: int, bioes: bool = False) -> list[str]:
+    """Tags of a sentence with these chunks: B- and I-, or with the last word E- and a chunk of one word S-."""
+    tags = ["O"] * num_words
+    for kind, first, last in found:
+        tags[first : last + 1] = [f"I-{kind}"] * (last + 1 - first)
+        if bioes:
+            tags[last] = f"E-{kind}"
+        tags[first] = f"{'S' if bioes and first == last else 'B'}-{kind}"
+    return tags
+
+
 def chunk_scores(gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, float]:
     """Precision, recall and F1 over all chunks of all sentences; a chunk counts if span and type agree."""
     return _precision_recall_f1(_total(chunk_counts(gold, predicted)))

@@ -5,7 +5,7 @@ T tokens, C classes.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from upath import UPath
@@ -70,10 +70,19 @@ class Tagging:
         patterns = [name.format(part) for part in parts for name in names]
         dev_path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
         train, dev = self._read(train_path), self._read(dev_path)
-        tags = {tag for sentence in train for tag in sentence.tags}
+        tags = {*self.known} or {tag for sentence in train for tag in sentence.tags}
         outside = ("O",) if self.chunked else ()
         labels = self.known or (*outside, *sorted(tags - {*outside}, key=lambda tag: (tag[2:], tag)))
+        if self._recoded:
+            train, dev = ([_recode(sentence) for sentence in sentences] for sentences in (train, dev))
+            kinds = sorted({tag[2:] for tag in tags - {"O"}})
+            labels = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BIES"))
         return TaskData(train=train, dev=dev, labels=labels, train_file=str(train_path), dev_file=str(dev_path))
+
+    @property
+    def _recoded(self) -> bool:
+        """Whether the model's tags are others than the files'."""
+        return self.chunked and self.options.bioes
 
     def _read(self, path: UPath) -> list[Sentence]:
         if file_format(path) in (".jsonl", ".parquet"):
@@ -138,21 +147,23 @@ class Tagging:
         classes: list[list[np.ndarray]] = [[] for _ in examples]
         for owner, logits_TC in zip(features.examples, logits, strict=True):
             classes[owner].append(np.argmax(logits_TC, axis=-1)[1:-1])  # without [CLS] and [SEP]
-        predicted = [
+        predicted: list[Sequence[str]] = [
             [labels[number] for number in np.concatenate(parts)[starts]]
             for parts, starts in zip(classes, features.details["starts"], strict=True)
         ]
-        gold = [sentence.tags for sentence in examples]
+        gold: list[Sequence[str]] = [sentence.tags for sentence in examples]
+        unseen = sorted({tag for tags in gold for tag in tags} - set(labels))
+        num_unseen = sum(tag in unseen for tags in gold for tag in tags)
+        if self._recoded:
+            gold, predicted = _plain(gold), _plain(predicted)
         flat_gold = [tag for tags in gold for tag in tags]
         flat_predicted = [tag for tags in predicted for tag in tags]
         matches = sum(a == b for a, b in zip(flat_gold, flat_predicted, strict=True))
         warnings = []
         if len(set(flat_predicted)) == 1:
             warnings.append(f"degenerate: all {len(flat_predicted)} words are tagged {flat_predicted[0]}")
-        unseen = sorted(set(flat_gold) - set(labels))
         if unseen:
-            number = sum(tag in unseen for tag in flat_gold)
-            warnings.append(f"{number} scored words have tags that training has not: {', '.join(unseen)}")
+            warnings.append(f"{num_unseen} scored words have tags that training has not: {', '.join(unseen)}")
         lines = (
             "".join(f"{line} {tag}\n" for line, tag in zip(sentence.lines, tags, strict=True))
             for sentence, tags in zip(examples, predicted, strict=True)
@@ -174,6 +185,17 @@ def make_conll2000(options: TaskOptions) -> Tagging:
         primary=TASKS[TaskName.CONLL2000].primary,
         options=options,
     )
+
+
+def _plain(tags: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The same chunks in tags that do not mark their ends."""
+    return [scores.tag_words(scores.chunks(each), num_words=len(each)) for each in tags]
+
+
+def _recode(sentence: Sentence) -> Sentence:
+    """With tags that mark where chunks end."""
+    tags = scores.tag_words(scores.chunks(sentence.tags), num_words=len(sentence.words), bioes=True)
+    return replace(sentence, tags=tuple(tags))
 
 
 def pack(lengths: Sequence[int], *, room: int) -> list[tuple[int, int]]:

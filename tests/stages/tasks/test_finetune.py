@@ -111,7 +111,9 @@ def test_a_few_examples_are_learnt_by_heart(
     assert labels[0] in ("unacceptable", "not_equivalent", "similarity", "entailment", "O", None)
 
 
-@pytest.mark.parametrize("task", [TaskName.MRPC, TaskName.STSB, TaskName.SQUAD_V1, TaskName.SQUAD_V2])
+@pytest.mark.parametrize(
+    "task", [TaskName.MRPC, TaskName.STSB, TaskName.SQUAD_V1, TaskName.SQUAD_V2, TaskName.CONLL2000]
+)
 def test_the_originals_heads_learn_too_and_their_exports_predict_the_same(
     task: TaskName, task_data: Path, model_folder: UPath, tmp_path: Path
 ) -> None:
@@ -131,6 +133,16 @@ def test_the_originals_heads_learn_too_and_their_exports_predict_the_same(
         assert [answer["answer"] for answer in predictor.answers(rows)] == list(predicted.values())
         assert "head.safetensors" in card
         assert result["head"] == "original"
+    elif task is TaskName.CONLL2000:
+        assert predictor.answers(["the cat sat on the mat ."])[0]["labels"] == [
+            "B-NP",
+            "E-NP",
+            "S-VP",
+            "S-PP",
+            "B-NP",
+            "E-NP",
+            "O",
+        ]
     else:
         lines = [line.split("\t") for line in (tmp_path / "out" / "predictions.tsv").read_text().splitlines()[1:]]
         data = make_task(task, TaskOptions(max_length=48)).load(UPath(task_data / task)).dev

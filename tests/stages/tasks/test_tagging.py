@@ -17,8 +17,8 @@ Write = Callable[[str, str], UPath]
 LABELS = ("O", "B-NP", "I-NP")
 
 
-def _task(max_length: int = 32) -> Tagging:
-    task = make_task(TaskName.CONLL2000, TaskOptions(max_length=max_length))
+def _task(max_length: int = 32, *, bioes: bool = False) -> Tagging:
+    task = make_task(TaskName.CONLL2000, TaskOptions(max_length=max_length, bioes=bioes))
     assert isinstance(task, Tagging)
     return task
 
@@ -120,13 +120,34 @@ def test_the_same_tag_everywhere_is_reported(tokenizer: WordPiece) -> None:
     assert found.scores["f1"] == 0.0
 
 
-def test_every_published_word_keeps_its_tag(real_data: Path, real_tokenizer: WordPiece) -> None:
-    task = _task(max_length=64)
+def test_tags_may_mark_ends_too_and_are_written_as_the_files_have_them(write: Write, tokenizer: WordPiece) -> None:
+    text = "the DT B-NP\ncat NN I-NP\nsat VBD B-VP\non IN O\nmat NN I-NP\nbig JJ B-NP\nhouse NN I-NP\nred JJ I-NP\n"
+    folder = write("train.txt", text).parent
+    write("test.txt", text)
+    task = _task(bioes=True)
+    data = task.load(folder)
+    assert data.labels == ("O", "B-NP", "I-NP", "E-NP", "S-NP", "B-VP", "I-VP", "E-VP", "S-VP")
+    assert data.dev[0].tags == ("B-NP", "E-NP", "S-VP", "O", "S-NP", "B-NP", "I-NP", "E-NP")
+    features = task.features(data.dev, tokenizer, labels=data.labels, split=Split.DEV)
+    found = task.evaluate(data.dev, features, _answers(features, data.labels), labels=data.labels)
+    assert found.scores == {"precision": 100.0, "recall": 100.0, "f1": 100.0, "accuracy": 100.0}
+    written = [line.split(" ")[-1] for line in found.files["predictions.txt"].split("\n") if line]
+    assert written == ["B-NP", "I-NP", "B-VP", "O", "B-NP", "B-NP", "I-NP", "I-NP"]
+    # A last word that the model does not mark as one: the chunk is there all the same.
+    wrong = _answers(features, data.labels)
+    wrong[0][2] = np.eye(9)[2]
+    assert task.evaluate(data.dev, features, wrong, labels=data.labels).scores["accuracy"] == 100.0
+
+
+@pytest.mark.parametrize("bioes", [False, True])
+def test_every_published_word_keeps_its_tag(real_data: Path, real_tokenizer: WordPiece, bioes: bool) -> None:
+    task = _task(max_length=64, bioes=bioes)
     data = task.load(UPath(real_data / "conll2000"))
     assert (len(data.train), len(data.dev)) == (8936, 2012)
     assert sum(len(sentence.words) for sentence in data.train) == 211_727
     # Two words of one test sentence are I-LST, which no training sentence has.
-    assert [set(s.tags) - set(data.labels) for s in data.dev if set(s.tags) - set(data.labels)] == [{"I-LST"}]
+    unknown = [set(s.tags) - set(data.labels) for s in data.dev if set(s.tags) - set(data.labels)]
+    assert unknown == ([] if bioes else [{"I-LST"}])
     for examples in (data.train, data.dev):
         known = [s for s in examples if set(s.tags) <= set(data.labels)]
         features = task.features(known, real_tokenizer, labels=data.labels, split=Split.DEV)
