@@ -219,6 +219,7 @@ def test_answers_come_from_the_text_as_it_was_written(tokenizer: WordPiece) -> N
     assert found.scores == {"exact_match": 100.0, "f1": 100.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "unanswerable", "num_questions", "num_answers", "num_inside_tokens"),
     [
