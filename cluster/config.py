@@ -56,7 +56,8 @@ class ClusterConfig:
       address: Ray cluster to join: `auto`, `host:port`, or None for the one of this job or a new local one.
       platform: Device kind of the training processes.
       num_processes: JAX processes that pretrain together; on accelerators one a host, owning all its devices.
-      finetune_processes: Those of each fine-tuning; with 1 it has one accelerator, with more as many as they.
+      finetune_processes: Those of each fine-tuning but probes; one process has one accelerator, several have
+        `accelerators_per_process` each.
       cpus_per_process: CPU cores that each of them reserves.
       accelerators_per_process: GPUs or TPU chips that each of them reserves; 0 on CPU.
       mesh: How the devices of all processes share the work of a step.

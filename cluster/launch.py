@@ -9,6 +9,7 @@ from upath import UPath
 
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, process_environment
+from cluster.storage import write_bytes
 
 
 def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: ClusterConfig, storage: UPath) -> None:
@@ -35,13 +36,22 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
     from ray.train.v2.jax import JaxTrainer
     from ray.train.v2.jax.config import JaxConfig
 
+    errors = storage / "errors"
+    if errors.exists():
+        errors.fs.rm(errors.path, recursive=True)
     accelerator = {Platform.CUDA: "GPU", Platform.TPU: "TPU"}.get(cluster.platform)
     resources: dict[str, float] = {"CPU": cluster.cpus_per_process}
     if accelerator:
         resources[accelerator] = cluster.accelerators_per_process
     trainer = JaxTrainer(
         _run_worker,
-        train_loop_config={"worker": worker, "arguments": arguments, "cluster": cluster},
+        train_loop_config={
+            "worker": worker,
+            "arguments": arguments,
+            "cluster": cluster,
+            "cwd": os.getcwd(),
+            "errors": errors,
+        },
         # A plain JaxConfig on CPU leaves jax.distributed out; `use_gpu` stands for 'set it up'.
         jax_config=JaxConfig(use_tpu=cluster.platform is Platform.TPU, use_gpu=cluster.platform is not Platform.TPU),
         scaling_config=ScalingConfig(
@@ -69,6 +79,13 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
 
 def _run_worker(config: dict[str, Any]) -> Exception | None:
     """The function that Ray Train runs in each process. Returns, not raises, what a new try cannot mend."""
+    from ray import cloudpickle, train
+
+    if os.path.isdir(config["cwd"]):  # which relative paths are relative to
+        os.chdir(config["cwd"])
+    errors: UPath = config["errors"]
+    if errors.exists():  # what ended a process of the try before, and made its peers believe that it was lost
+        return cloudpickle.loads(next(errors.iterdir()).read_bytes())
     configure(config["cluster"])
     try:
         config["worker"](**config["arguments"])
@@ -76,5 +93,7 @@ def _run_worker(config: dict[str, Any]) -> Exception | None:
         raise
     except Exception as error:
         error.add_note(traceback.format_exc())  # where it happened would not travel with it
+        if rank := train.get_context().get_world_rank():  # only what the first returns is read
+            write_bytes(errors / str(rank), cloudpickle.dumps(error))
         return error
     return None

@@ -60,6 +60,7 @@ def execute_command(command: Command) -> int:
     plan = _plan(stages, output=output, fresh=fresh)
     if command.plan or command.json:
         _print_plan([planned for planned in plan if planned.name in chosen], json=command.json)
+        _require_sources(plan, chosen)
         return 0
     _require_needs(plan, chosen, command)
     _require_sources(plan, chosen)

@@ -5,7 +5,7 @@ Importing this imports every stage's config and nothing heavy: a wrong config an
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,13 @@ from pipeline.yaml_tree import Keys, Tree, dotted, load_tree
 from stages.data.examples import Packing
 from stages.electra.objective import ObjectiveKind
 from stages.export import ExportConfig
-from stages.finetune import FinetuneSection
+from stages.finetune import (
+    EXPORTED_DISCRIMINATOR,
+    EXPORTED_GENERATOR,
+    FinetuneConfig,
+    FinetuneSection,
+    expand,
+)
 from stages.ingest import IngestConfig
 from stages.pretrain import PretrainConfig
 from stages.report import ReportConfig
@@ -103,7 +109,7 @@ def _complete(tree: Tree) -> Tree:
             tasks = {name: task for name, task in finetune["tasks"].items() if task is not None}
             finetune = finetune | {"tasks": tasks}
         if _trains_one_network(values.get("pretrain")):
-            finetune = {"model": "{export}/generator"} | finetune
+            finetune = {"model": EXPORTED_GENERATOR} | finetune
         values["finetune"] = finetune
     if values.get("pretrain") is not None:
         for name in (*CORPUS_STAGES, "export"):
@@ -160,4 +166,27 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
         wrong(("finetune", "probes"), config.finetune.probes, "need pretrain, whose checkpoints they start from")
     if config.finetune is not None and not config.finetune.tasks:
         wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
+    if config.finetune is not None and not problems:
+        try:
+            runs = expand(config.finetune, seed=config.seed)
+        except ValueError as error:
+            wrong(("finetune",), None, str(error))
+        else:
+            for run in {run.task: run for run in runs.values()}.values():
+                for name, value, message in _finetuning_problems(run, config):
+                    wrong(("finetune", "tasks", run.task, name), value, message)
     return problems
+
+
+def _finetuning_problems(run: FinetuneConfig, config: PipelineConfig) -> Iterator[tuple[str, int, str]]:
+    """Key, value and fault of what does not go with the model or the processes."""
+    cluster = config.cluster
+    devices = cluster.finetune_processes * max(1, cluster.accelerators_per_process)
+    if cluster.finetune_processes > 1 and run.batch_size % devices:
+        message = f"must be a multiple of the {devices} devices of cluster.finetune_processes"
+        yield "batch_size", run.batch_size, f"{message} = {cluster.finetune_processes}"
+    if config.pretrain is not None and run.model in (EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR):
+        positions = config.pretrain.model.resolve(vocab_size=1000)[0].max_position_embeddings
+        if run.max_length > positions:
+            message = f"must be at most pretrain.model.max_position_embeddings = {positions}"
+            yield "max_length", run.max_length, f"{message}: lower it or raise that"

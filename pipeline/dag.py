@@ -74,7 +74,15 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     for name, probe in probes.items():
         files = (probe.finetune.data, probe.finetune.train_file, probe.finetune.eval_file)
         early = functools.partial(_has_checkpoint, step=probe.step)
-        add(name, probe, needs=("vocab", "pretrain"), sources=_raw(files), early=early, accelerated=True)
+        add(
+            name,
+            probe,
+            needs=("vocab", "pretrain"),
+            sources=_raw(files),
+            early=early,
+            early_need="pretrain",
+            accelerated=True,
+        )
     every = [stage.name for stage in stages]
     add("report", config.report, needs=every, may_lack=(*fetches, *runs, *probes))
     if config.submission is not None:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,8 +72,9 @@ def _recording(tracker: Tracker) -> Iterator[None]:
 
 def log_failure(folder: UPath, *, name: str, error: str) -> None:
     """Says in a stage's log what the stage could not say itself: it was not run, or its process died."""
-    before = (folder / LOG).read_text(encoding="utf-8") if (folder / LOG).exists() else ""
-    write_text(folder / LOG, f"{before}{datetime.now():%F %T} ERROR   pipeline: {name} failed: {error}\n")
+    with suppress(OSError):  # of a full disk: the others go on, and the error is told at the end anyway
+        before = (folder / LOG).read_text(encoding="utf-8") if (folder / LOG).exists() else ""
+        write_text(folder / LOG, f"{before}{datetime.now():%F %T} ERROR   pipeline: {name} failed: {error}\n")
 
 
 def explain(failure: BaseException, *, output: UPath) -> str:

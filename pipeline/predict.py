@@ -32,29 +32,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         predictor = Predictor(options.model)
         lines = sys.stdin if options.text is None else ["\t".join(filter(None, (options.text, options.second)))]
-        required, optional = predictor.columns
-        names = (*required, *optional)
+        faults = 0
         for batch in _batches(lines):
-            rows = [_row(line, names) for line in batch]
+            rows = []
+            for number, line in batch:
+                try:
+                    rows.append(_row(line, *predictor.columns))
+                except ValueError as error:  # the others are answered
+                    faults += 1
+                    print(f"line {number}: {error}" if options.text is None else error, file=sys.stderr)
             for row, answer in zip(rows, predictor.answers(rows), strict=True):
                 print(json.dumps(answer, ensure_ascii=False) if options.json else render(row, answer), flush=True)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    return 1 if faults else 0
 
 
-def _batches(lines: Iterable[str]) -> Iterable[list[str]]:
-    texts = (line.rstrip("\n") for line in lines)
-    iterator = iter(text for text in texts if text.strip())
+def _batches(lines: Iterable[str]) -> Iterable[list[tuple[int, str]]]:
+    """Numbered lines, without empty ones."""
+    texts = enumerate((line.rstrip("\n") for line in lines), start=1)
+    iterator = iter((number, text) for number, text in texts if text.strip())
     while batch := list(islice(iterator, _LINES)):
         yield batch
 
 
-def _row(line: str, names: Sequence[str]) -> dict[str, str]:
-    texts = line.split("\t")
-    if len(texts) > len(names):
-        raise ValueError(f"{line!r} has {len(texts)} texts, this model takes {', '.join(names)}")
+def _row(line: str, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+    texts, names = line.split("\t"), (*required, *optional)
+    if not len(required) <= len(texts) <= len(names):
+        also = f" and perhaps {', '.join(optional)}" if optional else ""
+        raise ValueError(f"expected {', '.join(required)}{also}, with a tab between, found {len(texts)}: {line[:80]!r}")
     return dict(zip(names, texts, strict=False))
 
 

@@ -38,8 +38,9 @@ def find_shortages(stages: Sequence[Stage], cluster: ClusterConfig, *, available
         if lacking:
             asked = ", ".join(f"{amount:g} {name}" for name, amount in lacking.items())
             has = ", ".join(f"{available.get(name, 0):g} {name}" for name in lacking)
+            key = "num_processes" if stage.name == "pretrain" else "finetune_processes"
             each = f"cluster.cpus_per_process = {cluster.cpus_per_process}"
-            how = f" ({num_processes} processes x {each})" if num_processes else ""
+            how = f" (cluster.{key} = {num_processes} x {each})" if num_processes else ""
             shortages.append(f"{stage.name} asks for {asked}{how}, the cluster has {has}")
     return shortages
 

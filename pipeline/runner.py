@@ -121,7 +121,9 @@ class _Run:
         open_needs = [need for need in needs if need.state not in (State.DONE, State.FINISHED)]
         if not open_needs:
             return self._has_room(stage)
-        if stage.early is None or any(need.state is not State.QUEUED for need in open_needs):
+        if stage.early is None or any(
+            need.state is not State.QUEUED or need.name != stage.early_need for need in open_needs
+        ):
             return False
         return stage.early({need.name: need.folder for need in needs})
 

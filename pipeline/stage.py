@@ -18,7 +18,8 @@ class Stage:
       run: `run(config, context)`; writes its results into `context.output`.
       config: A frozen dataclass; all of it is the stage's identity.
       needs: Names of the stages whose output it reads, in the order of the pipeline.
-      early: Whether it may start while what it needs still runs, by the folders of `needs`; None: never.
+      early: Whether it may start while `early_need` still runs, by the folders of `needs`; None: never.
+      early_need: The one of `needs` that `early` judges; all others must be done.
       may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
       version: Raised when the code's results change, so that old results are not taken for new ones.
       sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
@@ -33,6 +34,7 @@ class Stage:
     config: Any
     needs: tuple[str, ...] = ()
     early: Callable[[Mapping[str, UPath]], bool] | None = None
+    early_need: str = ""
     may_lack: tuple[str, ...] = ()
     version: int = 1
     sources: tuple[str, ...] = ()

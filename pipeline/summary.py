@@ -43,6 +43,12 @@ def print_summary(
             table.add_row(*row)
         console.print()
         console.print(table)
+    degenerate, warned = _cautions(done)
+    if degenerate:
+        runs = f"{degenerate} of {sum(planned.name.startswith('finetune/') for planned in done)} fine-tuning runs"
+        console.print(f"\n{runs} learnt nothing (one class, or a flat loss): the report says which", style="yellow")
+    if warned:
+        console.print(f"{'' if degenerate else chr(10)}{warned} have further warnings in the report", style="yellow")
     lines = [f"{'report':<10}{planned.folder / 'report.html'}" for planned in done if planned.name == "report"]
     if config.tracking is not None:
         uri = config.tracking.uri or f"sqlite:///{output / 'mlflow.db'}"
@@ -69,6 +75,19 @@ def _scores(done: Sequence[PlannedStage]) -> list[tuple[str, ...]]:
         (task, metric, _median(found.get("pretrained", [])), _median(found.get("random", [])), _counts(found))
         for (task, metric), found in sorted(scores.items())
     ]
+
+
+def _cautions(done: Sequence[PlannedStage]) -> tuple[int, int]:
+    """Fine-tuning runs that are degenerate, and runs with other warnings."""
+    degenerate = warned = 0
+    for planned in done:
+        path = planned.folder / "result.json"
+        if planned.name.startswith("finetune/") and path.exists():
+            warnings = read_json(path).get("warnings", [])
+            is_degenerate = [warning.startswith("degenerate") for warning in warnings]
+            degenerate += any(is_degenerate)
+            warned += not all(is_degenerate)
+    return degenerate, warned
 
 
 def _median(values: list[float]) -> str:

@@ -1,6 +1,7 @@
 """Fine-tunes a pretrained discriminator, or the same network from random weights, on one task and scores it."""
 
 import difflib
+import logging
 import re
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -15,7 +16,10 @@ from stages.tasks.form import ClassWeights, TaskForm
 from stages.tasks.published import PUBLISHED
 from stages.training.config import ComputeDtype
 
-EXPORTED_DISCRIMINATOR = "{export}/discriminator"
+EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR = "{export}/discriminator", "{export}/generator"
+
+
+logger = logging.getLogger(__name__)
 
 
 class Init(StrEnum):
@@ -116,7 +120,7 @@ class TaskSection:
     A task that is not known by name says what it is: `kind` and what `stages.tasks.form.TaskForm` lists.
 
     Attributes:
-      data: Folder of its files; None fetches those that a task known by name publishes.
+      data: Folder of its files; None fetches those that a task known by name publishes, unless both are named.
       model: As the section's: RTE may start from `{finetune/mnli/seed-0}/model`, a task above it.
     """
 
@@ -231,7 +235,7 @@ def _check_name(name: str, task: TaskSection) -> None:
             f"tasks.{name}: no task is known by this name.{hint}\nallowed: {', '.join(known)}; or any other name "
             f"with kind: one of {', '.join(TaskKind)}"
         )
-    if task.data is None:
+    if task.data is None and not _names_both_files(task):
         raise ValueError(f"tasks.{name}: data is missing, must be the folder of the task's files")
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
         raise ValueError(f"tasks.{name}: a name has letters, digits, _ and - only, and begins with a letter")
@@ -242,6 +246,9 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
 
     Args:
       seed: The one seed of tasks for which none is configured.
+
+    Raises:
+      ValueError: A task's values do not go with the section's.
     """
     runs: dict[str, FinetuneConfig] = {}
     for name, task in section.tasks.items():
@@ -249,7 +256,7 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
         settings: dict[str, Any] = {
             "epochs": defaults.epochs,
             "max_length": defaults.max_length,
-            "data": f"{{fetch/{name}}}",
+            "data": "." if _names_both_files(task) else f"{{fetch/{name}}}",
         }
         for source in (section, task):
             for item in fields(FinetuneConfig):
@@ -262,9 +269,11 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
             prefix = "seed" if init is Init.PRETRAINED else "random"
             for number in seeds:
                 settings |= {"task": str(name), "seed": number, "init": init}
-                runs[f"finetune/{name}/{prefix}-{number}"] = (
-                    DeclaredConfig(**settings, form=task.form) if task.form else FinetuneConfig(**settings)
-                )
+                try:
+                    run = DeclaredConfig(**settings, form=task.form) if task.form else FinetuneConfig(**settings)
+                except ValueError as error:  # of values that go together only here
+                    raise ValueError(f"tasks.{name}: {error}") from error
+                runs[f"finetune/{name}/{prefix}-{number}"] = run
     return runs
 
 
@@ -273,8 +282,12 @@ def expand_fetches(section: FinetuneSection) -> dict[str, FetchConfig]:
     return {
         f"fetch/{name}": FetchConfig(task=name, files=PUBLISHED[TaskName(name)])
         for name, task in section.tasks.items()
-        if task.data is None
+        if task.data is None and not _names_both_files(task)
     }
+
+
+def _names_both_files(task: TaskSection) -> bool:
+    return task.train_file is not None and task.eval_file is not None
 
 
 def _check(config: FinetuneConfig | TaskSection | FinetuneSection) -> None:
@@ -339,6 +352,7 @@ def run(config: FinetuneConfig, context: StageContext) -> None:
         finetune(config, context)
         return
     from cluster.launch import launch
+    from cluster.storage import read_json
 
     launch(
         _in_process,
@@ -346,6 +360,11 @@ def run(config: FinetuneConfig, context: StageContext) -> None:
         cluster=replace(context.cluster, num_processes=context.cluster.finetune_processes, mesh=MeshConfig()),
         storage=context.output / "ray",
     )
+    result = read_json(context.output / "result.json")  # the processes' own words are not in this one's log
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in result["scores"].items())
+    logger.info("%s: step %d of %d: %s", config.task, result["scored_step"], result["steps"], scores)
+    for warning in result["warnings"]:
+        logger.warning("%s: %s", config.task, warning)
 
 
 def _in_process(config: FinetuneConfig, context: StageContext) -> None:

@@ -15,8 +15,9 @@ from upath import UPath
 
 from stages.electra import models
 from stages.electra.config import HeadKind, ProblemType
-from stages.electra.huggingface import Architecture
+from stages.electra.huggingface import Architecture, ConversionError, flatten
 from stages.electra.pretrained import Pretrained, load_pretrained
+from stages.electra.source import OWN_HEAD
 from stages.electra.tokenizer import ElectraTokenizer
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.classification import truncate
@@ -260,13 +261,19 @@ def _question_kind(model: Pretrained) -> TaskKind:
 def _make_answering(model: Pretrained, kind: TaskKind) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
     """(ids, lengths, lengths of type 0) -> logits as `stages.tasks.answers.AnswerNetwork` gives them."""
     head = model.own_head or model.params["head"]
-    graphdef, _ = init_model(
+    graphdef, expected = init_model(
         kind,
         config=model.config,
         num_labels=model.config.num_labels,
         seed=0,
         head=HeadKind.ORIGINAL if "end" in head else HeadKind.HUGGINGFACE,
     )
+    shapes, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (expected["head"], head))
+    if shapes != found:
+        wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+        raise ConversionError(
+            f"{OWN_HEAD} does not belong to this model: {', '.join(wrong)} missing or of another shape"
+        )
     predict = make_predict(graphdef, dtype="float32")
     params = model.params | {"head": head}
 

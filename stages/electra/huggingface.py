@@ -172,23 +172,31 @@ def to_huggingface(
 
 
 def with_dense(params: Mapping[str, Any], *, config: ElectraConfig) -> dict[str, Any]:
-    """A classifier with the original's head, `prediction(x)`, as one with transformers', `prediction(gelu(dense(x)))`.
+    """A classifier with the original's head, z = W x + b, as one with transformers', prediction(gelu(dense(x))).
 
-    The dense layer adds so much to each element that none is below 6, where gelu is the identity in float32, and
-    `prediction` takes it away again. No element of x, which a LayerNorm gives, is above sqrt(D) |scale| + |bias|.
+    z = gelu(z) - gelu(-z): the dense layer computes z and -z of every class, the prediction their difference. Where
+    there are more classes than half the width, the dense layer instead adds so much to each element of x that none is
+    below 6, where gelu is the identity in float32: x comes from a LayerNorm, so none is above sqrt(D) |scale| + |bias|.
     """
-    norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
-    scale_D, bias_D = (np.abs(np.asarray(norm[name], np.float64)) for name in ("scale", "bias"))
-    shift_D = (np.sqrt(config.hidden_size) * scale_D + bias_D + 6.0).astype(np.float32)
-    kernel_DC, bias_C = (np.asarray(params["head"]["prediction"][name], np.float64) for name in ("kernel", "bias"))
-    head = {
-        "dense": {"kernel": np.eye(config.hidden_size, dtype=np.float32), "bias": shift_D},
-        "prediction": {
-            "kernel": kernel_DC.astype(np.float32),
-            "bias": (bias_C - shift_D.astype(np.float64) @ kernel_DC).astype(np.float32),
-        },
-    }
-    return dict(params) | {"head": head}
+    kernel_DC, bias_C = (np.asarray(params["head"]["prediction"][name], np.float32) for name in ("kernel", "bias"))
+    width, num_labels = kernel_DC.shape
+    dense = {"kernel": np.zeros((width, width), np.float32), "bias": np.zeros(width, np.float32)}
+    prediction = {"kernel": kernel_DC, "bias": bias_C}
+    if 2 * num_labels <= width:
+        dense["kernel"][:, : 2 * num_labels] = np.concatenate([kernel_DC, -kernel_DC], axis=1)
+        dense["bias"][: 2 * num_labels] = np.concatenate([bias_C, -bias_C])
+        difference = np.concatenate([np.eye(num_labels), -np.eye(num_labels)])
+        prediction = {
+            "kernel": np.pad(difference, ((0, width - 2 * num_labels), (0, 0))).astype(np.float32),
+            "bias": np.zeros(num_labels, np.float32),
+        }
+    else:
+        norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
+        scale_D, offset_D = (np.abs(np.asarray(norm[name], np.float64)) for name in ("scale", "bias"))
+        shift_D = (np.sqrt(width) * scale_D + offset_D + 6).astype(np.float32)
+        dense = {"kernel": np.eye(width, dtype=np.float32), "bias": shift_D}
+        prediction["bias"] = (bias_C - shift_D.astype(np.float64) @ kernel_DC.astype(np.float64)).astype(np.float32)
+    return dict(params) | {"head": {"dense": dense, "prediction": prediction}}
 
 
 def match_huggingface(

@@ -125,7 +125,7 @@ def load_pretrained(location: str | Path | UPath) -> Pretrained:
     config = config_from_huggingface(files.values)
     check_vocabulary(files.tokenizer.get("vocab.txt", b""), config, source=f"{location}: vocab.txt")
     params = from_huggingface(files.tensors, config=config, architecture=architecture, source=str(location))
-    own_head = None if files.own_head is None else unflatten(safetensors.numpy.load(files.own_head))
+    own_head = None if files.own_head is None else unflatten(files.own_head)
     return Pretrained(architecture=architecture, config=config, params=params, own_head=own_head)
 
 

@@ -11,7 +11,7 @@ from upath import UPath
 from cluster.storage import local_copy, read_json
 from stages.electra.google_tf import Part, is_checkpoint, read_checkpoint
 from stages.electra.huggingface import config_from_shapes
-from stages.electra.weights import FORMATS, read_tensors
+from stages.electra.weights import FORMATS, read_safetensors, read_tensors
 
 OWN_HEAD = "head.safetensors"  # of a head that no class of transformers has a place for
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -25,13 +25,13 @@ class Files:
       values: The `config.json`; what the shapes tell where there is none.
       tensors: Under Hugging Face's names.
       tokenizer: Contents of the tokenizer's files by name.
-      own_head: Contents of `OWN_HEAD`, where there is one.
+      own_head: Tensors of `OWN_HEAD` by slashed name, where there is one.
     """
 
     values: dict[str, Any]
     tensors: dict[str, np.ndarray]
     tokenizer: dict[str, bytes]
-    own_head: bytes | None
+    own_head: dict[str, np.ndarray] | None
 
 
 def read_model(location: str | Path | UPath, *, revision: str | None = None, part: Part = Part.DISCRIMINATOR) -> Files:
@@ -56,7 +56,7 @@ def read_model(location: str | Path | UPath, *, revision: str | None = None, par
             tensors = read_tensors(folder)
         files = folder if folder.is_dir() else folder.parent
         tokenizer = {name: (files / name).read_bytes() for name in TOKENIZER_FILES if (files / name).is_file()}
-        own_head = (files / OWN_HEAD).read_bytes() if (files / OWN_HEAD).is_file() else None
+        own_head = read_safetensors(files / OWN_HEAD) if (files / OWN_HEAD).is_file() else None
         return Files(values=values, tensors=tensors, tokenizer=tokenizer, own_head=own_head)
 
 

@@ -134,7 +134,7 @@ def _verdicts(results: Results, summary: Summary) -> list[str]:
     sentences += [
         f"{task.task} is not held against published results: {task.incomparable}."
         for task in summary.tasks
-        if task.incomparable and not task.generated
+        if task.incomparable and task.published is not None and not task.generated
     ]
     return sentences
 

@@ -32,7 +32,7 @@ class EndHead(nnx.Module):
         of_end_DH, of_start_DH = self.dense.kernel[:width], self.dense.kernel[width:]
         start_BKD = jnp.take_along_axis(x_BTD, starts_BK[..., None], axis=1)
         ends_BTH = product("btd,dh->bth", x_BTD, of_end_DH, dtype) + self.dense.bias[...]
-        starts_KBH = product("bkd,dh->kbh", start_BKD, of_start_DH, dtype)
+        starts_KBH = jnp.moveaxis(product("bkd,dh->bkh", start_BKD, of_start_DH, dtype), 1, 0)
 
         def of_start(start_BH: jax.Array) -> jax.Array:
             hidden_BTH = activate(ends_BTH + start_BH[:, None, :], Activation.GELU)
@@ -79,7 +79,7 @@ class AnswerHead(nnx.Module):
         start_B: jax.Array | None,
         dtype: DTypeLike,
     ) -> jax.Array:
-        spans_BTC = self.prediction(x_BTD, dtype=jnp.float32)
+        spans_BTC = jnp.where(mask_BT[..., None], self.prediction(x_BTD, dtype=jnp.float32), _NOWHERE)
         starts_BT = spans_BTC[..., 0]
         parts = [spans_BTC]
         if self.end is not None:
@@ -88,9 +88,11 @@ class AnswerHead(nnx.Module):
                 starts_BK = jax.lax.top_k(jnp.where(context_BT, starts_BT, _NOWHERE), count)[1]
             else:
                 starts_BK = start_B[:, None]
-            parts.append(self.end(x_BTD, starts_BK, dtype=dtype))
+            ends_BTK = jnp.where(mask_BT[..., None], self.end(x_BTD, starts_BK, dtype=dtype), _NOWHERE)
+            # log p(start) and log p(end | start): of ends of different starts, only these can be compared.
+            parts = [jax.nn.log_softmax(logits, axis=1) for logits in (spans_BTC, ends_BTK)]
         if self.unanswerable is not None:
-            none_B = self.unanswerable(x_BTD, jnp.where(mask_BT, starts_BT, _NOWHERE), dtype=dtype)
+            none_B = self.unanswerable(x_BTD, starts_BT, dtype=dtype)
             parts.append(jnp.broadcast_to(none_B[:, None, None], (*starts_BT.shape, 1)))
         return jnp.concatenate(parts, axis=-1)
 
@@ -99,8 +101,8 @@ class AnswerNetwork(Network):
     """Logits of a question with a window of its context, [B, T, C]. No dropout before the head, as in the original.
 
     First, of each token as the first of the answer. Then, of each as the last: one where start and end are independent;
-    where they are joint, one for every start that is followed up, in the order of their logits, the earlier of equal
-    ones first. Last, where a question may have no answer, that of 'none', the same at every token.
+    where they are joint, log probabilities for every start that is followed up, in the order of theirs, the earlier of
+    equal ones first. Last, where a question may have no answer, that of 'none', the same at every token.
     """
 
     def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, rngs_key: jax.Array) -> None:

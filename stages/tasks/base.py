@@ -81,6 +81,7 @@ class Features:
         (`labels`).
       counts: What happened on the way (`truncated`, `skipped`, …).
       details: What the task needs to turn the rows' logits into answers.
+      faults: What is wrong with some examples, a line each.
     """
 
     ids: Sequence[np.ndarray]
@@ -89,6 +90,7 @@ class Features:
     labels: Mapping[str, Sequence[Any] | np.ndarray]
     counts: Mapping[str, int] = field(default_factory=dict)
     details: Any = None
+    faults: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, values in self.labels.items():

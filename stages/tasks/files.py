@@ -1,5 +1,6 @@
 """Finding and reading task files, locally or remotely, compressed or not."""
 
+import codecs
 import fnmatch
 import gzip
 import lzma
@@ -32,11 +33,31 @@ def find_file(data: UPath, *, patterns: Sequence[str], override: str | None, wha
         if len(found) > 1:
             raise ValueError(f"{data} holds {len(found)} files like {pattern}: {', '.join(found)}; set {what}")
         if found:
+            _require_one_format(data, found[0], names=names, patterns=patterns, what=what)
             return data / found[0]
     raise FileNotFoundError(
         f"{data} has no {' or '.join(patterns)}; it holds {', '.join(names[:10]) or 'nothing'}"
         f"{' …' if len(names) > 10 else ''}; set {what} where the file has another name"
     )
+
+
+def _require_one_format(data: UPath, chosen: str, *, names: Sequence[str], patterns: Sequence[str], what: str) -> None:
+    """The same name with another ending may be the same data in another form, or not: nobody knows which is meant."""
+    stem = chosen.lower().partition(".")[0]
+    others = [
+        name
+        for name in names
+        if name.lower().partition(".")[0] == stem
+        and _plain_name(name) != _plain_name(chosen)
+        and any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns)
+    ]
+    if others:
+        raise ValueError(f"{data} holds {chosen} and {', '.join(others)}; set {what} to the one that is meant")
+
+
+def _plain_name(name: str) -> str:
+    """Without the ending of a compressed file."""
+    return name.lower().removesuffix(".gz").removesuffix(".xz")
 
 
 def read_text(path: UPath) -> str:
@@ -53,9 +74,12 @@ def read_text(path: UPath) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}:{line}: byte {error.start} ({data[error.start]:#04x}) is not UTF-8; convert the file"
-        ) from error
+        what = (
+            "the file is UTF-16, not UTF-8"
+            if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            else (f"byte {error.start} ({data[error.start]:#04x}) is not UTF-8")
+        )
+        raise ValueError(f"{path}:{line}: {what}; convert the file") from error
 
 
 def read_lines(path: UPath) -> Iterator[tuple[int, str]]:

@@ -42,6 +42,7 @@ from stages.training.state import init_state, make_train_step
 logger = logging.getLogger(__name__)
 
 _NUM_WINDOWS = 50  # rows of training metrics that a run writes
+_MUCH_CUT = 0.01  # share of texts that are too long, above which it is said
 _FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
 
 
@@ -74,7 +75,8 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         for examples, split in ((data.train, Split.TRAIN), (data.dev, Split.DEV))
     )
     if not train_features.num_rows:
-        raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on")
+        why = f": {train_features.faults[0]}" if train_features.faults else ""
+        raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on{why}")
 
     # The order of things random: model by key(seed), batches by (seed, epoch), dropout by (step, seed).
     def init(seed: int) -> tuple[Any, Any]:
@@ -194,7 +196,12 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         trained = attempt(config.seed if number == 0 else _other_seed(config.seed, number))
         evaluation, windows = trained.evaluation, trained.windows
         warnings = _warnings(
-            config, task, evaluation=evaluation, train_features=train_features, data=data, windows=windows
+            config,
+            task,
+            evaluation=evaluation,
+            features={"training": train_features, "scored": dev_features},
+            data=data,
+            windows=windows,
         )
         degenerate = [warning for warning in warnings if warning.startswith("degenerate")]
         if not degenerate:
@@ -230,6 +237,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "layer_decay": config.layer_decay,
             "last_loss": windows[-1].loss,
             "counts": {"train": dict(train_features.counts), "dev": dict(dev_features.counts)},
+            "faults": {"train": list(train_features.faults), "dev": list(dev_features.faults)},
             "details": dict(evaluation.details),
             "warnings": warnings,
             # The median, which the windows that waited for a compilation do not move.
@@ -285,7 +293,10 @@ def _resolved(config: FinetuneConfig, network: ElectraConfig) -> FinetuneConfig:
 def _read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder}: no tokenizer.json; a model is fine-tuned with its own tokenizer")
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer.json; a model is fine-tuned with its own tokenizer, which transformers' "
+            "AutoTokenizer writes (save_pretrained) where there is a vocab.txt"
+        )
     tokenizer = WordPiece.from_file(path)
     if tokenizer.vocab_size > network.vocab_size:
         raise ValueError(
@@ -338,24 +349,30 @@ def _warnings(
     task: Task,
     *,
     evaluation: Evaluation,
-    train_features: Features,
+    features: Mapping[str, Features],
     data: TaskData,
     windows: Sequence[Window],
 ) -> list[str]:
     warnings = [*data.warnings, *evaluation.warnings]
     last = windows[-max(1, len(windows) // 10) :]
     loss = sum(window.sums["loss"] for window in last) / max(1.0, sum(window.sums["targets"] for window in last))
-    constant = constant_loss(train_features, task.kind)
+    constant = constant_loss(features["training"], task.kind)
     if constant > 0 and loss > _FLAT * constant:
         warnings.append(
             f"degenerate: flat loss, {loss:.3f} over the last steps; a guess that ignores the input has {constant:.3f}"
         )
     if config.max_eval_examples is not None and config.max_eval_examples <= len(data.dev):
         warnings.append(f"scored on {len(data.dev)} examples only: not comparable to published scores")
-    if skipped := train_features.counts.get("answer_not_in_context"):
-        warnings.append(
-            f"{skipped} of {len(data.train)} training questions were skipped: their answer is not in the context"
-        )
+    for what, rows in features.items():
+        num_examples = len(data.train if what == "training" else data.dev)
+        if rows.faults:
+            then = "were skipped" if what == "training" else "cannot be answered right"
+            more = f"; result.json lists all {len(rows.faults)}" if len(rows.faults) > 1 else ""
+            warnings.append(f"{len(rows.faults)} of {num_examples} {what} examples {then}: {rows.faults[0]}{more}")
+        if (cut := rows.counts.get("truncated", 0)) > num_examples * _MUCH_CUT:
+            warnings.append(
+                f"{cut} of {rows.num_rows} {what} texts were cut at max_length = {config.max_length} tokens"
+            )
     return warnings
 
 

@@ -16,7 +16,7 @@ from stages.tasks.config import TASKS, TaskKind, TaskName
 from stages.tasks.files import find_file
 from stages.tasks.question_files import read_questions
 from stages.tasks.spans import Candidate, Window, rank, window_candidates
-from stages.tasks.squad import Answer, Question
+from stages.tasks.squad import Question
 from stages.tasks.thresholds import make_thresholds
 from stages.tasks.tokens import WordPiece
 
@@ -38,7 +38,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnswering:
-    """Questions with an answer in their context, or perhaps none; start and end are scored independently.
+    """Questions with an answer in their context, or perhaps none.
 
     Attributes:
       name: As in the configuration.
@@ -92,14 +92,16 @@ class QuestionAnswering:
         questions = tokenizer.encode([example.text for example in examples])
         contexts = encode_contexts(examples, tokenizer)
         ids, first_length, owners, spans, windows = [], [], [], [], []
-        not_found, cut = [], 0
+        faults, cut = [], 0
         for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             context = contexts[example.context]
             target = None
+            if split is not Split.TRAIN and example.answers and not any(map(example.holds, example.answers)):
+                faults.append(_misplaced(example))
             if split is Split.TRAIN and (example.answers or not self.unanswerable):
                 target = answer_tokens(example, context)
                 if target is None:
-                    not_found.append(example.id)
+                    faults.append(_misplaced(example))
                     continue
             cut += len(question) > self.options.max_question_length
             head = [tokenizer.cls, *question[: self.options.max_question_length], tokenizer.sep]
@@ -130,8 +132,9 @@ class QuestionAnswering:
             examples=np.array(owners, np.int32),
             labels={"start": spans_array[:, 0], "end": spans_array[:, 1]}
             | ({"unanswerable": (spans_array[:, 1] == 0).astype(np.float32)} if self.unanswerable else {}),
-            counts={"answer_not_in_context": len(not_found), "question_cut": cut, "windows": len(ids)},
-            details=windows if split is Split.DEV else {"answer_not_in_context": not_found},
+            counts={"answer_not_in_context": len(faults), "question_cut": cut, "windows": len(ids)},
+            details=windows,
+            faults=faults,
         )
 
     def candidates(
@@ -224,7 +227,8 @@ def make_squad_v2(options: TaskOptions) -> QuestionAnswering:
 
 
 def make_mrqa(name: TaskName, options: TaskOptions) -> QuestionAnswering:
-    """One of the sets that MRQA brought into one form. Their files share a name: give train_file and eval_file."""
+    """One of the sets that MRQA brought into one form. Its own files are called as the set: give train_file and
+    eval_file, or name no data."""
     return _make(name, options)
 
 
@@ -289,9 +293,9 @@ def _context_width(positions: np.ndarray, bounds: tuple[int, int]) -> np.ndarray
 
 def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None:
     """First and last token of the first gold answer, or None if the context does not hold it there."""
-    answer = _trimmed(example.answers[0])
-    if not answer.text or example.context[answer.start : answer.end] != answer.text:
+    if not example.answers or not example.holds(example.answers[0]):
         return None
+    answer = example.answers[0].trimmed
     starts, ends = context.offsets[:, 0], context.offsets[:, 1]
     touched = np.nonzero((starts < answer.end) & (ends > answer.start))[0]
     if not len(touched):
@@ -299,6 +303,11 @@ def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None
     return int(touched[0]), int(touched[-1])
 
 
-def _trimmed(answer: Answer) -> Answer:
-    left = len(answer.text) - len(answer.text.lstrip())
-    return Answer(text=answer.text.strip(), start=answer.start + left)
+def _misplaced(example: Question) -> str:
+    """Says what is wrong with the first answer."""
+    if not example.answers:
+        return f"question {example.id!r} has no answer"
+    answer = example.answers[0].trimmed
+    place = example.context.find(answer.text) if answer.text else -1
+    where = f"but at {place}" if place >= 0 else "nor anywhere in its context"
+    return f"question {example.id!r}: the answer {answer.text[:40]!r} is not at {answer.start}, {where}"

@@ -34,7 +34,10 @@ def read_questions(path: UPath, *, unanswerable: bool = False) -> list[Question]
     if not questions:
         raise ValueError(f"{path}: no questions")
     if not unanswerable and (empty := next((question for question in questions if not question.texts), None)):
-        raise ValueError(f"{path}: question {empty.id!r} has no answers, which this task does not allow")
+        raise ValueError(
+            f"{path}: question {empty.id!r} has no answers, which this task does not allow; where contexts may hold "
+            "none, the kind is answerability (squad_v2)"
+        )
     require_different_ids(questions, path)
     return questions
 

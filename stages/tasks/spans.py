@@ -58,7 +58,8 @@ def window_candidates(window: Window, logits_TC: np.ndarray, *, n_best: int, max
         starts = _top(start_logits, len(of_ends))
         is_owned = window.owned[starts]
         starts, end_logits_ST = starts[is_owned], np.array(of_ends)[: len(starts)][is_owned]
-        ends_SE = np.array([_top(end_logits, n_best) for end_logits in end_logits_ST]).reshape(len(starts), -1)
+        each = [_top(end_logits, n_best) for end_logits in end_logits_ST]
+        ends_SE = np.array(each, int).reshape(len(starts), min(n_best, length))
     spans = ends_SE - starts[:, None]
     rows, columns = np.nonzero((spans >= 0) & (spans < max_answer_length))
     ends = ends_SE[rows, columns]

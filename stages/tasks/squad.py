@@ -4,6 +4,7 @@ References: Rajpurkar et al., SQuAD, 2016 (arXiv 1606.05250) and 2018 (arXiv 180
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,12 @@ class Answer:
     @property
     def end(self) -> int:
         return self.start + len(self.text)
+
+    @property
+    def trimmed(self) -> "Answer":
+        """Without white space around it."""
+        left = len(self.text) - len(self.text.lstrip())
+        return Answer(text=self.text.strip(), start=self.start + left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,11 @@ class Question:
     def texts(self) -> tuple[str, ...]:
         """What a prediction is compared with."""
         return self.accepted or tuple(answer.text for answer in self.answers)
+
+    def holds(self, answer: Answer) -> bool:
+        """Whether the context has this answer where it says."""
+        answer = answer.trimmed
+        return bool(answer.text) and self.context[answer.start : answer.end] == answer.text
 
 
 def read_squad(path: UPath, *, unanswerable: bool = False) -> list[Question]:
@@ -74,9 +86,13 @@ def read_squad(path: UPath, *, unanswerable: bool = False) -> list[Question]:
 
 def require_different_ids(questions: Sequence[Question], path: UPath) -> None:
     """Predictions are written by id."""
-    ids = {question.id for question in questions}
-    if len(ids) < len(questions):
-        raise ValueError(f"{path}: {len(questions)} questions have {len(ids)} different ids; they must differ")
+    counts = Counter(question.id for question in questions)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        shown = ", ".join(map(repr, repeated[:3])) + (" …" if len(repeated) > 3 else "")
+        raise ValueError(
+            f"{path}: {len(questions)} questions have {len(counts)} different ids, which must differ; repeated: {shown}"
+        )
 
 
 def _question(item: Any, *, context: str, place: str, unanswerable: bool) -> Question:

@@ -1,6 +1,7 @@
 """Rows of task files: tab-separated, CSV, JSON lines, Parquet; each row knows its place, for error messages."""
 
 import csv
+import difflib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,13 +72,18 @@ def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (),
 
 
 def _read_csv(path: UPath) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line that it begins in: a quoted value may go over several."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    line = 1
     try:
         for fields in reader:
             if fields:
-                yield reader.line_num, fields
+                yield line, fields
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+        raise ValueError(
+            f"{path}:{line}: not valid CSV: {error} (in line {reader.line_num}); is a quote open?"
+        ) from error
 
 
 def _select(
@@ -91,7 +97,9 @@ def _select(
     lines = iter(lines)
     columns = list(header)
     if not columns:
-        _, columns = next(lines, (1, [""]))
+        _, columns = next(lines, (1, []))
+        if not columns:
+            raise ValueError(f"{path} is empty; expected a header with {', '.join(needed)}")
         _require(f"{path}:1: the header", columns, needed)
     places = [columns.index(name) for name in needed]
     rows, broken = [], []
@@ -144,9 +152,14 @@ def _read_parquet(path: UPath, needed: Sequence[str]) -> list[Row]:
     return [Row(place=f"{path}: row {number}", values=row) for number, row in enumerate(values, start=1)]
 
 
+def _near(missing: Sequence[str], found: Sequence[str]) -> str:
+    near = difflib.get_close_matches(missing[0], found, n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
 def _require(place: str, found: Sequence[str], needed: Sequence[str]) -> None:
     if missing := [name for name in needed if name not in found]:
         raise ValueError(
             f"{place} lacks {', '.join(map(repr, missing))}; "
-            f"expected the columns {', '.join(needed)}; found {', '.join(found)}"
+            f"expected the columns {', '.join(needed)}; found {', '.join(found)}{_near(missing, found)}"
         )

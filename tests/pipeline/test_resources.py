@@ -12,7 +12,9 @@ def test_training_processes_count_together():
     cluster = ClusterConfig(num_processes=4, cpus_per_process=2)
     pretrain = replace(stage("pretrain"), num_processes=4)
     found = find_shortages([pretrain, stage("export")], cluster, available={"CPU": 6.0})
-    assert found == ["pretrain asks for 8 CPU (4 processes x cluster.cpus_per_process = 2), the cluster has 6 CPU"]
+    assert found == [
+        "pretrain asks for 8 CPU (cluster.num_processes = 4 x cluster.cpus_per_process = 2), the cluster has 6 CPU"
+    ]
 
 
 def test_enough_is_no_shortage():

@@ -66,13 +66,16 @@ def test_siblings_run_side_by_side(output, tmp_path):
 def test_a_stage_starts_before_what_it_needs_has_ended_where_it_may(output, tmp_path):
     log = tmp_path / "calls"
     # `a` ends when `b` has begun.
-    stages = [stage("a", log=str(log), meet=2), replace(stage("b", needs=("a",), log=str(log)), early=has_begun)]
+    stages = [
+        stage("a", log=str(log), meet=2),
+        replace(stage("b", needs=("a",), log=str(log)), early=has_begun, early_need="a"),
+    ]
     assert states(run(stages, output)) == {"a": "finished", "b": "finished"}
 
 
 def test_and_not_where_it_may_not_yet(output, tmp_path):
     log = tmp_path / "calls"
-    stages = [stage("a", log=str(log)), replace(stage("b", needs=("a",), log=str(log)), early=never)]
+    stages = [stage("a", log=str(log)), replace(stage("b", needs=("a",), log=str(log)), early=never, early_need="a")]
     assert states(run(stages, output)) == {"a": "finished", "b": "finished"}
     assert [line.rsplit(" ", 1)[0] for line in log.read_text().splitlines()] == ["a begin", "a end", "b begin", "b end"]
 

@@ -140,16 +140,16 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
         load_pretrained(str(tmp_path))
 
 
-def test_the_originals_head_is_exported_as_transformers_with_the_same_logits(tmp_path):
-    config = tiny()[0].change(num_labels=3)
+@pytest.mark.parametrize("num_labels", [3, 40])
+def test_the_originals_head_is_exported_as_transformers_with_the_same_logits(tmp_path, num_labels):
+    config = tiny()[0].change(num_labels=num_labels)
+    assert (2 * num_labels <= config.hidden_size) == (num_labels == 3)
     graphdef, params = build(lambda: SequenceClassifier(config, rngs_key=KEY, head=HeadKind.ORIGINAL))
     # As after training: a LayerNorm that is not that of the start, elements that the gelu would bend.
     norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
     random = np.random.default_rng(0)
     norm |= {name: jnp.asarray(random.normal(size=config.hidden_size), jnp.float32) * 2 for name in norm}
-    save_pretrained(
-        UPath(tmp_path), architecture="ElectraForSequenceClassification", config=config, params=params, id2label=LABELS
-    )
+    save_pretrained(UPath(tmp_path), architecture="ElectraForSequenceClassification", config=config, params=params)
     saved = load_pretrained(str(tmp_path))
     assert set(saved.params["head"]) == {"dense", "prediction"}
     ids = random.integers(5, config.vocab_size, (4, 12))

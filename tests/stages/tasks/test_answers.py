@@ -13,7 +13,7 @@ from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.model import merge, split
 from stages.tasks.answers import BEAM_SIZE, AnswerHead
 from stages.tasks.config import TaskKind
-from stages.tasks.model import init_model, make_task_loss
+from stages.tasks.model import init_model, make_predict, make_task_loss
 from stages.tasks.spans import Window, window_candidates
 
 CONFIG = ElectraConfig(
@@ -46,8 +46,8 @@ def head(request: pytest.FixtureRequest) -> tuple[Callable[..., np.ndarray], Any
     params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32) / 4, params)
     x_BTD = random.normal(size=(B, T, D)).astype(np.float32)
 
-    def logits(start_B: np.ndarray | None = None) -> np.ndarray:
-        found = merge(graphdef, params)(
+    def logits(start_B: np.ndarray | None = None, params: Any = params) -> np.ndarray:
+        found = merge(graphdef, jax.tree.map(jnp.float32, params))(
             jnp.asarray(x_BTD),
             jnp.asarray(MASK),
             jnp.asarray(CONTEXT),
@@ -69,13 +69,20 @@ def _ends(x_TD: np.ndarray, start: int, params: Any) -> np.ndarray:
     return _dense(_gelu(_dense(both, params["dense"])), params["prediction"])[:, 0]
 
 
+def _log_softmax(logits_T: np.ndarray) -> np.ndarray:
+    return logits_T - np.log(np.exp(logits_T).sum())
+
+
 def test_the_end_is_scored_beside_the_start(head: Any) -> None:
     logits, params, x_BTD = head
     start_B = np.array([7, 0, 9])
     found = logits(start_B)
     for row, start in enumerate(start_B):
-        np.testing.assert_allclose(found[row, :, 0], _dense(x_BTD[row], params["prediction"])[:, 0], atol=1e-5)
-        np.testing.assert_allclose(found[row, :, 1], _ends(x_BTD[row], start, params["end"]), atol=1e-4)
+        real = slice(LENGTHS[row])
+        starts = _log_softmax(_dense(x_BTD[row, real], params["prediction"])[:, 0])
+        ends = _log_softmax(_ends(x_BTD[row, real], start, params["end"]))
+        np.testing.assert_allclose(found[row, real, 0], starts, atol=1e-5)
+        np.testing.assert_allclose(found[row, real, 1], ends, atol=1e-4)
     assert found.shape[-1] == 2 + ("unanswerable" in params)
 
 
@@ -85,8 +92,10 @@ def test_the_likeliest_starts_of_the_context_are_followed_up_in_their_order(head
     for row in range(B):
         places = np.nonzero(CONTEXT[row])[0]
         best = places[np.argsort(-found[row, places, 0], kind="stable")][:BEAM_SIZE]
+        real = slice(LENGTHS[row])
         for number, start in enumerate(best):
-            np.testing.assert_allclose(found[row, :, 1 + number], _ends(x_BTD[row], start, params["end"]), atol=1e-4)
+            ends = _log_softmax(_ends(x_BTD[row, real], start, params["end"]))
+            np.testing.assert_allclose(found[row, real, 1 + number], ends, atol=1e-4)
     assert found.shape[-1] == 1 + BEAM_SIZE + ("unanswerable" in params)
 
 
@@ -106,12 +115,9 @@ def test_no_answer_is_judged_by_cls_and_by_where_an_answer_would_start(kind: Hea
         np.testing.assert_allclose(found[row, :, -1], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [TaskKind.QUESTION_ANSWERING, TaskKind.ANSWERABILITY])
-def test_the_end_is_learnt_given_the_true_start(kind: TaskKind) -> None:
-    graphdef, params = init_model(kind, config=CONFIG, num_labels=2, seed=0, head=HeadKind.ORIGINAL)
-    random = np.random.default_rng(0)
+def _batch(kind: TaskKind) -> dict[str, Any]:
     batch: dict[str, Any] = {
-        "ids": random.integers(5, 20, (B, T)).astype(np.int32),
+        "ids": np.random.default_rng(0).integers(5, 20, (B, T)).astype(np.int32),
         "length": LENGTHS.astype(np.int32),
         "first_length": FIRST.astype(np.int32),
         "start": np.array([7, 0, 9], np.int32),
@@ -121,6 +127,13 @@ def test_the_end_is_learnt_given_the_true_start(kind: TaskKind) -> None:
     }
     if kind is TaskKind.ANSWERABILITY:
         batch["unanswerable"] = np.array([0, 1, 0], np.float32)
+    return batch
+
+
+@pytest.mark.parametrize("kind", [TaskKind.QUESTION_ANSWERING, TaskKind.ANSWERABILITY])
+def test_the_end_is_learnt_given_the_true_start(kind: TaskKind) -> None:
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=2, seed=0, head=HeadKind.ORIGINAL)
+    batch = _batch(kind)
     keys = jax.random.split(jax.random.key(0), B)
     loss, _ = make_task_loss(graphdef, kind, dtype="float32")(params, batch, keys, train=False)
 
@@ -159,6 +172,46 @@ def test_the_best_joint_spans_are_those_of_an_exhaustive_search(seed: int) -> No
         if owned[start]
     ]
     assert [(each.start, each.end) for each in found] == [(i, j) for _, i, j in sorted(spans)[:length]]
+
+
+def test_what_the_end_head_adds_to_all_ends_of_a_start_changes_no_answer(head: Any) -> None:
+    logits, params, _ = head
+    before = logits()
+    # A unit that reads the start alone: its part is the same for every end.
+    kernel = params["end"]["dense"]["kernel"]
+    random = np.random.default_rng(1)
+    kernel[:D, 0], kernel[D:, 0] = 0.0, random.normal(size=D)
+    params["end"]["prediction"]["kernel"][0] = 0.0
+    level = logits(params=params)
+    params["end"]["prediction"]["kernel"][0] = 5.0
+    np.testing.assert_allclose(logits(params=params), level, atol=1e-3)
+    assert np.abs(level - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [TaskKind.QUESTION_ANSWERING, TaskKind.ANSWERABILITY])
+def test_the_joint_head_trains_and_predicts_in_bfloat16(kind: TaskKind) -> None:
+    graphdef, params = init_model(kind, config=CONFIG, num_labels=2, seed=0, head=HeadKind.ORIGINAL)
+    batch = _batch(kind)
+    keys = jax.random.split(jax.random.key(0), B)
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        loss_fn = make_task_loss(graphdef, kind, dtype=dtype)
+        gradient_of = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnames="train")
+        (loss, _), gradients = gradient_of(params, batch, keys, train=True)
+        losses.append(float(loss))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert np.isfinite(make_predict(graphdef, dtype="bfloat16")(params, batch)).all()
+
+
+def test_a_window_that_owns_none_of_the_starts_and_an_empty_one_have_no_spans() -> None:
+    logits = np.zeros((30, 1 + BEAM_SIZE))
+    offsets = np.stack([np.arange(28), np.arange(28) + 1], axis=1)
+    window = Window(question=0, first=1, offsets=offsets, owned=np.arange(28) >= BEAM_SIZE)
+    assert window_candidates(window, logits, n_best=20, max_answer_length=30) == []
+    empty = Window(question=0, first=1, offsets=np.zeros((0, 2), int), owned=np.zeros(0, bool))
+    for num_logits in (2, 1 + BEAM_SIZE):
+        assert window_candidates(empty, np.zeros((2, num_logits)), n_best=20, max_answer_length=30) == []
 
 
 def test_fewer_tokens_than_starts_are_no_fault() -> None:
