@@ -49,6 +49,16 @@ def refuse(folder: Path) -> None:
     raise ValueError("batch_size is 3, must be a multiple of 2 devices")
 
 
+def refuse_beside_others(folder: Path) -> None:
+    import jax
+
+    with (folder / f"calls-{jax.process_index()}").open("a") as file:
+        file.write("x")
+    if jax.process_index() == 1:
+        raise FileNotFoundError("data/MRPC is not on this machine")
+    write_sum(folder)
+
+
 def run(worker, tmp_path: Path) -> None:
     launch(worker, {"folder": tmp_path}, cluster=TWO, storage=UPath(tmp_path) / "ray")
 
@@ -69,3 +79,22 @@ def test_an_error_in_the_work_is_raised_as_it_is_and_not_tried_again(ray_cluster
     with pytest.raises(ValueError, match="batch_size is 3, must be a multiple of 2 devices"):
         run(refuse, tmp_path)
     assert len((tmp_path / "calls").read_text()) <= 2
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_raised_as_it_is_and_not_taken_for_a_lost_peer(ray_cluster, tmp_path):
+    with pytest.raises(FileNotFoundError, match="data/MRPC is not on this machine"):
+        run(refuse_beside_others, tmp_path)
+    assert (tmp_path / "calls-1").read_text() == "x"
+
+
+def where(folder: Path) -> None:
+    import jax
+
+    (folder / f"cwd-{jax.process_index()}").write_text(os.getcwd())
+
+
+def test_processes_work_in_the_folder_that_relative_paths_are_relative_to(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(where, tmp_path)
+    assert [(tmp_path / f"cwd-{rank}").read_text() for rank in (0, 1)] == [str(tmp_path)] * 2

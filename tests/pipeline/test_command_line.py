@@ -130,6 +130,7 @@ def test_an_input_that_is_not_there_is_told_before_anything_runs(config, output,
     message = capsys.readouterr().err
     assert "nowhere" in message
     assert "matches no file" in message
+    assert main([config, "--set", override, "--plan"]) == 2
     assert not output.exists()
 
 

@@ -117,6 +117,26 @@ def test_a_sequence_longer_than_the_model_has_positions_names_both_numbers_and_k
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.tasks.cola.patience=2", "tasks.cola: patience is 2, must be below evaluations = 1"),
+        ("finetune.patience=2", "tasks.cola: patience is 2, must be below evaluations = 1"),
+        ("finetune.max_length=5", "tasks.cola: max_length is 5, must be at least 16"),
+        ("finetune.max_length=513", "must be at most pretrain.model.max_position_embeddings = 512"),
+    ],
+)
+def test_values_that_do_not_go_together_in_a_task_are_told_before_anything_runs(write, override, message):
+    assert message in mistakes(write(WITH_TASK), override)
+
+
+def test_a_batch_that_the_processes_of_a_fine_tuning_cannot_share_is_told_before_anything_runs(write):
+    overrides = ("cluster.finetune_processes=2", "finetune.batch_size=3")
+    message = mistakes(write(WITH_TASK), *overrides)
+    assert "finetune.tasks.cola.batch_size" in message
+    assert "must be a multiple of the 2 devices of cluster.finetune_processes = 2" in message
+
+
 def test_an_objective_that_cannot_read_packed_rows_is_told_before_anything_runs(write):
     packed = "shard.packing=packed"
     message = mistakes(write(MINIMAL), packed, "pretrain.objective.kind=electric")

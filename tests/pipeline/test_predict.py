@@ -92,6 +92,14 @@ def test_lines_of_the_standard_input_become_lines_of_json(save, capsys, monkeypa
     assert second["tokens"] == ["fox"]
 
 
+def test_a_line_that_cannot_be_answered_is_named_and_the_others_are_answered(save, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the fake dog\n\nfox\tdog\nfox\n"))
+    assert main([save(knowing_discriminator()), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert [json.loads(line)["tokens"] for line in printed.out.splitlines()] == [["the", "fake", "dog"], ["fox"]]
+    assert printed.err.strip() == "line 3: expected text, with a tab between, found 2: 'fox\\tdog'"
+
+
 def test_a_classifier_prints_its_label_and_takes_pairs(save, capsys):
     folder = save(ElectraForSequenceClassification(ElectraConfig(**{**CONFIG.to_dict(), "id2label": {0: "a", 1: "b"}})))
     assert main([folder, "the dog", "the fox"]) == 0

@@ -80,6 +80,19 @@ def test_and_not_where_it_may_not_yet(output, tmp_path):
     assert [line.rsplit(" ", 1)[0] for line in log.read_text().splitlines()] == ["a begin", "a end", "b begin", "b end"]
 
 
+def test_all_that_a_stage_needs_but_the_one_that_it_judges_must_be_done(output, tmp_path):
+    log = tmp_path / "calls"
+    # `a` ends when `b` has begun, `other` takes its time.
+    stages = [
+        stage("a", log=str(log), meet=3),
+        stage("other", log=str(log), seconds=1.0),
+        replace(stage("b", needs=("a", "other"), log=str(log)), early=has_begun, early_need="a"),
+    ]
+    assert states(run(stages, output)) == {"a": "finished", "other": "finished", "b": "finished"}
+    lines = [line.rsplit(" ", 1)[0] for line in log.read_text().splitlines()]
+    assert lines.index("other end") < lines.index("b begin") < lines.index("a end")
+
+
 def has_begun(folders: Mapping[str, UPath]) -> bool:
     return (folders["a"] / "config.json").exists()
 

@@ -311,6 +311,26 @@ def test_a_folder_with_no_more_than_a_tokenizer_json_is_enough(
         _run(_config(TaskName.COLA, task_data, UPath(model)), tmp_path / "out")
 
 
+def test_answers_that_are_not_where_they_say_are_listed_with_where_they_are(
+    task_data: Path, model_folder: UPath, tmp_path: Path
+) -> None:
+    for path in (task_data / "squad_v1").iterdir():
+        content = json.loads(path.read_text())
+        content["data"][0]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = 0
+        path.write_text(json.dumps(content))
+    result = _run(_config(TaskName.SQUAD_V1, task_data, model_folder, epochs=1), tmp_path / "out")
+    fault = "question 'q2': the answer 'the house' is not at 0, but at 40"
+    assert result["faults"] == {"train": [fault], "dev": []}
+    assert f"1 of 3 training examples were skipped: {fault}" in result["warnings"]
+
+
+def test_texts_that_are_cut_are_told(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+    for path in (task_data / "cola").iterdir():
+        path.write_text(path.read_text().replace("cat", " ".join(["cat"] * 30)))
+    result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=1, max_length=16), tmp_path / "out")
+    assert "8 of 8 training texts were cut at max_length = 16 tokens" in result["warnings"]
+
+
 def test_a_section_unfolds_into_tasks_seeds_and_starts() -> None:
     section = FinetuneSection(
         seeds=(3, 4),

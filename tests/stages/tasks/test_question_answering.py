@@ -135,7 +135,12 @@ def test_an_answer_that_is_not_in_its_context_is_skipped_and_counted(tokenizer: 
     features = _task().features([question], tokenizer, labels=(), split=Split.TRAIN)
     assert features.num_rows == 0
     assert features.counts["answer_not_in_context"] == 1
-    assert _task().features([question], tokenizer, labels=(), split=Split.DEV).num_rows == 1
+    scored = _task().features([question], tokenizer, labels=(), split=Split.DEV)
+    assert scored.num_rows == 1
+    is_elsewhere = question.answers[0].text == "cat"
+    where = "not at 40, but at 4" if is_elsewhere else "not at 0, nor anywhere in its context"
+    assert [fault.endswith(f"is {where}") for fault in features.faults] == [True]
+    assert scored.faults == ([] if is_elsewhere else features.faults)  # by its text, it may still be answered right
 
 
 def test_a_question_that_leaves_no_room_is_an_error(tokenizer: WordPiece) -> None:

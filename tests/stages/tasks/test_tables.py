@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from stages.tasks.files import find_file
 from stages.tasks.tables import read_rows
 
 Write = Callable[[str, str], UPath]
@@ -50,6 +51,24 @@ def test_known_broken_rows_are_left_out_and_one_more_is_an_error(write: Write) -
         read_rows(path, needed=("text",), max_broken=1)
 
 
+def test_a_file_in_utf_16_is_named_as_such(tmp_path: Path) -> None:
+    path = UPath(tmp_path / "x.csv")
+    path.write_bytes("text,label\na,0\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"x.csv:1: the file is UTF-16, not UTF-8; convert the file"):
+        read_rows(path, needed=("text", "label"))
+
+
+def test_two_files_of_one_name_are_refused(write: Write) -> None:
+    folder = write("train.csv", "").parent
+    write("train.csv.gz", "")
+    patterns = ("train.tsv", "train.csv", "train.csv.gz")
+    assert find_file(folder, patterns=patterns, override=None, what="train_file").name == "train.csv"
+    write("train.tsv", "")
+    with pytest.raises(ValueError, match=r"holds train.tsv and train.csv, train.csv.gz; set train_file to the one"):
+        find_file(folder, patterns=patterns, override=None, what="train_file")
+    assert find_file(folder, patterns=patterns, override="train.csv", what="train_file").name == "train.csv"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -60,6 +79,10 @@ def test_known_broken_rows_are_left_out_and_one_more_is_an_error(write: Write) -
         ("x.csv", "text,label\na,0\na,0,1\n", "x.csv:3: expected 2 columns .* found 3"),
         ("x.csv", 'text,label\n"a"b,0\n', "x.csv:2: not valid CSV"),
         ("x.csv", "body,label\n", r"x.csv:1: the header lacks 'text'; .*found body, label"),
+        ("x.csv", "texts,label\n", r"found texts, label. Did you mean 'texts'\?"),
+        ("x.csv", "", "x.csv is empty; expected a header with text, label"),
+        ("x.csv", 'text,label\na,0\n"b\nc,0\nd,1\n', r"x.csv:3: not valid CSV: .* \(in line 5\); is a quote open"),
+        ("x.csv", 'text,label\n"a\nb",0\nc\n', r"x.csv:4: expected 2 columns"),
         ("x.parquet", "text", "x.parquet is not a Parquet file"),
     ],
 )
