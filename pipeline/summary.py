@@ -43,12 +43,8 @@ def print_summary(
             table.add_row(*row)
         console.print()
         console.print(table)
-    degenerate, warned = _cautions(done)
-    if degenerate:
-        runs = f"{degenerate} of {sum(planned.name.startswith('finetune/') for planned in done)} fine-tuning runs"
-        console.print(f"\n{runs} learnt nothing (one class, or a flat loss): the report says which", style="yellow")
-    if warned:
-        console.print(f"{'' if degenerate else chr(10)}{warned} have further warnings in the report", style="yellow")
+    if cautions := _cautions(done):
+        console.print(f"\n{cautions}: see the report", style="yellow", soft_wrap=True, highlight=False)
     lines = [f"{'report':<10}{planned.folder / 'report.html'}" for planned in done if planned.name == "report"]
     if config.tracking is not None:
         uri = config.tracking.uri or f"sqlite:///{output / 'mlflow.db'}"
@@ -77,17 +73,15 @@ def _scores(done: Sequence[PlannedStage]) -> list[tuple[str, ...]]:
     ]
 
 
-def _cautions(done: Sequence[PlannedStage]) -> tuple[int, int]:
-    """Fine-tuning runs that are degenerate, and runs with other warnings."""
-    degenerate = warned = 0
-    for planned in done:
-        path = planned.folder / "result.json"
-        if planned.name.startswith("finetune/") and path.exists():
-            warnings = read_json(path).get("warnings", [])
-            is_degenerate = [warning.startswith("degenerate") for warning in warnings]
-            degenerate += any(is_degenerate)
-            warned += not all(is_degenerate)
-    return degenerate, warned
+def _cautions(done: Sequence[PlannedStage]) -> str:
+    """How many fine-tuning runs are degenerate, and how many have other warnings; "" where there are none."""
+    paths = [planned.folder / "result.json" for planned in done if planned.name.startswith("finetune/")]
+    of_runs = [read_json(path).get("warnings", []) for path in paths if path.exists()]
+    is_degenerate = [[warning.startswith("degenerate") for warning in warnings] for warnings in of_runs]
+    degenerate, warned = sum(map(any, is_degenerate)), sum(not all(each) for each in is_degenerate)
+    found = [f"{degenerate} learnt nothing (one class, or a flat loss)"] if degenerate else []
+    found += [f"{warned} have {'other ' if degenerate else ''}warnings"] if warned else []
+    return f"Of {len(of_runs)} fine-tuning runs, {' and '.join(found)}" if found else ""
 
 
 def _median(values: list[float]) -> str:
