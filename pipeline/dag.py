@@ -13,7 +13,7 @@ from pipeline.config import REFERENCE, PipelineConfig
 from pipeline.errors import ConfigError, Problem, UsageError, did_you_mean
 from pipeline.fingerprint import plain
 from pipeline.stage import Stage
-from stages.finetune import expand, expand_fetches
+from stages.finetune import FinetuneConfig, expand, expand_fetches
 from stages.pretrain import has_checkpoint
 from stages.probe import expand_probes
 
@@ -67,18 +67,17 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         alone_or_together = {"num_cpus": 0, "num_processes": config.cluster.finetune_processes}
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
-        add(name, run, sources=_raw((run.data, run.train_file, run.eval_file, model)), **alone_or_together)
+        add(name, run, sources=_raw((*_files(run), model)), **alone_or_together)
     probes = {}
     if config.finetune is not None and config.pretrain is not None:
         probes = expand_probes(config.finetune, config.pretrain, seed=config.seed)
     for name, probe in probes.items():
-        files = (probe.finetune.data, probe.finetune.train_file, probe.finetune.eval_file)
         early = functools.partial(_has_checkpoint, step=probe.step)
         add(
             name,
             probe,
             needs=("vocab", "pretrain"),
-            sources=_raw(files),
+            sources=_raw(_files(probe.finetune)),
             early=early,
             early_need="pretrain",
             accelerated=True,
@@ -128,6 +127,15 @@ def _has_checkpoint(folders: Mapping[str, UPath], *, step: int) -> bool:
 def _is_path(model: str) -> bool:
     """Whether a model is a folder; else it is a name on the Hugging Face hub."""
     return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
+
+
+def _files(run: FinetuneConfig) -> Iterator[str]:
+    """What a fine-tuning reads: its folder, or the two files that are named, perhaps relative to the folder."""
+    named = [file for file in (run.train_file, run.eval_file) if file is not None]
+    if len(named) < 2:
+        yield run.data
+    for file in named:
+        yield file if file.startswith(("/", "~")) or "://" in file else f"{run.data.rstrip('/')}/{file}"
 
 
 def _raw(locations: Iterable[str | None]) -> tuple[str, ...]:

@@ -161,3 +161,11 @@ def test_a_task_without_data_fetches_what_it_publishes(stages):
     assert "fetch/rte" in made["finetune/rte/seed-1"].needs
     assert "fetch/rte" not in made["finetune/cola/seed-0"].needs
     assert "fetch/rte" in made["report"].may_lack
+
+
+def test_a_named_file_is_relative_to_its_folder_and_two_are_all_that_is_read(stages):
+    train, dev = "finetune.tasks.mrpc.train_file=a.tsv", "finetune.tasks.mrpc.eval_file=/elsewhere/b.tsv"
+    assert stages(train)["finetune/mrpc/seed-3"].sources == ("/data/MRPC", "/data/MRPC/a.tsv")
+    both = stages(train, dev, "finetune.probes=[mrpc]")
+    for name in ("finetune/mrpc/seed-3", "probe/mrpc/step-50"):
+        assert both[name].sources == ("/data/MRPC/a.tsv", "/elsewhere/b.tsv")
