@@ -117,3 +117,48 @@ def test_the_stage_predicts_with_the_best_seed_and_says_so(tmp_path: Path, model
     shutil.rmtree(tmp_path / "diagnostic")
     with pytest.raises(FileNotFoundError, match=r"has no diagnostic.tsv; .*set submission.diagnostics"):
         run(SubmissionConfig(partial=True, seed=0), context)
+
+
+BINARY, NLI, ENTAILMENT = {"0", "1"}, {"entailment", "neutral", "contradiction"}, {"entailment", "not_entailment"}
+TAKEN = {  # whose model predicts it, its test file, the words for its labels
+    "CoLA": (TaskName.COLA, "test.tsv", BINARY),
+    "SST-2": (TaskName.SST2, "test.tsv", BINARY),
+    "MRPC": (TaskName.MRPC, "test.tsv", BINARY),
+    "STS-B": (TaskName.STSB, "test.tsv", None),
+    "QQP": (TaskName.QQP, "test.tsv", BINARY),
+    "MNLI-m": (TaskName.MNLI, "test_matched.tsv", NLI),
+    "MNLI-mm": (TaskName.MNLI, "test_mismatched.tsv", NLI),
+    "QNLI": (TaskName.QNLI, "test.tsv", ENTAILMENT),
+    "RTE": (TaskName.RTE, "test.tsv", ENTAILMENT),
+    "WNLI": (TaskName.WNLI, "test.tsv", BINARY),
+    "AX": (TaskName.MNLI, "diagnostic.tsv", NLI),
+}
+
+
+@pytest.mark.slow
+def test_the_archive_of_a_full_run_is_what_the_site_takes(tmp_path: Path, model_folder: UPath) -> None:
+    inputs = {}
+    for name, (task, file, _) in TAKEN.items():
+        columns = GLUE[task](TaskOptions(max_length=16)).tsv.texts
+        lines = ("\t".join([str(n), *["cat" if n % 3 else "the dog"] * len(columns)]) for n in range(ROWS[name]))
+        path = tmp_path / task / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(["\t".join(["index", *columns]), *lines]) + "\n")
+        inputs[f"finetune/{task}/seed-0"] = _fine_tuned(
+            tmp_path / "runs", task, seed=0, score=50.0, data=tmp_path / task, model=model_folder
+        )
+    context = StageContext(output=UPath(tmp_path / "out"), inputs=inputs)
+    context.output.mkdir()
+    run(SubmissionConfig(), context)
+    with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(f"{name}.tsv" for name in TAKEN)
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert find_problems(texts) == []
+    for name, (_, _, words) in TAKEN.items():
+        header, *rows = [line.split("\t") for line in texts[f"{name}.tsv"].splitlines()]
+        assert header == ["index", "prediction"]
+        assert [row[0] for row in rows] == [str(n) for n in range(ROWS[name])]
+        if words is None:
+            assert all(0.0 <= float(row[1]) <= 5.0 for row in rows)
+        else:
+            assert {row[1] for row in rows} <= words
