@@ -54,20 +54,20 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     add("shard", config.shard, needs=("ingest", "vocab"), num_cpus=0)
     start = config.pretrain.init_from if config.pretrain is not None else None
     folders = [model for model in (start.discriminator, start.generator) if model and _is_path(model)] if start else []
-    together: dict[str, Any] = {"num_cpus": 0, "num_processes": config.cluster.num_processes}
-    add("pretrain", config.pretrain, needs=("vocab", "shard"), sources=_raw(folders), **together)
+    processes = config.cluster.num_processes
+    add("pretrain", config.pretrain, needs=("vocab", "shard"), sources=_raw(folders), num_processes=processes)
     if config.pretrain is not None:
         add("export", config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
     fetches = expand_fetches(config.finetune) if config.finetune is not None else {}
     for name, fetch in fetches.items():
         add(name, fetch, num_cpus=1)
-    alone_or_together: dict[str, Any] = {"accelerated": True}
-    if config.cluster.finetune_processes > 1:
-        alone_or_together = {"num_cpus": 0, "num_processes": config.cluster.finetune_processes}
+    processes = config.cluster.finetune_processes
+    alone = processes == 1  # then it computes in its own task
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
-        add(name, run, sources=_raw((*_files(run), model)), **alone_or_together)
+        sources = _raw((*_files(run), model))
+        add(name, run, sources=sources, accelerated=alone, num_processes=0 if alone else processes)
     probes = {}
     if config.finetune is not None and config.pretrain is not None:
         probes = expand_probes(config.finetune, config.pretrain, seed=config.seed)

@@ -11,7 +11,9 @@ _ACCELERATORS = {Platform.CUDA: "GPU", Platform.TPU: "TPU"}
 
 
 def task_resources(stage: Stage, cluster: ClusterConfig) -> dict[str, float]:
-    """What the stage's own task reserves."""
+    """What the stage's own task reserves: nothing where it only waits for processes that it starts."""
+    if stage.num_processes:
+        return {"CPU": 0}
     resources: dict[str, float] = {"CPU": cluster.cpus_per_process if stage.num_cpus is None else stage.num_cpus}
     if stage.accelerated and cluster.platform is Platform.CUDA:
         resources["GPU"] = 1

@@ -27,6 +27,7 @@ def test_accelerators_are_asked_for_where_a_stage_computes_on_them():
     cuda = ClusterConfig(platform=Platform.CUDA, accelerators_per_process=4)
     assert task_resources(tuning, cuda) == {"CPU": 1, "GPU": 1}
     assert task_resources(stage("vocab"), cuda) == {"CPU": 1}
+    assert task_resources(replace(tuning, num_processes=2), cuda) == {"CPU": 0}
     assert find_shortages([tuning], cuda, available={"CPU": 8.0}) == [
         "finetune/cola/seed-0 asks for 1 GPU, the cluster has 0 GPU"
     ]

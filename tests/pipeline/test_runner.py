@@ -104,7 +104,7 @@ def never(folders: Mapping[str, UPath]) -> bool:
 def test_stages_whose_processes_do_not_fit_beside_each_other_take_turns(output, tmp_path):
     log = tmp_path / "calls"
     both_cores = [stage(name, log=str(log), seconds=0.2) for name in ("a", "b", "c")]
-    results = run([replace(made, num_cpus=0, num_processes=2) for made in both_cores], output)
+    results = run([replace(made, num_processes=2) for made in both_cores], output)
     assert set(states(results).values()) == {"finished"}
     assert [line.split()[1] for line in log.read_text().splitlines()] == ["begin", "end"] * 3
 
