@@ -1,6 +1,7 @@
 """Runs one function in several JAX processes that form one program, through Ray Train."""
 
 import os
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ from upath import UPath
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, process_environment
 from cluster.storage import write_bytes
+
+# What XLA says where a peer is lost. A jitted call that is run at once (a small one on CPU) raises it as ValueError.
+_STATUS_OF_LOSS = re.compile(r"(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 
 
 def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: ClusterConfig, storage: UPath) -> None:
@@ -92,6 +96,8 @@ def _run_worker(config: dict[str, Any]) -> Exception | None:
     except RuntimeError:  # jax.errors.JaxRuntimeError among them: a peer was lost
         raise
     except Exception as error:
+        if isinstance(error, ValueError) and _STATUS_OF_LOSS.match(str(error)):
+            raise
         error.add_note(traceback.format_exc())  # where it happened would not travel with it
         if rank := train.get_context().get_world_rank():  # only what the first returns is read
             write_bytes(errors / str(rank), cloudpickle.dumps(error))
