@@ -13,7 +13,8 @@ from pipeline.config import REFERENCE, PipelineConfig
 from pipeline.errors import ConfigError, Problem, UsageError, did_you_mean
 from pipeline.fingerprint import plain
 from pipeline.stage import Stage
-from stages.finetune import FinetuneConfig, expand, expand_fetches
+from stages.examples import ExamplesConfig
+from stages.finetune import expand, expand_examples
 from stages.pretrain import has_checkpoint
 from stages.probe import expand_probes
 
@@ -52,6 +53,9 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         adopted = config.vocab.file
         add("vocab", config.vocab, needs=() if adopted else ("ingest",), sources=_raw((adopted,)), num_cpus=0)
     add("shard", config.shard, needs=("ingest", "vocab"), num_cpus=0)
+    examples = expand_examples(config.finetune) if config.finetune is not None else {}
+    for name, wanted in examples.items():
+        add(name, wanted, sources=_raw(_files(wanted)), num_cpus=1)
     start = config.pretrain.init_from if config.pretrain is not None else None
     folders = [model for model in (start.discriminator, start.generator) if model and _is_path(model)] if start else []
     processes = config.cluster.num_processes
@@ -59,15 +63,12 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     if config.pretrain is not None:
         add("export", config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
-    fetches = expand_fetches(config.finetune) if config.finetune is not None else {}
-    for name, fetch in fetches.items():
-        add(name, fetch, num_cpus=1)
     processes = config.cluster.finetune_processes
     alone = processes == 1  # then it computes in its own task
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
-        sources = _raw((*_files(run), model))
-        add(name, run, sources=sources, accelerated=alone, num_processes=0 if alone else processes)
+        needs = (f"examples/{run.task}",)  # which has seen what the task's files hold
+        add(name, run, needs=needs, sources=_raw((model,)), accelerated=alone, num_processes=0 if alone else processes)
     probes = {}
     if config.finetune is not None and config.pretrain is not None:
         probes = expand_probes(config.finetune, config.pretrain, seed=config.seed)
@@ -76,14 +77,13 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         add(
             name,
             probe,
-            needs=("vocab", "pretrain"),
-            sources=_raw(_files(probe.finetune)),
+            needs=("vocab", "pretrain", f"examples/{probe.finetune.task}"),
             early=early,
             early_need="pretrain",
             accelerated=True,
         )
     every = [stage.name for stage in stages]
-    add("report", config.report, needs=every, may_lack=(*fetches, *runs, *probes))
+    add("report", config.report, needs=every, may_lack=(*examples, *runs, *probes))
     if config.submission is not None:
         diagnostics = _raw((config.submission.diagnostics,))
         add("submission", config.submission, needs=every, sources=diagnostics, accelerated=True)
@@ -129,13 +129,15 @@ def _is_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
 
 
-def _files(run: FinetuneConfig) -> Iterator[str]:
-    """What a fine-tuning reads: its folder, or the two files that are named, perhaps relative to the folder."""
-    named = [file for file in (run.train_file, run.eval_file) if file is not None]
+def _files(examples: ExamplesConfig) -> Iterator[str]:
+    """Where a task's examples are: its folder, or the two files that are named, perhaps relative to the folder."""
+    if examples.data is None:
+        return
+    named = [file for file in (examples.train_file, examples.eval_file) if file is not None]
     if len(named) < 2:
-        yield run.data
+        yield examples.data
     for file in named:
-        yield file if file.startswith(("/", "~")) or "://" in file else f"{run.data.rstrip('/')}/{file}"
+        yield file if file.startswith(("/", "~")) or "://" in file else f"{examples.data.rstrip('/')}/{file}"
 
 
 def _raw(locations: Iterable[str | None]) -> tuple[str, ...]:

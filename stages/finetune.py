@@ -10,7 +10,7 @@ from typing import Any
 from cluster.config import MeshConfig
 from stages.context import NullTracker, StageContext
 from stages.electra.config import HeadKind
-from stages.fetch import FetchConfig
+from stages.examples import ExamplesConfig
 from stages.tasks.config import TASKS, TaskKind, TaskName
 from stages.tasks.form import ClassWeights, TaskForm
 from stages.tasks.published import PUBLISHED
@@ -256,7 +256,7 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
         settings: dict[str, Any] = {
             "epochs": defaults.epochs,
             "max_length": defaults.max_length,
-            "data": "." if _names_both_files(task) else f"{{fetch/{name}}}",
+            "data": "." if _names_both_files(task) else f"{{examples/{name}}}",
         }
         for source in (section, task):
             for item in fields(FinetuneConfig):
@@ -277,13 +277,20 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
     return runs
 
 
-def expand_fetches(section: FinetuneSection) -> dict[str, FetchConfig]:
-    """What is fetched for the tasks of a section that name no data, by stage name: `fetch/cola`."""
-    return {
-        f"fetch/{name}": FetchConfig(task=name, files=PUBLISHED[TaskName(name)])
-        for name, task in section.tasks.items()
-        if task.data is None and not _names_both_files(task)
-    }
+def expand_examples(section: FinetuneSection) -> dict[str, ExamplesConfig]:
+    """What the tasks of a section learn from, by stage name: `examples/cola`."""
+    examples: dict[str, ExamplesConfig] = {}
+    for name, task in section.tasks.items():
+        fetched = task.data is None and not _names_both_files(task)
+        examples[f"examples/{name}"] = ExamplesConfig(
+            task=str(name),
+            data=None if fetched else task.data or ".",
+            published=PUBLISHED[TaskName(name)] if fetched else (),
+            train_file=task.train_file,
+            eval_file=task.eval_file,
+            form=task.form,
+        )
+    return examples
 
 
 def _names_both_files(task: TaskSection) -> bool:

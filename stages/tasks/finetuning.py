@@ -18,11 +18,10 @@ from cluster.storage import local_copy, write_text
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.pretrained import load_backbone
+from stages.examples import load
 from stages.finetune import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
 from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
 from stages.tasks.batches import bucket_lengths
-from stages.tasks.config import TaskName
-from stages.tasks.declared import make_declared
 from stages.tasks.model import (
     constant_loss,
     init_model,
@@ -316,20 +315,11 @@ def _make_task(config: FinetuneConfig) -> Task:
         double_unordered=config.double_unordered,
         bioes=config.head is HeadKind.ORIGINAL,
     )
-    if isinstance(config, DeclaredConfig):
-        return make_declared(config.task, config.form, options)
-    return make_task(TaskName(config.task), options)
+    return make_task(config.task, options, form=config.form if isinstance(config, DeclaredConfig) else None)
 
 
 def _read_data(task: Task, config: FinetuneConfig, context: StageContext) -> TaskData:
-    folder = UPath(os.path.expanduser(context.expand(config.data)))
-    files = {
-        name: os.path.expanduser(context.expand(value)) if value is not None else None
-        for name, value in (("train_file", config.train_file), ("eval_file", config.eval_file))
-    }
-    data = task.load(folder, **files)
-    context.tracker.dataset(name=f"{task.name} train", source=data.train_file, context="training")
-    context.tracker.dataset(name=f"{task.name} dev", source=data.dev_file, context="validation")
+    data = load(task, data=config.data, train_file=config.train_file, eval_file=config.eval_file, context=context)
     return replace(
         data,
         train=evenly(data.train, config.max_train_examples),

@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 from stages.tasks.base import Task, TaskOptions
 from stages.tasks.config import TaskName
+from stages.tasks.declared import make_declared
+from stages.tasks.form import TaskForm
 from stages.tasks.glue import GLUE
 from stages.tasks.question_answering import make_mrqa, make_squad_v1, make_squad_v2
 from stages.tasks.tagging import make_conll2000
@@ -23,6 +25,6 @@ _MAKERS: Mapping[TaskName, Callable[[TaskOptions], Task]] = MappingProxyType(
 )
 
 
-def make_task(name: TaskName, options: TaskOptions) -> Task:
-    """The task of that name."""
-    return _MAKERS[name](options)
+def make_task(name: str, options: TaskOptions, *, form: TaskForm | None = None) -> Task:
+    """The task known by that name, or the one that a form describes."""
+    return _MAKERS[TaskName(name)](options) if form is None else make_declared(name, form, options)

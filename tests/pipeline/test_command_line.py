@@ -74,7 +74,8 @@ def run_alone(*arguments: str) -> tuple[int, list[str], str]:
 def test_the_plan_is_a_line_a_stage_and_touches_nothing(config, output, capsys):
     assert main([config, "--plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = ["sample", "ingest", "vocab", "shard", "pretrain", "export", "finetune/cola/seed-0", "report"]
+    names = ["sample", "ingest", "vocab", "shard", "examples/cola", "pretrain", "export", "finetune/cola/seed-0"]
+    names += ["report"]
     assert [line.split()[0] for line in lines] == names
     assert all(line.split()[1] == "new" for line in lines)
     assert not output.exists()

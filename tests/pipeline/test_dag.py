@@ -42,8 +42,10 @@ def test_every_stage_needs_what_it_reads(stages):
     assert needs["shard"] == ("ingest", "vocab")
     assert needs["pretrain"] == ("vocab", "shard")
     assert needs["export"] == ("vocab", "pretrain")
-    assert needs["finetune/cola/seed-0"] == ("sample", "export")
-    assert needs["finetune/mrpc/seed-3"] == ("export",)
+    assert needs["examples/cola"] == ("sample",)
+    assert needs["examples/mrpc"] == ()
+    assert needs["finetune/cola/seed-0"] == ("sample", "examples/cola", "export")
+    assert needs["finetune/mrpc/seed-3"] == ("examples/mrpc", "export")
     assert set(needs["report"]) == set(needs) - {"report"}
 
 
@@ -65,7 +67,7 @@ def test_a_probed_task_is_fine_tuned_from_the_checkpoint_of_each_milestone_but_t
     probe = probes["probe/mrpc/step-50"]
     assert (probe.config.step, probe.config.finetune.seed) == (50, 3)
     # It waits for the checkpoint, and not for the finished model.
-    assert probe.needs == ("vocab", "pretrain")
+    assert probe.needs == ("vocab", "examples/mrpc", "pretrain")
     assert set(found["report"].may_lack) > set(probes)
 
 
@@ -94,6 +96,8 @@ def test_an_adopted_vocabulary_does_not_wait_for_the_corpus(stages):
 def test_with_a_given_model_nothing_is_pretrained(stages):
     assert list(stages("finetune.model=google/electra-small-discriminator", "finetune.from_random=false")) == [
         "sample",
+        "examples/cola",
+        "examples/mrpc",
         "finetune/cola/seed-0",
         "finetune/cola/seed-1",
         "finetune/mrpc/seed-3",
@@ -108,18 +112,18 @@ def test_a_model_of_this_pipeline_is_still_pretrained(stages):
 def test_raw_inputs_are_what_lies_outside_the_pipeline(stages):
     found = stages()
     assert found["ingest"].sources == ()
-    assert found["finetune/cola/seed-0"].sources == ()
-    assert found["finetune/mrpc/seed-3"].sources == ("/data/MRPC",)
+    assert found["examples/cola"].sources == ()
+    assert found["examples/mrpc"].sources == ("/data/MRPC",)
 
 
 def test_a_hub_id_is_no_file_and_a_folder_is(stages, tmp_path):
-    assert stages("finetune.model=google/electra")["finetune/mrpc/seed-3"].sources == ("/data/MRPC",)
+    assert stages("finetune.model=google/electra")["finetune/mrpc/seed-3"].sources == ()
     model = stages(f"finetune.model={tmp_path}")["finetune/mrpc/seed-3"]
-    assert model.sources == ("/data/MRPC", str(tmp_path))
+    assert model.sources == (str(tmp_path),)
 
 
 def test_a_reference_to_no_stage_is_a_mistake(stages):
-    with pytest.raises(ConfigError, match=r"(?s)finetune/cola/seed-0.data.*Did you mean `sample`"):
+    with pytest.raises(ConfigError, match=r"(?s)examples/cola.data.*Did you mean `sample`"):
         stages("finetune.tasks.cola.data={smaple}/tasks/CoLA")
 
 
@@ -151,21 +155,21 @@ def test_a_pattern_that_matches_nothing_is_a_mistake(stages):
 def test_until_takes_everything_that_is_needed(stages):
     every = tuple(stages().values())
     names = [stage.name for stage in with_ancestors(every, select(every, "finetune/mrpc/seed-3"))]
-    assert names == ["sample", "ingest", "vocab", "shard", "pretrain", "export", "finetune/mrpc/seed-3"]
+    assert names == [
+        *("sample", "ingest", "vocab", "shard", "examples/mrpc", "pretrain", "export"),
+        "finetune/mrpc/seed-3",
+    ]
 
 
 def test_a_task_without_data_fetches_what_it_publishes(stages):
     made = stages("finetune.tasks.rte={}", "finetune.tasks.rte.seeds=[0, 1]")
-    assert [name for name in made if name.startswith("fetch/")] == ["fetch/rte"]
-    assert made["fetch/rte"].needs == ()
-    assert "fetch/rte" in made["finetune/rte/seed-1"].needs
-    assert "fetch/rte" not in made["finetune/cola/seed-0"].needs
-    assert "fetch/rte" in made["report"].may_lack
+    assert [name for name, stage in made.items() if getattr(stage.config, "published", ())] == ["examples/rte"]
+    assert made["examples/rte"].sources == ()
+    assert made["finetune/rte/seed-1"].config.data == "{examples/rte}"
+    assert "examples/rte" in made["report"].may_lack
 
 
 def test_a_named_file_is_relative_to_its_folder_and_two_are_all_that_is_read(stages):
     train, dev = "finetune.tasks.mrpc.train_file=a.tsv", "finetune.tasks.mrpc.eval_file=/elsewhere/b.tsv"
-    assert stages(train)["finetune/mrpc/seed-3"].sources == ("/data/MRPC", "/data/MRPC/a.tsv")
-    both = stages(train, dev, "finetune.probes=[mrpc]")
-    for name in ("finetune/mrpc/seed-3", "probe/mrpc/step-50"):
-        assert both[name].sources == ("/data/MRPC/a.tsv", "/elsewhere/b.tsv")
+    assert stages(train)["examples/mrpc"].sources == ("/data/MRPC", "/data/MRPC/a.tsv")
+    assert stages(train, dev)["examples/mrpc"].sources == ("/data/MRPC/a.tsv", "/elsewhere/b.tsv")

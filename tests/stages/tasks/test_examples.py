@@ -1,24 +1,26 @@
-"""Published files: fetched, checked, unpacked, found by their tasks."""
+"""A task's files: published ones fetched, checked and unpacked; all read before anything is trained on them."""
 
 import gzip
 import hashlib
 import io
+import json
 import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from upath import UPath
 
-from stages.context import StageContext
-from stages.fetch import FetchConfig, run
-from stages.finetune import FinetuneSection, TaskSection, expand, expand_fetches
-from stages.tasks.base import TaskOptions
-from stages.tasks.config import TaskName
+from stages.context import NullTracker, StageContext
+from stages.examples import ExamplesConfig, run
+from stages.finetune import FinetuneSection, TaskSection, expand, expand_examples
+from stages.tasks.config import TaskKind, TaskName
+from stages.tasks.fetch import fetch
+from stages.tasks.form import TaskForm
 from stages.tasks.published import MRPC_DEV_IDS, MRPC_TEST, MRPC_TRAIN, PUBLISHED, PublishedFile
-from stages.tasks.registry import make_task
 
 
 class Site:
@@ -59,8 +61,26 @@ def site() -> Iterator[Site]:
 def _fetch(output: Path, *files: PublishedFile, task: str = "cola") -> UPath:
     folder = UPath(output)
     folder.mkdir()
-    run(FetchConfig(task=task, files=files), StageContext(output=folder))
+    fetch(files, folder=folder, task=task, tracker=NullTracker())
     return folder
+
+
+def _read(output: Path, config: ExamplesConfig) -> dict[str, Any]:
+    run(config, StageContext(output=UPath(output)))
+    return json.loads((output / "result.json").read_text())
+
+
+def test_examples_of_a_users_own_task_are_counted_or_their_fault_told(tmp_path: Path) -> None:
+    form = TaskForm(kind=TaskKind.CLASSIFICATION, texts=("body",), label="queue", labels=("a", "b"))
+    (tmp_path / "train.csv").write_text("body,queue\nhello,a\nbye,b\n")
+    (tmp_path / "mine.csv").write_text("body,queue\nhello,b\n")
+    config = ExamplesConfig(task="tickets", data=str(tmp_path), eval_file="mine.csv", form=form)
+    result = _read(tmp_path, config)
+    assert (result["train_examples"], result["dev_examples"]) == (2, 1)
+    assert result["dev_file"] == str(tmp_path / "mine.csv")
+    (tmp_path / "mine.csv").write_text("body,queue\nhello,c\n")
+    with pytest.raises(ValueError, match=r"mine.csv:2: column 'queue' holds 'c', expected one of a, b"):
+        _read(tmp_path, config)
 
 
 def test_an_archive_is_unpacked_to_where_its_task_looks(site: Site, tmp_path: Path) -> None:
@@ -73,10 +93,11 @@ def test_an_archive_is_unpacked_to_where_its_task_looks(site: Site, tmp_path: Pa
         members.writestr("CoLA/original/raw/in_domain_dev.tsv", "no")
         members.writestr("__MACOSX/._CoLA", "no")
         members.writestr("../outside.tsv", "no")
-    folder = _fetch(tmp_path / "out", site.publish("/CoLA.zip", archive.getvalue()))
-    assert sorted(path.name for path in folder.iterdir()) == ["dev.tsv", "outside.tsv", "train.tsv"]
-    data = make_task(TaskName.COLA, TaskOptions(max_length=16)).load(folder)
-    assert (len(data.train), len(data.dev)) == (2, 1)
+    published = (site.publish("/CoLA.zip", archive.getvalue()),)
+    result = _read(tmp_path, ExamplesConfig(task="cola", data=None, published=published))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["dev.tsv", "outside.tsv", "result.json", "train.tsv"]
+    assert (result["train_examples"], result["dev_examples"]) == (2, 1)
 
 
 def test_another_file_than_the_published_one_is_refused_and_not_kept(site: Site, tmp_path: Path) -> None:
@@ -122,11 +143,13 @@ def test_checksums_are_those_of_the_files_that_lie_here(real_data: Path) -> None
 
 def test_every_task_known_by_name_needs_no_more_than_it() -> None:
     section = FinetuneSection(model="base", tasks={name: TaskSection() for name in TaskName})
-    fetches = expand_fetches(section)
-    assert list(fetches) == [f"fetch/{name}" for name in TaskName]
-    for config in fetches.values():
-        assert all(len(file.sha256) == 64 and file.url.startswith("https://") for file in config.files)
-    assert {config.data for config in expand(section).values()} == {f"{{fetch/{name}}}" for name in TaskName}
+    examples = expand_examples(section)
+    assert list(examples) == [f"examples/{name}" for name in TaskName]
+    for config in examples.values():
+        assert config.data is None
+        assert config.published
+        assert all(len(file.sha256) == 64 and file.url.startswith("https://") for file in config.published)
+    assert {config.data for config in expand(section).values()} == {f"{{examples/{name}}}" for name in TaskName}
     given = FinetuneSection(model="base", tasks={"cola": TaskSection(data="here"), "rte": TaskSection()})
-    assert list(expand_fetches(given)) == ["fetch/rte"]
+    assert [name for name, config in expand_examples(given).items() if config.published] == ["examples/rte"]
     assert expand(given)["finetune/cola/seed-0"].data == "here"

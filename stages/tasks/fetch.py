@@ -1,48 +1,35 @@
-"""Fetches the published files of a task that is known by name, and checks them."""
+"""Fetches the published files of a task that is known by name, and holds them against their checksums."""
 
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from upath import UPath
 
 from cluster.storage import write_bytes
-from stages.context import StageContext
+from stages.context import Tracker
 from stages.tasks.published import MRPC_DEV_IDS, MRPC_TEST, MRPC_TRAIN, PublishedFile
 
 
-@dataclass(frozen=True, kw_only=True)
-class FetchConfig:
-    """What is fetched.
-
-    Attributes:
-      task: Whose files.
-      files: All that it needs.
-    """
-
-    task: str
-    files: tuple[PublishedFile, ...]
-
-
-def run(config: FetchConfig, context: StageContext) -> None:
-    """Leaves the task's files in the stage's folder, under the names by which fine-tuning finds them.
+def fetch(files: Sequence[PublishedFile], *, folder: UPath, task: str, tracker: Tracker) -> None:
+    """Leaves a task's files in a folder, under the names by which the task finds them.
 
     Raises:
       FileNotFoundError: A file cannot be had.
       ValueError: A file is not the one that was published.
     """
-    for number, file in enumerate(config.files, start=1):
-        context.tracker.dataset(name=config.task, source=file.url, context="training")
-        with tempfile.TemporaryDirectory() as folder:
-            path = _fetch(file, Path(folder), task=config.task)
+    for number, file in enumerate(files, start=1):
+        tracker.dataset(name=task, source=file.url, context="training")
+        with tempfile.TemporaryDirectory() as here:
+            path = _fetch(file, Path(here), task=task)
             if file.name is None:
-                _unpack(path, context.output)
+                _unpack(path, folder)
             else:
-                write_bytes(context.output / file.name, path.read_bytes())
-        context.tracker.progress(number, len(config.files), unit="files")
-    if any(file.name == MRPC_DEV_IDS for file in config.files):
-        _split_mrpc(context.output)
+                write_bytes(folder / file.name, path.read_bytes())
+        tracker.progress(number, len(files), unit="files")
+    if any(file.name == MRPC_DEV_IDS for file in files):
+        _split_mrpc(folder)
 
 
 def _fetch(file: PublishedFile, folder: Path, *, task: str) -> Path:
