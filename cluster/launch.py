@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from cluster.storage import write_bytes
 
 # What XLA says where a peer is lost. A jitted call that is run at once (a small one on CPU) raises it as ValueError.
 _STATUS_OF_LOSS = re.compile(r"(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
+_SECONDS_FOR_PEERS = 5.0  # in which an error that all of them come to has come to all
 
 
 def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: ClusterConfig, storage: UPath) -> None:
@@ -21,7 +23,7 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
 
     A worker that is lost (killed, unreachable, a peer's failure) is replaced and all start again, at most
     `cluster.max_failures` times: the worker finds its own place to go on from. An error in what it was
-    asked to do would happen again, so it is raised at once.
+    asked to do would happen again, so it ends all of them and is raised.
 
     Args:
       worker: A function of a module, and what it needs by name; both travel to other machines.
@@ -35,6 +37,7 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("JAX_DISTRIBUTED_SHUTDOWN_TIMEOUT_S", "5")
+    from ray import cloudpickle
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.train.v2.jax import JaxTrainer
@@ -71,25 +74,28 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
             worker_runtime_env={"env_vars": process_environment(cluster)},
         ),
     )
+    lost: Exception | None = None
     try:
-        result: Any = trainer.fit()  # typed as the result of Ray's older trainer, which returned nothing
+        trainer.fit()
     except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        lost = "; ".join(f"process {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(error)
-        raise RuntimeError(f"training processes were lost more than {cluster.max_failures} times: {lost}") from error
-    if isinstance(result.return_value, Exception):
-        raise result.return_value
+        lost = error
+    if errors.exists():
+        raise cloudpickle.loads(min(errors.iterdir(), key=lambda path: int(path.name)).read_bytes())
+    if lost is not None:
+        failures = getattr(lost, "worker_failures", {})
+        found = "; ".join(f"process {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(lost)
+        raise RuntimeError(f"training processes were lost more than {cluster.max_failures} times: {found}") from lost
 
 
-def _run_worker(config: dict[str, Any]) -> Exception | None:
-    """The function that Ray Train runs in each process. Returns, not raises, what a new try cannot mend."""
+def _run_worker(config: dict[str, Any]) -> None:
+    """The function that Ray Train runs in each process. What a new try cannot mend it leaves in `errors`."""
     from ray import cloudpickle, train
 
     if os.path.isdir(config["cwd"]):  # which relative paths are relative to
         os.chdir(config["cwd"])
     errors: UPath = config["errors"]
-    if errors.exists():  # what ended a process of the try before, and made its peers believe that it was lost
-        return cloudpickle.loads(next(errors.iterdir()).read_bytes())
+    if errors.exists():  # in the try before
+        return
     configure(config["cluster"])
     try:
         config["worker"](**config["arguments"])
@@ -99,7 +105,9 @@ def _run_worker(config: dict[str, Any]) -> Exception | None:
         if isinstance(error, ValueError) and _STATUS_OF_LOSS.match(str(error)):
             raise
         error.add_note(traceback.format_exc())  # where it happened would not travel with it
-        if rank := train.get_context().get_world_rank():  # only what the first returns is read
-            write_bytes(errors / str(rank), cloudpickle.dumps(error))
-        return error
-    return None
+        write_bytes(errors / str(train.get_context().get_world_rank()), cloudpickle.dumps(error))
+        until = time.monotonic() + _SECONDS_FOR_PEERS
+        while sum(1 for _ in errors.iterdir()) < train.get_context().get_world_size():
+            if time.monotonic() > until:
+                raise  # the peers wait for this process, perhaps for ever: Ray Train ends them
+            time.sleep(0.1)
