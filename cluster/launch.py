@@ -79,8 +79,8 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
         trainer.fit()
     except TrainingFailedError as error:
         lost = error
-    if errors.exists():
-        raise cloudpickle.loads(min(errors.iterdir(), key=lambda path: int(path.name)).read_bytes())
+    if written := _written(errors):
+        raise cloudpickle.loads(written[0].read_bytes())
     if lost is not None:
         failures = getattr(lost, "worker_failures", {})
         found = "; ".join(f"process {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(lost)
@@ -94,7 +94,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     if os.path.isdir(config["cwd"]):  # which relative paths are relative to
         os.chdir(config["cwd"])
     errors: UPath = config["errors"]
-    if errors.exists():  # in the try before
+    if _written(errors):  # in the try before
         return
     configure(config["cluster"])
     try:
@@ -107,7 +107,14 @@ def _run_worker(config: dict[str, Any]) -> None:
         error.add_note(traceback.format_exc())  # where it happened would not travel with it
         write_bytes(errors / str(train.get_context().get_world_rank()), cloudpickle.dumps(error))
         until = time.monotonic() + _SECONDS_FOR_PEERS
-        while sum(1 for _ in errors.iterdir()) < train.get_context().get_world_size():
+        while len(_written(errors)) < train.get_context().get_world_size():
             if time.monotonic() > until:
                 raise  # the peers wait for this process, perhaps for ever: Ray Train ends them
             time.sleep(0.1)
+
+
+def _written(errors: UPath) -> list[UPath]:
+    """The files of errors, that of the first process first."""
+    errors.fs.invalidate_cache()  # what other processes wrote is not in this one's listing
+    found = [path for path in errors.iterdir() if path.name.isdigit()] if errors.exists() else []
+    return sorted(found, key=lambda path: int(path.name))
