@@ -105,15 +105,15 @@ def with_shards_of(whole: Path, output: Path) -> Path:
     return output
 
 
-def is_training_process(process: psutil.Process) -> bool:
+def is_training_process(pid: int) -> bool:
     try:
-        return "TrainWorker" in " ".join(process.cmdline())
+        return "TrainWorker" in " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
 
 
 def training_processes(driver: subprocess.Popen) -> list[psutil.Process]:
-    found = [p for p in psutil.Process(driver.pid).children(recursive=True) if is_training_process(p)]
+    found = [p for p in psutil.Process(driver.pid).children(recursive=True) if is_training_process(p.pid)]
     assert len(found) == 2, [p.cmdline() for p in psutil.Process(driver.pid).children(recursive=True)]
     return found
 
@@ -174,7 +174,7 @@ def test_two_hosts_whose_link_is_cut_and_mended_go_on_to_the_same_bits(whole, ho
     log = output.parent / "hosts.log"
 
     def trains(number: int) -> bool:
-        return any(is_training_process(psutil.Process(pid)) for pid in hosts.processes(number))
+        return any(is_training_process(pid) for pid in hosts.processes(number))
 
     with log.open("wb") as file:
         run = (sys.executable, "-m", "pipeline.run", str(CONFIG), "--set", f"output={output}", "--until", "pretrain")
