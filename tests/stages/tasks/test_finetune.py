@@ -169,6 +169,7 @@ def test_the_same_run_twice_gives_the_same_bits_and_another_seed_others(
     assert files[0] != files[2]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(task_data: Path, model_folder: UPath, tmp_path: Path, ray_cluster: None) -> None:
     config = _config(TaskName.SQUAD_V2, task_data, model_folder, epochs=4, learning_rate=1e-3)
     found = {}
