@@ -131,13 +131,14 @@ def _is_path(model: str) -> bool:
 
 def _files(examples: ExamplesConfig) -> Iterator[str]:
     """Where a task's examples are: its folder, or the two files that are named, perhaps relative to the folder."""
-    if examples.data is None:
-        return
     named = [file for file in (examples.train_file, examples.eval_file) if file is not None]
-    if len(named) < 2:
+    if examples.data is not None and len(named) < 2:
         yield examples.data
     for file in named:
-        yield file if file.startswith(("/", "~")) or "://" in file else f"{examples.data.rstrip('/')}/{file}"
+        if file.startswith(("/", "~")) or "://" in file:
+            yield file
+        elif examples.data is not None:
+            yield f"{examples.data.rstrip('/')}/{file}"
 
 
 def _raw(locations: Iterable[str | None]) -> tuple[str, ...]:

@@ -173,3 +173,7 @@ def test_a_named_file_is_relative_to_its_folder_and_two_are_all_that_is_read(sta
     train, dev = "finetune.tasks.mrpc.train_file=a.tsv", "finetune.tasks.mrpc.eval_file=/elsewhere/b.tsv"
     assert stages(train)["examples/mrpc"].sources == ("/data/MRPC", "/data/MRPC/a.tsv")
     assert stages(train, dev)["examples/mrpc"].sources == ("/data/MRPC/a.tsv", "/elsewhere/b.tsv")
+
+
+def test_a_users_file_beside_published_ones_is_read_too(stages):
+    assert stages("finetune.tasks.ax={train_file: /mnli/train.tsv}")["examples/ax"].sources == ("/mnli/train.tsv",)
