@@ -8,13 +8,13 @@ from pathlib import Path
 
 from upath import UPath
 
-from pipeline.config import PipelineConfig, load_config
+from pipeline.config.errors import ConfigError, Problem, UsageError
+from pipeline.config.sections import PipelineConfig, load_config
 from pipeline.dag import build_stages, select, with_ancestors
-from pipeline.errors import ConfigError, Problem, UsageError
 from pipeline.fingerprint import plain
+from pipeline.node import Stage
 from pipeline.plan import PlannedStage, Status, make_plan, output_folder
 from pipeline.raw_inputs import resolve
-from pipeline.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

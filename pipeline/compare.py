@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("outputs", metavar="OUTPUT", nargs="+", help="the `output` folder of a configuration")
     parser.add_argument("--json", action="store_true", help="one JSON object a task")
     options = parser.parse_args(arguments)
-    from stages.reporting.comparison import as_json, compare, read_summary
+    from stages.report.comparison import as_json, compare, read_summary
 
     try:
         summaries = [read_summary(UPath(os.path.expanduser(output))) for output in options.outputs]
@@ -35,10 +35,10 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stages.reporting.collect import Init
-    from stages.reporting.comparison import published
-    from stages.reporting.published import STATEMENT
-    from stages.reporting.tables import MISSING, format_number
+    from stages.report.collect import Init
+    from stages.report.comparison import published
+    from stages.report.data_tables import MISSING, format_number
+    from stages.report.released_scores import STATEMENT
 
     names = published(summaries)
     table = Table(box=None, pad_edge=False, header_style="bold")

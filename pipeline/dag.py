@@ -2,21 +2,26 @@
 
 import fnmatch
 import functools
-import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from upath import UPath
 
-from pipeline.config import REFERENCE, PipelineConfig
-from pipeline.errors import ConfigError, Problem, UsageError, did_you_mean
+from pipeline.config.errors import ConfigError, Problem, UsageError, did_you_mean
+from pipeline.config.sections import REFERENCE, PipelineConfig
 from pipeline.fingerprint import plain
-from pipeline.stage import Stage
+from pipeline.node import Stage
+from stages import examples, export, ingest, probe, shard, vocab
 from stages.examples import ExamplesConfig
-from stages.finetune import expand, expand_examples
-from stages.pretrain import has_checkpoint
+from stages.finetune import stage as finetune
+from stages.finetune.runs import expand, expand_examples
+from stages.pretrain import stage as pretrain
 from stages.probe import expand_probes
+from stages.report import stage as report
+from stages.sample import stage as sample
+from stages.submission import stage as submission
+from stages.training.checkpoint_folder import has_checkpoint
 
 
 def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
@@ -27,11 +32,10 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     """
     stages: list[Stage] = []
 
-    def add(name: str, section: Any, *, needs: Iterable[str] = (), **fields: Any) -> None:
-        """Adds a stage; what it mentions as `{stage}` is needed too."""
+    def add(name: str, module: Any, section: Any, *, needs: Iterable[str] = (), **fields: Any) -> None:
+        """Adds the stage of a module (`run`, `VERSION`); what its section mentions as `{stage}` is needed too."""
         if section is None:
             return
-        module = importlib.import_module(f"stages.{name.partition('/')[0]}")
         known = [stage.name for stage in stages]
         mentioned = _references(section, stage=name, known=known)
         wanted = {*needs, *mentioned}
@@ -40,53 +44,62 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
             run=module.run,
             config=section,
             needs=tuple(need for need in known if need in wanted),
-            version=getattr(module, "VERSION", 1),
+            version=module.VERSION,
             **fields,
         )
         stages.append(stage)
 
     # These stages wait for tasks of their own, which need the cores: num_cpus=0.
-    add("sample", config.sample)
+    add("sample", sample, config.sample)
     if config.ingest is not None:
-        add("ingest", config.ingest, sources=_raw(config.ingest.sources), num_cpus=0)
+        add("ingest", ingest, config.ingest, sources=_raw(config.ingest.sources), num_cpus=0)
     if config.vocab is not None:
         adopted = config.vocab.file
-        add("vocab", config.vocab, needs=() if adopted else ("ingest",), sources=_raw((adopted,)), num_cpus=0)
-    add("shard", config.shard, needs=("ingest", "vocab"), num_cpus=0)
-    examples = expand_examples(config.finetune) if config.finetune is not None else {}
-    for name, wanted in examples.items():
-        add(name, wanted, sources=_raw(_files(wanted)), num_cpus=1)
+        add("vocab", vocab, config.vocab, needs=() if adopted else ("ingest",), sources=_raw((adopted,)), num_cpus=0)
+    add("shard", shard, config.shard, needs=("ingest", "vocab"), num_cpus=0)
+    read = expand_examples(config.finetune) if config.finetune is not None else {}
+    for name, wanted in read.items():
+        add(name, examples, wanted, sources=_raw(_files(wanted)), num_cpus=1)
     start = config.pretrain.init_from if config.pretrain is not None else None
     folders = [model for model in (start.discriminator, start.generator) if model and _is_path(model)] if start else []
     processes = config.cluster.num_processes
-    add("pretrain", config.pretrain, needs=("vocab", "shard"), sources=_raw(folders), num_processes=processes)
+    needs = ("vocab", "shard")
+    add("pretrain", pretrain, config.pretrain, needs=needs, sources=_raw(folders), num_processes=processes)
     if config.pretrain is not None:
-        add("export", config.export, needs=("vocab", "pretrain"))
+        add("export", export, config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
     processes = config.cluster.finetune_processes
     alone = processes == 1  # then it computes in its own task
     for name, run in runs.items():
         model = run.model if _is_path(run.model) else None
-        needs = (f"examples/{run.task}",)  # which has seen what the task's files hold
-        add(name, run, needs=needs, sources=_raw((model,)), accelerated=alone, num_processes=0 if alone else processes)
+        add(
+            name,
+            finetune,
+            run,
+            needs=(f"examples/{run.task}",),  # which has seen what the task's files hold
+            sources=_raw((model,)),
+            accelerated=alone,
+            num_processes=0 if alone else processes,
+        )
     probes = {}
     if config.finetune is not None and config.pretrain is not None:
         probes = expand_probes(config.finetune, config.pretrain, seed=config.seed)
-    for name, probe in probes.items():
-        early = functools.partial(_has_checkpoint, step=probe.step)
+    for name, settings in probes.items():
+        early = functools.partial(_has_checkpoint, step=settings.step)
         add(
             name,
             probe,
-            needs=("vocab", "pretrain", f"examples/{probe.finetune.task}"),
+            settings,
+            needs=("vocab", "pretrain", f"examples/{settings.finetune.task}"),
             early=early,
             early_need="pretrain",
             accelerated=True,
         )
     every = [stage.name for stage in stages]
-    add("report", config.report, needs=every, may_lack=(*examples, *runs, *probes))
+    add("report", report, config.report, needs=every, may_lack=(*read, *runs, *probes))
     if config.submission is not None:
         diagnostics = _raw((config.submission.diagnostics,))
-        add("submission", config.submission, needs=every, sources=diagnostics, accelerated=True)
+        add("submission", submission, config.submission, needs=every, sources=diagnostics, accelerated=True)
     return tuple(stages)
 
 

@@ -17,8 +17,8 @@ from upath import UPath
 from cluster.storage import is_local, write_text
 from pipeline.fingerprint import Identity
 from pipeline.manifest import LOG, write_config, write_manifest
-from pipeline.recorder import StageTracker
-from pipeline.stage import Stage
+from pipeline.node import Stage
+from pipeline.tracking.tracker import StageTracker
 from stages.context import StageContext, Tracker
 
 # These tell much that is of no use to the reader of a stage's log.

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from pipeline.stage import Stage
+from pipeline.node import Stage
 
 Identity = dict[str, Any]
 

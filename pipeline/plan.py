@@ -11,8 +11,8 @@ from upath import UPath
 from cluster.storage import read_json
 from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
 from pipeline.manifest import CONFIG, MANIFEST, find_damage, read_manifest
+from pipeline.node import Stage
 from pipeline.raw_inputs import resolve
-from pipeline.stage import Stage
 
 
 class Status(StrEnum):

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a text")
     options = parser.parse_args(arguments)
 
-    from stages.predictor import Predictor
+    from stages.tasks.predictor import Predictor
 
     try:
         predictor = Predictor(options.model)

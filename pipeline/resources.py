@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.config import ClusterConfig, Platform
-from pipeline.stage import Stage
+from pipeline.node import Stage
 
 _ACCELERATORS = {Platform.CUDA: "GPU", Platform.TPU: "TPU"}
 

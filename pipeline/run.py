@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.command import Command, execute_command
-from pipeline.errors import UsageError
+from pipeline.config.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

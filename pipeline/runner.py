@@ -15,10 +15,10 @@ from cluster.distributed import process_environment
 from cluster.storage import is_local
 from pipeline.execution import Outcome, execute, explain, log_failure
 from pipeline.manifest import MANIFEST
+from pipeline.node import Stage
 from pipeline.plan import PlannedStage, Status
 from pipeline.resources import cluster_resources, process_resources, task_resources
 from pipeline.results import StageResult, State
-from pipeline.stage import Stage
 from stages.context import NullTracker, StageContext, Tracker
 
 POLL_SECONDS = 0.5

@@ -10,16 +10,16 @@ from rich.console import Console
 from upath import UPath
 
 from cluster.bootstrap import connect
-from pipeline.config import PipelineConfig
+from pipeline.config.errors import UsageError
+from pipeline.config.sections import PipelineConfig
 from pipeline.display import make_display
-from pipeline.errors import UsageError
 from pipeline.lease import Lease, LeaseHeldError, LeaseLostError
 from pipeline.plan import PlannedStage, Status
-from pipeline.recording import Recording
 from pipeline.resources import cluster_resources, find_shortages, is_own_cluster
 from pipeline.results import StageResult, State
 from pipeline.runner import empty_folder, run_plan
 from pipeline.summary import print_summary
+from pipeline.tracking.driver import Recording
 
 _STOPPED_CLOSE_SECONDS = 20.0
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from upath import UPath
 
 from cluster.storage import read_json
-from pipeline.config import PipelineConfig
+from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
 
 

@@ -9,11 +9,13 @@ from upath import UPath
 
 from cluster.storage import write_json
 from stages.context import StageContext
+from stages.tasks.files.published import PublishedFile
 from stages.tasks.form import TaskForm
-from stages.tasks.published import PublishedFile
 
 if TYPE_CHECKING:
     from stages.tasks.base import Task, TaskData
+
+VERSION = 1
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def run(config: ExamplesConfig, context: StageContext) -> None:
       ValueError: A file is not what its task expects, or not the one that was published.
     """
     from stages.tasks.base import TaskOptions
-    from stages.tasks.fetch import fetch
+    from stages.tasks.files.fetch import fetch
     from stages.tasks.registry import make_task
 
     if config.published:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from stages.context import StageContext
 
 if TYPE_CHECKING:
-    from stages.electra.card import ModelCard
     from stages.electra.config import ElectraConfig
+    from stages.electra.files.card import ModelCard
+
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,8 @@ def run(config: ExportConfig, context: StageContext) -> None:
     """
     from cluster.storage import read_json
     from stages.electra.config import ElectraConfig
-    from stages.electra.huggingface import Architecture
-    from stages.electra.pretrained import load_parameters, save_pretrained, take_network
+    from stages.electra.files.huggingface import Architecture
+    from stages.electra.files.model_folder import load_parameters, save_pretrained, take_network
 
     pretrained, tokenizer = context.inputs["pretrain"], context.inputs["vocab"]
     networks = read_json(pretrained / "model" / "config.json")
@@ -69,7 +71,7 @@ def run(config: ExportConfig, context: StageContext) -> None:
 def _card(
     config: ExportConfig, *, name: str, predicts_words: bool, network: "ElectraConfig", heldout: Mapping[str, float]
 ) -> "ModelCard":
-    from stages.electra.card import ModelCard
+    from stages.electra.files.card import ModelCard
 
     shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"
     task: str | None

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
+from cluster.parallel import map_items
 from cluster.storage import read_json, write_bytes, write_json
 from stages.context import StageContext
 from stages.data.documents import Errors, read_documents
 from stages.data.sources import SourceFile, resolve_sources
-from stages.parallel import map_items
 
 if TYPE_CHECKING:
     import numpy as np
+
+VERSION = 1
 
 SPLITS = ("train", "heldout")
 

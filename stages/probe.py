@@ -4,8 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from stages.context import StageContext
-from stages.finetune import DeclaredConfig, FinetuneConfig, FinetuneSection, expand
-from stages.pretrain import CHECKPOINTS, PretrainConfig
+from stages.finetune.config import DeclaredConfig, FinetuneConfig, FinetuneSection
+from stages.finetune.runs import expand
+from stages.pretrain.config import PretrainConfig
+from stages.training.checkpoint_folder import CHECKPOINTS
+
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,7 @@ def _before_the_end(milestones: Iterable[int], steps: int) -> list[int]:
 
 
 def run(config: ProbeConfig, context: StageContext) -> None:
-    """Fine-tunes and leaves what `stages.finetune.run` does; the score is a point of the probes' curve.
+    """Fine-tunes and leaves what `stages.finetune.stage.run` does; the score is a point of the probes' curve.
 
     Raises:
       FileNotFoundError: The checkpoint is gone.
@@ -57,8 +61,8 @@ def run(config: ProbeConfig, context: StageContext) -> None:
 
     configure(context.cluster)
     from stages.electra.config import ElectraConfig
-    from stages.electra.pretrained import save_pretrained, take_network
-    from stages.tasks.finetuning import finetune
+    from stages.electra.files.model_folder import save_pretrained, take_network
+    from stages.finetune.worker import finetune
     from stages.training.checkpoint import load_params
 
     pretrained = context.inputs["pretrain"]

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
+from cluster.parallel import map_items
 from cluster.storage import read_json, write_json
 from stages.context import StageContext
-from stages.data.examples import MIN_LENGTH, Example, LongLines, PackedBuilder, Packing, PairBuilder
-from stages.parallel import map_items
+from stages.data.builders import MIN_LENGTH, Example, LongLines, PackedBuilder, Packing, PairBuilder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+VERSION = 1
 
 SPLITS = ("train", "heldout")
 INDEX = "index.json"

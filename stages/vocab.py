@@ -15,6 +15,8 @@ from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+VERSION = 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class VocabConfig:

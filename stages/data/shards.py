@@ -20,7 +20,7 @@ from cluster.storage import is_local, write_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stages.data.examples import Example
+    from stages.data.builders import Example
 
 INDEX = "index.json"
 

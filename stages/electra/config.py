@@ -177,8 +177,8 @@ class ElectraConfig:
     @classmethod
     def from_pretrained(cls, location: str | Path, *, revision: str | None = None, **changes: Any) -> "ElectraConfig":
         """Reads the `config.json` of a folder or hub id; `changes` are fields in the place of its own."""
-        from stages.electra.huggingface import config_from_huggingface
-        from stages.electra.source import read_config
+        from stages.electra.files.huggingface import config_from_huggingface
+        from stages.electra.files.locate import read_config
 
         return config_from_huggingface(read_config(location, revision=revision)).change(**changes)
 

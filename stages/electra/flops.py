@@ -1,7 +1,7 @@
 """Arithmetic of a pretraining step, for the share of the hardware's peak that it reaches (MFU)."""
 
 from stages.electra.config import ElectraConfig
-from stages.electra.objective import ObjectiveKind
+from stages.electra.objectives.objective import ObjectiveKind
 
 
 def encoder_flops(config: ElectraConfig, *, tokens: int, sequence_length: int) -> float:

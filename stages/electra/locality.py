@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stages.electra.config import ElectraConfig
-from stages.electra.model import Params
+from stages.electra.joint_model import Params
 
 # How much the score of the place looked at stands above the others'. So much gives it a share of the attention of
 # about 0.7 in a text of 64 tokens, 0.5 in one of 128 and 0.2 in one of 512.

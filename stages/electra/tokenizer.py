@@ -69,7 +69,7 @@ class ElectraTokenizer:
         """
         from tokenizers import Tokenizer
 
-        from stages.electra.source import find_folder
+        from stages.electra.files.locate import find_folder
 
         with ExitStack() as stack:
             folder = find_folder(location, stack=stack, revision=revision, with_weights=False)

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from stages.electra.config import Activation, ElectraConfig, HeadKind
 from stages.electra.layers import Dense, activate, glorot_uniform, product, split_keys, truncated_normal
-from stages.electra.networks import Network
+from stages.electra.network import Network
 
 BEAM_SIZE = 20  # starts whose ends are scored, in the joint head: google-research/electra's
 _WIDTH = 512  # of hidden layers, likewise

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from upath import UPath
 
-from stages.tasks.config import TaskKind
+from stages.tasks.named import TaskKind
 from stages.tasks.tokens import WordPiece
 
 IGNORED = -1  # label of a position that is not trained on and not scored

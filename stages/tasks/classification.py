@@ -12,9 +12,9 @@ import numpy as np
 from upath import UPath
 
 from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
-from stages.tasks.config import TaskKind
-from stages.tasks.files import find_file
-from stages.tasks.tables import file_format, read_rows
+from stages.tasks.files.reading import find_file
+from stages.tasks.files.tables import file_format, read_rows
+from stages.tasks.named import TaskKind
 from stages.tasks.targets import Target, Verdict
 from stages.tasks.tokens import WordPiece
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from stages.tasks import scores
 from stages.tasks.base import Task, TaskOptions
 from stages.tasks.classification import Classification, Layout
-from stages.tasks.config import TaskKind
 from stages.tasks.form import TaskForm
+from stages.tasks.named import TaskKind
 from stages.tasks.question_answering import QuestionAnswering
 from stages.tasks.tagging import Tagging
 from stages.tasks.targets import Classes, LabelSet, Number, Score, Target

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from stages.tasks.config import TaskKind
+from stages.tasks.named import TaskKind
 
 # The scores of each kind of task; the first is the one by which runs are compared unless another is asked for.
 METRICS: Mapping[TaskKind, tuple[str, ...]] = MappingProxyType(

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from stages.tasks import scores
 from stages.tasks.base import TaskOptions
 from stages.tasks.classification import Classification, Layout
-from stages.tasks.config import TASKS, TaskName
+from stages.tasks.named import TASKS, TaskName
 from stages.tasks.targets import Classes, Number, Score
 
 _ACCURACY: Mapping[str, Score] = {"accuracy": scores.accuracy}

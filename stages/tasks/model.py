@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 
 from cluster.mesh import replicated
 from stages.electra.config import ElectraConfig, HeadKind
-from stages.electra.model import Params, merge, split
-from stages.electra.networks import SequenceClassifier, TokenClassifier
+from stages.electra.joint_model import Params, merge, split
+from stages.electra.network import SequenceClassifier, TokenClassifier
 from stages.tasks.answers import AnswerNetwork
 from stages.tasks.base import IGNORED, Features
-from stages.tasks.config import TaskKind
+from stages.tasks.named import TaskKind
 from stages.training.state import Batch, LossFn, Sums, Total
 
 ARCHITECTURES: Mapping[TaskKind, str] = {

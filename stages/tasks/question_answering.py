@@ -12,11 +12,11 @@ from upath import UPath
 
 from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
-from stages.tasks.config import TASKS, TaskKind, TaskName
-from stages.tasks.files import find_file
-from stages.tasks.question_files import read_questions
+from stages.tasks.files.question_files import read_questions
+from stages.tasks.files.reading import find_file
+from stages.tasks.files.squad import Question
+from stages.tasks.named import TASKS, TaskKind, TaskName
 from stages.tasks.spans import Candidate, Window, rank, window_candidates
-from stages.tasks.squad import Question
 from stages.tasks.thresholds import make_thresholds
 from stages.tasks.tokens import WordPiece
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from stages.tasks.base import Task, TaskOptions
-from stages.tasks.config import TaskName
 from stages.tasks.declared import make_declared
 from stages.tasks.form import TaskForm
 from stages.tasks.glue import GLUE
+from stages.tasks.named import TaskName
 from stages.tasks.question_answering import make_mrqa, make_squad_v1, make_squad_v2
 from stages.tasks.tagging import make_conll2000
 

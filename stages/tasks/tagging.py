@@ -12,9 +12,9 @@ from upath import UPath
 
 from stages.tasks import scores
 from stages.tasks.base import IGNORED, Evaluation, Features, Split, TaskData, TaskOptions
-from stages.tasks.config import TASKS, TaskKind, TaskName
-from stages.tasks.files import find_file, read_lines
-from stages.tasks.tables import file_format, read_rows
+from stages.tasks.files.reading import find_file, read_lines
+from stages.tasks.files.tables import file_format, read_rows
+from stages.tasks.named import TASKS, TaskKind, TaskName
 from stages.tasks.tokens import WordPiece
 
 _SEPARATOR = re.compile(r"[ \t]+")  # no other white space: a non-breaking space is part of a word

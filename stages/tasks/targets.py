@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stages.tasks.config import TaskKind
+from stages.tasks.named import TaskKind
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 

@@ -138,10 +138,3 @@ def load_params(folder: UPath, *, step: int) -> Any:
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     restored = handler.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=kinds, partial_restore=True))
     return restored["params"]
-
-
-def saved_step(folder: UPath) -> int | None:
-    """Step of the newest finished checkpoint in `folder`, read from its names alone (no JAX, no Orbax)."""
-    if not folder.exists():
-        return None
-    return max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=None)

@@ -28,7 +28,7 @@ from cluster.config import ClusterConfig
 from cluster.distributed import configure, process_environment
 from stages.electra.config import ElectraConfig
 from stages.tasks.base import Features, Split, TaskOptions
-from stages.tasks.config import TASKS, TaskDefaults, TaskName
+from stages.tasks.named import TASKS, TaskDefaults, TaskName
 
 BASELINE = "torch/trainer"
 CONTESTANTS = (BASELINE, "jax", "jax/buckets")
@@ -56,7 +56,7 @@ class Work:
 
 def read_work(options: argparse.Namespace) -> Work:
     """Rows as a fine-tuning run makes them."""
-    from stages.electra.pretrained import load_backbone
+    from stages.electra.files.model_folder import load_backbone
     from stages.electra.tokenizer import build_tokenizer
     from stages.tasks.registry import make_task
     from stages.tasks.tokens import WordPiece
@@ -91,10 +91,11 @@ def num_turned_steps(options: argparse.Namespace) -> int:
 def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> None:
     import jax
 
-    from stages.finetune import published_layer_decay, published_learning_rate
-    from stages.tasks.batches import bucket_lengths, make_batch
+    from stages.finetune.config import published_layer_decay, published_learning_rate
+    from stages.finetune.training import num_steps, train
+    from stages.tasks.prediction import BatchShape
+    from stages.tasks.buckets import bucket_lengths, make_batch
     from stages.tasks.model import init_model, make_layer_scale, make_task_loss
-    from stages.tasks.training import BatchShape, num_steps, train
     from stages.training.config import OptimizerConfig
     from stages.training.optimizer import make_optimizer
     from stages.training.state import init_state, make_train_step
@@ -151,8 +152,9 @@ def serve_trainer(work: Work, options: argparse.Namespace) -> None:
 
     from torch_trainer import train
 
-    from stages.tasks.batches import make_batch
-    from stages.tasks.training import BatchShape, training_rows
+    from stages.finetune.training import training_rows
+    from stages.tasks.prediction import BatchShape
+    from stages.tasks.buckets import make_batch
 
     longest = work.task.max_length
     shape = BatchShape(batch_size=options.batch_size, buckets=(longest,), pad=work.pad)

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import load_config
-from stages.electra.corruption import max_masked
+from pipeline.config.sections import load_config
 from stages.electra.flops import pretraining_step_flops
+from stages.electra.objectives.corruption import max_masked
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "wikipedia-cpu.yaml"

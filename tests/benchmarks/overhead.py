@@ -28,11 +28,11 @@ from cluster.distributed import configure, global_batch
 from cluster.mesh import make_mesh
 from cluster.storage import write_json
 from stages.data.batches import host_batches
-from stages.data.examples import Example
+from stages.data.builders import Example
 from stages.data.order import ExampleOrder
 from stages.data.shards import ShardReader, ids_dtype, write_shard
 from stages.electra.config import Size
-from stages.electra.pretraining import summarize
+from stages.electra.objectives.pretraining_loss import summarize
 from stages.training.checkpoint import Checkpoints
 from stages.training.loop import Intervals, Recorder, Window, run_loop
 from stages.training.metrics import MetricsLog

@@ -17,7 +17,7 @@ from upath import UPath
 from cluster.config import ClusterConfig
 from cluster.distributed import configure
 from cluster.mesh import make_mesh
-from stages.data.examples import Packing
+from stages.data.builders import Packing
 from stages.data.shards import ShardReader
 from stages.electra.config import Size
 

@@ -23,10 +23,11 @@ from upath import UPath
 from cluster.config import ClusterConfig
 from cluster.distributed import configure
 from stages.context import StageContext
-from stages.finetune import FinetuneConfig, published_layer_decay, published_learning_rate, run
-from stages.reporting.comparison import difference
-from stages.reporting.summary import Statistics, compute_statistics
-from stages.tasks.config import TASKS, TaskName
+from stages.finetune.config import FinetuneConfig, published_layer_decay, published_learning_rate
+from stages.finetune.stage import run
+from stages.report.comparison import difference
+from stages.report.statistics import Statistics, compute_statistics
+from stages.tasks.named import TASKS, TaskName
 
 FOLDERS = {"mrpc": "glue/MRPC", "cola": "glue/CoLA", "rte": "glue/RTE", "conll2000": "conll2000"}
 CONTESTANTS = ("jax", "torch")

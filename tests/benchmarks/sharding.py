@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh
 
 from cluster.config import MeshConfig
 from stages.electra.config import ModelConfig, Size
-from stages.electra.model import Electra, split
+from stages.electra.joint_model import Electra, split
 from stages.electra.sharding import RULES
 from stages.training.config import OptimizerConfig
 from stages.training.optimizer import make_optimizer, parameter_paths

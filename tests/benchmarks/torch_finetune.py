@@ -22,7 +22,7 @@ EVAL_BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One run; the names are those of `stages.finetune.FinetuneConfig`."""
+    """One run; the names are those of `stages.finetune.config.FinetuneConfig`."""
 
     model: str
     seed: int

@@ -17,7 +17,7 @@ import yaml
 
 from stages.electra import ElectraConfig, ElectraForPreTraining, ElectraTokenizer
 from stages.electra.tokenizer import build_tokenizer
-from stages.tasks.config import TaskName
+from stages.tasks.named import TaskName
 
 ROOT = Path(__file__).parents[2]
 WORDS = "the cat dog fox sat ran who where mat house red big . ?".split()  # noqa: SIM905

@@ -17,13 +17,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from stages.electra import ElectraConfig, ElectraForPreTraining, ElectraTokenizer  # noqa: E402
-from stages.electra.huggingface import Architecture, to_huggingface  # noqa: E402
-from stages.electra.pretrained import load_backbone  # noqa: E402
+from stages.electra.files.huggingface import Architecture, to_huggingface  # noqa: E402
+from stages.electra.files.model_folder import load_backbone  # noqa: E402
 from stages.electra.tokenizer import build_tokenizer  # noqa: E402
 from stages.tasks.base import Split, TaskOptions  # noqa: E402
-from stages.tasks.batches import make_batch  # noqa: E402
-from stages.tasks.config import TaskName  # noqa: E402
+from stages.tasks.buckets import make_batch  # noqa: E402
 from stages.tasks.model import ARCHITECTURES, init_model, make_layer_scale, make_task_loss  # noqa: E402
+from stages.tasks.named import TaskName  # noqa: E402
 from stages.tasks.registry import make_task  # noqa: E402
 from stages.tasks.tokens import WordPiece  # noqa: E402
 from stages.training.config import OptimizerConfig  # noqa: E402

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from stages.electra.config import ElectraConfig, HeadKind, ModelConfig, Size  # noqa: E402
-from stages.electra.model import Electra, merge, split  # noqa: E402
-from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier  # noqa: E402
-from stages.electra.pretrained import save_pretrained  # noqa: E402
+from stages.electra.files.model_folder import save_pretrained  # noqa: E402
+from stages.electra.joint_model import Electra, merge, split  # noqa: E402
+from stages.electra.network import SequenceClassifier, SpanPredictor, TokenClassifier  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

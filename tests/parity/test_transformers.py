@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import stages.electra  # noqa: E402
-from stages.electra.huggingface import to_huggingface  # noqa: E402
+from stages.electra.files.huggingface import to_huggingface  # noqa: E402
 from stages.electra.tokenizer import SPECIAL_TOKENS  # noqa: E402
 
 pytestmark = pytest.mark.parity

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ray import cloudpickle
 
-from pipeline.stage import Stage
+from pipeline.node import Stage
 from stages.context import StageContext
 
 # Workers cannot import this file; it travels as code.

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from pipeline.command import format_config
-from pipeline.config import PipelineConfig, load_config
+from pipeline.config.errors import ConfigError, UsageError
+from pipeline.config.sections import PipelineConfig, load_config
 from pipeline.dag import build_stages
-from pipeline.errors import ConfigError, UsageError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 MINIMAL = """

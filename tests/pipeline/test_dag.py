@@ -3,9 +3,9 @@
 import pytest
 from upath import UPath
 
-from pipeline.config import load_config
+from pipeline.config.errors import ConfigError, UsageError
+from pipeline.config.sections import load_config
 from pipeline.dag import build_stages, select, with_ancestors
-from pipeline.errors import ConfigError, UsageError
 
 TEXT = """
 output: out

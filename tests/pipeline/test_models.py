@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from upath import UPath
 
-from pipeline.recorder import Model, OpenRun, WriterSettings
-from pipeline.tracking import MlflowWriter
+from pipeline.tracking.messages import Model, OpenRun, WriterSettings
+from pipeline.tracking.mlflow_writer import MlflowWriter
 from stages.electra import (
     ElectraConfig,
     ElectraForMaskedLM,
@@ -20,9 +20,9 @@ from stages.electra import (
     ElectraForTokenClassification,
     ElectraTokenizer,
 )
-from stages.electra.modeling import ElectraPreTrainedModel
+from stages.electra.models.pretrained_model import ElectraPreTrainedModel
 from stages.electra.tokenizer import build_tokenizer
-from stages.predictor import Predictor
+from stages.tasks.predictor import Predictor
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "who", "here", "?", "##s"]
 CONFIG = ElectraConfig(

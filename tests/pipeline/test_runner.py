@@ -12,10 +12,10 @@ from ray import cloudpickle
 from upath import UPath
 
 from cluster.config import ClusterConfig
+from pipeline.node import Stage
 from pipeline.plan import Status, make_plan
 from pipeline.results import StageResult, State
 from pipeline.runner import empty_folder, run_plan
-from pipeline.stage import Stage
 
 # Workers cannot import this file; its functions travel as code.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -8,7 +8,7 @@ import pytest
 from fake_stages import stage
 from upath import UPath
 
-from pipeline.config import PipelineConfig
+from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
 from pipeline.summary import print_summary
 

@@ -16,14 +16,16 @@ from upath import UPath
 
 from cluster.config import ClusterConfig
 from pipeline import tracking as tracking_module
-from pipeline.config import TrackingConfig
+from pipeline.config.sections import TrackingConfig
 from pipeline.plan import make_plan
 from pipeline.progress import Progress
-from pipeline.recorder import Dataset, Metrics, OpenRun, Params, Recorder, StageTracker, WriterSettings
-from pipeline.recording import Recording, tracking_uri
 from pipeline.results import StageResult
 from pipeline.runner import run_plan
-from pipeline.tracking import MlflowWriter, flatten
+from pipeline.tracking.driver import Recording, tracking_uri
+from pipeline.tracking.messages import Dataset, Metrics, OpenRun, Params, WriterSettings
+from pipeline.tracking.mlflow_writer import MlflowWriter, flatten
+from pipeline.tracking.recorder import Recorder
+from pipeline.tracking.tracker import StageTracker
 
 TRACKING = TrackingConfig(experiment="tests", system_metrics_seconds=0.5)
 
@@ -253,7 +255,7 @@ class Unreachable:
 @pytest.fixture
 def unreachable(monkeypatch):
     monkeypatch.setattr(tracking_module, "MlflowWriter", Unreachable)
-    monkeypatch.setattr("pipeline.recorder._FIRST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.tracking.recorder._FIRST_RETRY_SECONDS", 0.1)
     Unreachable.written = []
     return Unreachable
 

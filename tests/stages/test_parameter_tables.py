@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from stages.electra.config import ModelConfig, Size
-from stages.electra.model import Electra, split
-from stages.electra.networks import SequenceClassifier
+from stages.electra.joint_model import Electra, split
+from stages.electra.network import SequenceClassifier
 from stages.tasks.model import make_layer_scale
 from stages.training.optimizer import parameter_table
 

@@ -8,7 +8,7 @@ import pytest
 from upath import UPath
 
 from stages.data.batches import host_batches, process_slice
-from stages.data.examples import Example
+from stages.data.builders import Example
 from stages.data.order import ExampleOrder
 from stages.data.shards import ShardReader, write_shard
 

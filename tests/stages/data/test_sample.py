@@ -8,9 +8,11 @@ import pytest
 from upath import UPath
 
 from stages.context import StageContext
-from stages.sample import SampleConfig, run
-from stages.world import documents, tasks
-from stages.world.grammar import World
+from stages.sample import stories as documents
+from stages.sample import task_files as tasks
+from stages.sample.config import SampleConfig
+from stages.sample.grammar import World
+from stages.sample.stage import run
 
 SMALL = {"words": 20_000, "cola_train": 200, "mrpc_train": 200, "squad_train": 100, "conll2000_train": 100, "dev": 60}
 

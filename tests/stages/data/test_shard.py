@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from upath import UPath
 
-from stages.data.examples import LongLines, Packing
+from stages.data.builders import LongLines, Packing
 from stages.data.shards import ShardReader, ids_dtype
 from stages.shard import ShardConfig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from stages.electra.objective import ObjectiveConfig
+from stages.electra.objectives.objective import ObjectiveConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 

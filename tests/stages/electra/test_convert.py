@@ -1,4 +1,4 @@
-"""`python -m stages.electra.convert`, and checkpoints of the original code as it names their variables."""
+"""`python -m stages.electra.files.convert`, and checkpoints of the original code as it names their variables."""
 
 import json
 import math
@@ -9,9 +9,9 @@ import pytest
 from electra_miniature import tiny
 
 from stages.electra import ElectraForMaskedLM, ElectraForPreTraining, ElectraTokenizer, Part
-from stages.electra.convert import main
-from stages.electra.google_tf import read_checkpoint
-from stages.electra.huggingface import flatten
+from stages.electra.files.convert import main
+from stages.electra.files.google_tf import read_checkpoint
+from stages.electra.files.huggingface import flatten
 from stages.electra.tokenizer import SPECIAL_TOKENS
 
 V, E, POSITIONS = 40, 24, 30

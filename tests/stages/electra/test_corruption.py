@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, make_batch, row_keys
 
-from stages.electra.corruption import Masked, mask_tokens, max_masked, num_masked, replace_tokens, write
-from stages.electra.objective import Masking
+from stages.electra.objectives.corruption import Masked, mask_tokens, max_masked, num_masked, replace_tokens, write
+from stages.electra.objectives.objective import Masking
 
 UNMASKABLE = tuple(SPECIAL_IDS[name] for name in ("pad", "cls", "sep", "mask"))
 

@@ -12,18 +12,18 @@ from electra_miniature import KEY, build, tiny
 from upath import UPath
 
 from stages.context import NullTracker, StageContext
-from stages.electra.card import ModelCard
 from stages.electra.config import HeadKind
-from stages.electra.huggingface import ConversionError, flatten
-from stages.electra.model import merge
-from stages.electra.networks import SequenceClassifier, SpanPredictor, TokenClassifier
-from stages.electra.pretrained import (
+from stages.electra.files.card import ModelCard
+from stages.electra.files.huggingface import ConversionError, flatten
+from stages.electra.files.model_folder import (
     load_backbone,
     load_parameters,
     load_pretrained,
     save_parameters,
     save_pretrained,
 )
+from stages.electra.joint_model import merge
+from stages.electra.network import SequenceClassifier, SpanPredictor, TokenClassifier
 from stages.export import ExportConfig, run
 
 LABELS = {0: "no", 1: "yes", 2: "maybe"}

@@ -22,7 +22,7 @@ from stages.electra import (
     ElectraModel,
     ElectraTokenizer,
 )
-from stages.electra.huggingface import ConversionError, flatten
+from stages.electra.files.huggingface import ConversionError, flatten
 from stages.electra.tokenizer import SPECIAL_TOKENS
 
 CONFIG = replace(tiny(num_hidden_layers=1)[0], vocab_size=50)
@@ -62,7 +62,7 @@ def test_what_is_not_given_is_one_segment_without_padding_from_position_0(discri
 
 
 def test_a_call_is_compiled_once_for_a_shape_and_shared_between_models(discriminator):
-    from stages.electra.modeling import _run
+    from stages.electra.models.pretrained_model import _run
 
     other = ElectraForPreTraining(CONFIG, params=jax.tree.map(lambda leaf: leaf * 2, discriminator.params))
     discriminator(IDS)

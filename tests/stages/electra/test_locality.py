@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stages.electra.config import EmbeddingSharing, ModelConfig, Size
+from stages.electra.joint_model import Electra, Params, merge, split
 from stages.electra.locality import look_at_neighbours
-from stages.electra.model import Electra, Params, merge, split
 
 NUM_TOKENS = 64
 OFFSETS = (-1, 1, -2, 2)

@@ -8,12 +8,12 @@ from electra_miniature import KEY, NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, build, m
 from scipy.special import expit, log_softmax, logsumexp
 
 from stages.electra.config import EmbeddingSharing
-from stages.electra.huggingface import flatten
+from stages.electra.files.huggingface import flatten
+from stages.electra.joint_model import Electra, merge
 from stages.electra.layers import split_keys
 from stages.electra.losses import word_losses
-from stages.electra.model import Electra, merge
-from stages.electra.objective import ObjectiveConfig, ObjectiveKind
-from stages.electra.pretraining import corrupt, make_pretraining_loss, segments, summarize
+from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
+from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss, segments, summarize
 
 BATCH = make_batch([NUM_TOKENS, 17, 9, 3, 2, 0])
 KEY_B = jax.random.split(jax.random.key(7), 6)

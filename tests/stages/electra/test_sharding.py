@@ -14,8 +14,8 @@ from electra_miniature import KEY, tiny
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from stages.electra.config import EmbeddingSharing
-from stages.electra.model import Electra, split
-from stages.electra.objective import ObjectiveConfig, ObjectiveKind
+from stages.electra.joint_model import Electra, split
+from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.sharding import RULES
 from stages.training.config import OptimizerConfig, OptimizerName
 from stages.training.optimizer import make_optimizer
@@ -41,9 +41,9 @@ _TRAIN = """
     from upath import UPath
     from cluster.config import MeshConfig
     from cluster.mesh import batch_sharding, is_split, make_mesh
-    from stages.electra.objective import ObjectiveConfig
-    from stages.electra.model import Electra, split
-    from stages.electra.pretraining import make_pretraining_loss
+    from stages.electra.objectives.objective import ObjectiveConfig
+    from stages.electra.joint_model import Electra, split
+    from stages.electra.objectives.pretraining_loss import make_pretraining_loss
     from stages.electra.sharding import RULES
     from stages.training.checkpoint import Checkpoints
     from stages.training.config import OptimizerConfig

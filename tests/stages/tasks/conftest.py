@@ -11,8 +11,8 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from upath import UPath
 
 from stages.electra.config import ElectraConfig
-from stages.electra.model import Electra, split
-from stages.electra.pretrained import save_pretrained
+from stages.electra.files.model_folder import save_pretrained
+from stages.electra.joint_model import Electra, split
 from stages.tasks.tokens import WordPiece
 
 REAL_DATA = Path(__file__).parents[4] / "shared" / "data"

@@ -13,11 +13,11 @@ import pytest
 from upath import UPath
 
 from stages.tasks.base import Features, Split, TaskOptions
-from stages.tasks.config import TaskName
+from stages.tasks.files.question_files import read_questions
+from stages.tasks.files.squad import Answer, Question
+from stages.tasks.named import TaskName
 from stages.tasks.question_answering import QuestionAnswering
-from stages.tasks.question_files import read_questions
 from stages.tasks.registry import make_task
-from stages.tasks.squad import Answer, Question
 from stages.tasks.tokens import WordPiece
 
 Write = Callable[[str, str], UPath]

@@ -9,7 +9,7 @@ from upath import UPath
 
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.classification import Classification, Example, truncate
-from stages.tasks.config import TaskName
+from stages.tasks.named import TaskName
 from stages.tasks.registry import make_task
 from stages.tasks.tokens import WordPiece
 

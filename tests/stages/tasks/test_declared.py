@@ -9,11 +9,12 @@ import pytest
 import sklearn.metrics
 from upath import UPath
 
-from stages.finetune import DeclaredConfig, FinetuneSection, TaskSection, expand
+from stages.finetune.config import DeclaredConfig, FinetuneSection, TaskSection
+from stages.finetune.runs import expand
 from stages.tasks.base import Split, Task, TaskOptions
-from stages.tasks.config import TaskKind
 from stages.tasks.declared import make_declared
 from stages.tasks.form import ClassWeights
+from stages.tasks.named import TaskKind
 from stages.tasks.tokens import WordPiece
 
 Write = Callable[[str, str], UPath]

@@ -16,11 +16,12 @@ from upath import UPath
 
 from stages.context import NullTracker, StageContext
 from stages.examples import ExamplesConfig, run
-from stages.finetune import FinetuneSection, TaskSection, expand, expand_examples
-from stages.tasks.config import TaskKind, TaskName
-from stages.tasks.fetch import fetch
+from stages.finetune.config import FinetuneSection, TaskSection
+from stages.finetune.runs import expand, expand_examples
+from stages.tasks.files.fetch import fetch
+from stages.tasks.files.published import MRPC_DEV_IDS, MRPC_TEST, MRPC_TRAIN, PUBLISHED, PublishedFile
 from stages.tasks.form import TaskForm
-from stages.tasks.published import MRPC_DEV_IDS, MRPC_TEST, MRPC_TRAIN, PUBLISHED, PublishedFile
+from stages.tasks.named import TaskKind, TaskName
 
 
 class Site:

@@ -15,13 +15,15 @@ from upath import UPath
 from cluster.config import ClusterConfig
 from stages.context import NullTracker, StageContext
 from stages.electra.config import HeadKind
-from stages.electra.huggingface import flatten
-from stages.electra.pretrained import load_pretrained
-from stages.finetune import FinetuneConfig, FinetuneSection, Init, TaskSection, expand, run
-from stages.predictor import Predictor
+from stages.electra.files.huggingface import flatten
+from stages.electra.files.model_folder import load_pretrained
+from stages.finetune.config import FinetuneConfig, FinetuneSection, Init, TaskSection
+from stages.finetune.runs import expand
+from stages.finetune.stage import run
+from stages.finetune.worker import evenly
 from stages.tasks.base import TaskOptions
-from stages.tasks.config import TaskName
-from stages.tasks.finetuning import evenly
+from stages.tasks.named import TaskName
+from stages.tasks.predictor import Predictor
 from stages.tasks.registry import make_task
 from stages.training.loop import NonFiniteError
 

@@ -15,8 +15,8 @@ from upath import UPath
 
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.classification import Classification, Example
-from stages.tasks.config import TASKS, TaskName
 from stages.tasks.glue import GLUE
+from stages.tasks.named import TASKS, TaskName
 from stages.tasks.tokens import WordPiece
 
 Write = Callable[[str, str], UPath]

@@ -9,8 +9,8 @@ import pytest
 
 from stages.electra.config import ElectraConfig
 from stages.tasks.base import IGNORED, Features
-from stages.tasks.config import TaskKind
 from stages.tasks.model import constant_loss, init_model, make_layer_scale, make_predict, make_task_loss
+from stages.tasks.named import TaskKind
 from stages.training.optimizer import parameter_paths
 
 CONFIG = ElectraConfig(

@@ -12,15 +12,15 @@ from upath import UPath
 
 from cluster.storage import write_json
 from stages.context import NullTracker, StageContext
-from stages.data.examples import Example
+from stages.data.builders import Example
 from stages.data.shards import write_shard
 from stages.electra.config import ModelConfig, Size
 from stages.export import ExportConfig
 from stages.export import run as export
-from stages.finetune import FinetuneConfig
-from stages.finetune import run as finetune
-from stages.pretrain import PretrainConfig
-from stages.pretraining import pretrain
+from stages.finetune.config import FinetuneConfig
+from stages.finetune.stage import run as finetune
+from stages.pretrain.config import PretrainConfig
+from stages.pretrain.worker import pretrain
 from stages.probe import ProbeConfig, run
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

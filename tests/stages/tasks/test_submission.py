@@ -11,13 +11,14 @@ import pytest
 from upath import UPath
 
 from stages.context import StageContext
-from stages.electra.pretrained import load_backbone, save_pretrained
-from stages.submission import SubmissionConfig, run
+from stages.electra.files.model_folder import load_backbone, save_pretrained
+from stages.submission.archive import find_problems
+from stages.submission.config import SubmissionConfig
+from stages.submission.stage import run
 from stages.tasks.base import TaskOptions
-from stages.tasks.config import TASKS, TaskName
 from stages.tasks.glue import GLUE
 from stages.tasks.model import init_model
-from stages.tasks.submission import find_problems
+from stages.tasks.named import TASKS, TaskName
 
 WORDS = {"MNLI-m": "neutral", "MNLI-mm": "entailment", "AX": "contradiction", "QNLI": "entailment"}
 WORDS |= {"RTE": "not_entailment", "STS-B": "4.250"}

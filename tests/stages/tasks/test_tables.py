@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from stages.tasks.files import find_file
-from stages.tasks.tables import read_rows
+from stages.tasks.files.reading import find_file
+from stages.tasks.files.tables import read_rows
 
 Write = Callable[[str, str], UPath]
 ROWS = [{"text": 'He said "no",\tthen\nleft', "label": 1}, {"text": "", "label": 0}]

@@ -8,7 +8,7 @@ import pytest
 from upath import UPath
 
 from stages.tasks.base import IGNORED, Features, Split, TaskOptions
-from stages.tasks.config import TaskName
+from stages.tasks.named import TaskName
 from stages.tasks.registry import make_task
 from stages.tasks.tagging import Sentence, Tagging, pack
 from stages.tasks.tokens import WordPiece

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from stages.training.checkpoint import Checkpoints, saved_step
+from stages.training.checkpoint import Checkpoints
+from stages.training.checkpoint_folder import saved_step
 from stages.training.config import OptimizerConfig
 from stages.training.loop import Window
 from stages.training.optimizer import make_optimizer

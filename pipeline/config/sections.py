@@ -1,0 +1,187 @@
+"""The whole configuration: one tree of dataclasses, checked before anything runs.
+
+Importing this imports every stage's config and nothing heavy: a wrong config answers in about a second.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.config import ClusterConfig
+from pipeline.config.errors import ConfigError, Problem
+from pipeline.config.tree import Keys, Tree, dotted, load_tree
+from pipeline.config.validation import STRICT, validate
+from stages.data.builders import Packing
+from stages.electra.objectives.objective import ObjectiveKind
+from stages.export import ExportConfig
+from stages.finetune.config import EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR, FinetuneConfig, FinetuneSection
+from stages.finetune.runs import expand
+from stages.ingest import IngestConfig
+from stages.pretrain.config import PretrainConfig
+from stages.report.config import ReportConfig
+from stages.sample.config import SampleConfig
+from stages.shard import ShardConfig
+from stages.submission.config import SubmissionConfig
+from stages.vocab import VocabConfig
+
+SEEDED = ("sample", "shard", "pretrain")
+# Stages from raw text to an exported model, in order; they are of no use without `pretrain`.
+CORPUS_STAGES = ("ingest", "vocab", "shard")
+REFERENCE = re.compile(r"\{([A-Za-z_][\w/-]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow records the run.
+
+    Attributes:
+      uri: Tracking server or database; None for `sqlite:///{output}/mlflow.db`.
+      experiment: Name of the experiment.
+      system_metrics_seconds: Time between samples of CPU, memory and accelerator use; 0 for none.
+    """
+
+    uri: str | None = None
+    experiment: str = "electra"
+    system_metrics_seconds: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """Everything a run is told. A section that is absent is a stage that does not exist.
+
+    Attributes:
+      output: Folder of all results, on any fsspec location.
+      seed: Default of the seed of every stage.
+      cluster: What the run may use; never part of a stage's identity.
+      tracking: Where it is recorded; None records nothing.
+    """
+
+    __pydantic_config__ = STRICT
+
+    output: str
+    seed: int = 0
+    sample: SampleConfig | None = None
+    ingest: IngestConfig | None = None
+    vocab: VocabConfig | None = None
+    shard: ShardConfig | None = None
+    pretrain: PretrainConfig | None = None
+    export: ExportConfig | None = None
+    finetune: FinetuneSection | None = None
+    report: ReportConfig | None = None
+    submission: SubmissionConfig | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig | None = field(default_factory=TrackingConfig)
+
+
+def load_config(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Reads and checks a config file and its `--set` overrides.
+
+    Raises:
+      UsageError: The file cannot be read, or an override is malformed.
+      ConfigError: Some values are wrong; all of them are named.
+    """
+    tree = _complete(load_tree(Path(path), overrides=overrides))
+    config, problems = validate(PipelineConfig, tree)
+    if not problems:
+        problems = _cross_check(config, tree)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _complete(tree: Tree) -> Tree:
+    """Fills in what follows from other values: sections that pretraining implies, seeds, tasks that were taken away."""
+    values = dict(tree.values)
+    finetune = values.get("finetune")
+    if isinstance(finetune, dict):
+        if _replaces_pretraining(finetune.get("model")):
+            for name in (*CORPUS_STAGES, "pretrain", "export"):
+                values.pop(name, None)
+        if isinstance(finetune.get("tasks"), dict):
+            # `tasks: {cola: null}` takes a task of an extended config away.
+            tasks = {name: task for name, task in finetune["tasks"].items() if task is not None}
+            finetune = finetune | {"tasks": tasks}
+        if _trains_one_network(values.get("pretrain")):
+            finetune = {"model": EXPORTED_GENERATOR} | finetune
+        values["finetune"] = finetune
+    if values.get("pretrain") is not None:
+        for name in (*CORPUS_STAGES, "export"):
+            values[name] = {} if values.get(name) is None else values[name]
+    if values.get("pretrain") is not None or finetune is not None:
+        values["report"] = {} if values.get("report") is None else values["report"]
+    for name in SEEDED:
+        if isinstance(values.get(name), dict) and isinstance(values.get("seed"), int):
+            values[name] = {"seed": values["seed"], **values[name]}
+    return Tree(values, tree.origins)
+
+
+def _trains_one_network(pretrain: object) -> bool:
+    """A masked language model has no discriminator: what is fine-tuned is the generator."""
+    objective = pretrain.get("objective") if isinstance(pretrain, dict) else None
+    return isinstance(objective, dict) and objective.get("kind") == ObjectiveKind.MASKED_LANGUAGE_MODELING
+
+
+def _replaces_pretraining(model: object) -> bool:
+    """A model from outside the pipeline is fine-tuned as it is."""
+    return isinstance(model, str) and not REFERENCE.search(model)
+
+
+def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
+    """What no section can know of itself."""
+    problems: list[Problem] = []
+
+    def wrong(keys: Keys, found: object, message: str) -> None:
+        shown = None if found is None else str(found)
+        problems.append(Problem(dotted(keys), tree.origin(keys), shown, message))
+
+    if config.pretrain is None and config.finetune is None and config.ingest is None and config.sample is None:
+        wrong(("pretrain",), None, "is missing, and so are finetune, ingest and sample: there is nothing to do")
+    if config.pretrain is None and config.finetune is not None and config.finetune.model is None:
+        wrong(("finetune", "model"), None, "is required without pretrain: a Hugging Face folder or hub id")
+    if config.pretrain is not None and config.shard is not None:
+        model = config.pretrain.model
+        positions = model.resolve(vocab_size=1000)[0].max_position_embeddings
+        length = config.shard.sequence_length
+        if length > positions:
+            wrong(
+                ("shard", "sequence_length"),
+                length,
+                f"must be at most pretrain.model.max_position_embeddings = {positions}: lower it or raise that",
+            )
+        is_electric = config.pretrain.objective.kind is ObjectiveKind.ELECTRIC
+        if is_electric and config.shard.packing is Packing.PACKED:
+            wrong(("shard", "packing"), config.shard.packing, "must be pairs: electric reads one text a row")
+    if config.tracking is not None and config.tracking.uri is None and "://" in config.output:
+        wrong(
+            ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"
+        )
+    if config.finetune is not None and config.finetune.probes and config.pretrain is None:
+        wrong(("finetune", "probes"), config.finetune.probes, "need pretrain, whose checkpoints they start from")
+    if config.finetune is not None and not config.finetune.tasks:
+        wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
+    if config.finetune is not None and not problems:
+        try:
+            runs = expand(config.finetune, seed=config.seed)
+        except ValueError as error:
+            wrong(("finetune",), None, str(error))
+        else:
+            for run in {run.task: run for run in runs.values()}.values():
+                for name, value, message in _finetuning_problems(run, config):
+                    wrong(("finetune", "tasks", run.task, name), value, message)
+    return problems
+
+
+def _finetuning_problems(run: FinetuneConfig, config: PipelineConfig) -> Iterator[tuple[str, int, str]]:
+    """Key, value and fault of what does not go with the model or the processes."""
+    cluster = config.cluster
+    devices = cluster.finetune_processes * max(1, cluster.accelerators_per_process)
+    if cluster.finetune_processes > 1 and run.batch_size % devices:
+        message = f"must be a multiple of the {devices} devices of cluster.finetune_processes"
+        yield "batch_size", run.batch_size, f"{message} = {cluster.finetune_processes}"
+    if config.pretrain is not None and run.model in (EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR):
+        positions = config.pretrain.model.resolve(vocab_size=1000)[0].max_position_embeddings
+        if run.max_length > positions:
+            message = f"must be at most pretrain.model.max_position_embeddings = {positions}"
+            yield "max_length", run.max_length, f"{message}: lower it or raise that"

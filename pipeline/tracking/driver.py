@@ -1,0 +1,156 @@
+"""The runner's side of recording: starts the recorder, hands out trackers, tells how stages ended."""
+
+import getpass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from upath import UPath
+
+from pipeline.config.sections import TrackingConfig
+from pipeline.manifest import git_commit
+from pipeline.plan import PlannedStage
+from pipeline.progress import Progress
+from pipeline.results import StageResult, State
+from pipeline.tracking.messages import CloseRun, Message, OpenRun, WriterSettings
+from pipeline.tracking.recorder import Recorder
+from pipeline.tracking.tracker import StageTracker
+
+_ENDINGS = {State.FINISHED: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "KILLED"}
+CLOSE_SECONDS = 60.0
+
+
+def tracking_uri(tracking: TrackingConfig, *, output: UPath) -> str:
+    """The server of the config, or a database in the output folder."""
+    return tracking.uri or f"sqlite:///{output / 'mlflow.db'}"
+
+
+class Recording:
+    """One run of the pipeline in MLflow: the pipeline, in it each stage, in `finetune` each task x seed."""
+
+    def __init__(
+        self,
+        plan: Sequence[PlannedStage],
+        *,
+        tracking: TrackingConfig | None,
+        output: UPath,
+        name: str,
+        config_yaml: str,
+        fresh: frozenset[str] = frozenset(),
+    ) -> None:
+        """Starts the recorder on this machine; Ray must be connected.
+
+        Args:
+          plan: All stages; together their fingerprints name the pipeline's run, so the same config goes on in it.
+          name: Of the pipeline's run.
+          config_yaml: The resolved config, kept as an artifact.
+          fresh: Stages that begin anew, in new runs.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._seconds = 0.0 if tracking is None else tracking.system_metrics_seconds
+        self._fresh = fresh
+        self._closed: set[str] = set()
+        self._progress: dict[str, Progress] = {}
+        self._asked: Any = None
+        settings = None
+        if tracking is not None:
+            artifacts = None if tracking.uri else str(output / "mlflow-artifacts")
+            uri = tracking_uri(tracking, output=output)
+            ledger = output / "mlflow-runs.json"
+            settings = WriterSettings(uri=uri, artifacts=artifacts, experiment=tracking.experiment, ledger=ledger)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor: Any = ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(settings)
+        identity = hashlib.sha256(" ".join(planned.fingerprint for planned in plan).encode()).hexdigest()[:16]
+        lines = "".join(planned.as_json() + "\n" for planned in plan)
+        self._pipeline = OpenRun(
+            key=f"pipeline/{identity}",
+            name=name,
+            params={planned.name: planned.fingerprint for planned in plan},
+            tags=_source_tags(name),
+            files={"config.yaml": config_yaml.encode(), "plan.jsonl": lines.encode()},
+        )
+        self._send(self._pipeline)
+
+    def tracker_of(self, planned: PlannedStage) -> StageTracker:
+        """What a stage is given."""
+        parents = [self._pipeline]
+        if "/" in planned.name:
+            group = planned.name.partition("/")[0]
+            key = f"{group} of {self._pipeline.key}"
+            parents.append(OpenRun(key=key, name=group, parent=self._pipeline.key))
+        own = OpenRun(
+            key=_key(planned),
+            name=planned.name,
+            parent=parents[-1].key,
+            params=planned.identity["config"],
+            tags={"stage": planned.name, "fingerprint": planned.fingerprint, "folder": str(planned.folder)},
+            files={"config.json": json.dumps(planned.identity, indent=2).encode()},
+            is_new=planned.name in self._fresh,
+        )
+        # The pipeline's run too: Ray keeps the order of one process's messages, not of several.
+        return StageTracker(
+            self._actor, stage=planned.name, opening=(*parents, own), system_metrics_seconds=self._seconds
+        )
+
+    def watch(self, results: Mapping[str, StageResult], plan: Mapping[str, PlannedStage]) -> Mapping[str, Progress]:
+        """Closes the runs of stages that ended; returns the newest progress there is, without waiting for it."""
+        import ray
+        from ray.exceptions import RayError
+
+        for name, result in results.items():
+            status = _ENDINGS.get(result.state)
+            if status is not None and name not in self._closed:
+                self._closed.add(name)
+                self._send(CloseRun(key=_key(plan[name]), status=status, error=result.error))
+        if self._asked is None:
+            self._asked = self._actor.snapshot.remote()
+        if ray.wait([self._asked], timeout=0)[0]:
+            with suppress(RayError):  # the recorder died: `close` says so
+                self._progress = ray.get(self._asked)
+            self._asked = None
+        return self._progress
+
+    def close(self, results: Mapping[str, StageResult], *, seconds: float = CLOSE_SECONDS) -> list[str]:
+        """Closes the pipeline's run and waits for what is still to be written.
+
+        Returns:
+          What could not be written, and why.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        groups: dict[str, set[State]] = {"": {result.state for result in results.values()}}
+        for name, result in results.items():
+            if "/" in name:
+                groups.setdefault(name.partition("/")[0], set()).add(result.state)
+        for group, states in sorted(groups.items(), reverse=True):
+            status = "FAILED" if State.FAILED in states else "KILLED" if State.STOPPED in states else "FINISHED"
+            key = f"{group} of {self._pipeline.key}" if group else self._pipeline.key
+            self._send(CloseRun(key=key, status=status))
+        try:
+            return list(ray.get(self._actor.close.remote(seconds=seconds), timeout=seconds + 30))
+        except RayError as error:
+            return [f"what was recorded last (the recorder ended: {type(error).__name__})"]
+        finally:
+            ray.kill(self._actor)
+
+    def _send(self, message: Message) -> None:
+        self._actor.record.remote(message)
+
+
+def _key(planned: PlannedStage) -> str:
+    return f"{planned.name}/{planned.fingerprint}"
+
+
+def _source_tags(name: str) -> dict[str, str]:
+    tags = {"mlflow.source.name": f"pipeline.run {name}", "mlflow.source.type": "LOCAL"}
+    commit = git_commit()
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+    with suppress(KeyError, OSError):  # a container may run under a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags

@@ -1,0 +1,93 @@
+"""What is told about runs: by stages and the runner to the recorder, by the recorder to the writer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from upath import UPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A run that begins or goes on. `key` names it for good: the same key is the same run, now and in a resumed run."""
+
+    key: str
+    name: str
+    parent: str | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    is_new: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Numbers of a run at one step; None lets the time since the run began decide."""
+
+    key: str
+    values: Mapping[str, float]
+    step: int | None
+    time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Facts of a run."""
+
+    key: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Artifacts of a run, by their path among its artifacts."""
+
+    key: str
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An input of a run."""
+
+    key: str
+    name: str
+    source: str
+    context: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A Hugging Face folder to log as a model of a run."""
+
+    key: str
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseRun:
+    """A run that ended: FINISHED, FAILED or KILLED."""
+
+    key: str
+    status: str
+    error: str | None = None
+
+
+Message = OpenRun | Metrics | Params | Files | Dataset | Model | CloseRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterSettings:
+    """Where MLflow writes.
+
+    Attributes:
+      uri: Tracking server or database.
+      artifacts: Artifact folder of a new experiment; None leaves it to the server.
+      experiment: Its name.
+      ledger: File that remembers which run belongs to which key.
+    """
+
+    uri: str
+    artifacts: str | None
+    experiment: str
+    ledger: UPath

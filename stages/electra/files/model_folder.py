@@ -1,0 +1,180 @@
+"""Models in files: Hugging Face folders in and out, and the pretraining stage's own parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from upath import UPath
+
+from cluster.storage import write_bytes, write_json, write_text
+from stages.electra.config import ElectraConfig
+from stages.electra.files.card import ModelCard
+from stages.electra.files.google_tf import Part
+from stages.electra.files.huggingface import (
+    Architecture,
+    backbone_from_huggingface,
+    config_from_huggingface,
+    config_to_huggingface,
+    flatten,
+    from_huggingface,
+    to_huggingface,
+    unflatten,
+    with_dense,
+)
+from stages.electra.files.locate import OWN_HEAD, read_model
+from stages.electra.tokenizer import check_vocabulary
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model read from a Hugging Face folder.
+
+    Attributes:
+      architecture: The class of transformers it was saved for.
+      config: Its network and its classes.
+      params: `{"embeddings": …, "encoder": …, "head": …}`, numpy arrays of float32.
+      own_head: Parameters of the head it was trained with, where that is none of transformers'.
+    """
+
+    architecture: Architecture
+    config: ElectraConfig
+    params: dict[str, Any]
+    own_head: dict[str, Any] | None = None
+
+    @property
+    def id2label(self) -> Mapping[int, str] | None:
+        """Names of its classes by number; None where it has none."""
+        return self.config.id2label
+
+
+def save_pretrained(
+    folder: UPath,
+    *,
+    architecture: str,
+    config: ElectraConfig,
+    params: Mapping[str, Any],
+    tokenizer: UPath | None = None,
+    id2label: Mapping[int, str] | None = None,
+    problem_type: str | None = None,
+    card: ModelCard | None = None,
+    own_head: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a folder that transformers loads as `architecture`.
+
+    The original's head of a text is written as transformers': the same function, to float32's rounding.
+
+    Args:
+      folder: Made where it is missing; files of the same names are replaced.
+      architecture: Name of a class in `Architecture`.
+      config: The network.
+      params: `{"embeddings": …, "encoder": …, "head": …}`, as `split` gives them.
+      tokenizer: Folder with `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`.
+      id2label: Class names, where the configuration has none.
+      problem_type: What the labels of a text are (see `ProblemType`).
+      card: The README.md.
+      own_head: Parameters of a head that transformers has no class for, in a file of its own, which it ignores.
+
+    Raises:
+      ValueError: The vocabulary has more tokens than the embedding table rows.
+      ConversionError: `params` are not those of the architecture and configuration.
+    """
+    kind = Architecture(architecture)
+    if id2label is not None:
+        config = config.change(id2label=id2label)
+    if problem_type is not None:
+        config = config.change(problem_type=problem_type)
+    if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
+        params = with_dense(params, config=config)
+    tensors = to_huggingface(params, config=config, architecture=kind)
+    if tokenizer is not None:
+        path = tokenizer / "vocab.txt"
+        check_vocabulary(path.read_bytes(), config, source=str(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    # 'pt' is what transformers asks for; the bytes are the same for every framework.
+    write_bytes(folder / "model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+    write_json(folder / "config.json", config_to_huggingface(config, architecture=kind))
+    if tokenizer is not None:
+        for name in _TOKENIZER_FILES:
+            write_bytes(folder / name, (tokenizer / name).read_bytes())
+    if own_head is not None:
+        save_parameters(folder / OWN_HEAD, own_head)
+    if card is not None:
+        write_text(folder / "README.md", card.render())
+
+
+def load_pretrained(location: str | Path | UPath) -> Pretrained:
+    """Reads a whole model from a Hugging Face folder or hub id.
+
+    Raises:
+      FileNotFoundError: There is no such folder, or it lacks a file.
+      ConversionError: Its tensors are not those of its architecture and configuration.
+      ValueError: A file is damaged, or its vocabulary has more tokens than the embedding table rows.
+    """
+    files = read_model(location)
+    architectures = files.values.get("architectures") or ["none"]
+    try:
+        architecture = Architecture(architectures[0])
+    except ValueError:
+        known = ", ".join(Architecture)
+        raise ValueError(f"{location}: architecture {architectures[0]}, must be one of {known}") from None
+    config = config_from_huggingface(files.values)
+    check_vocabulary(files.tokenizer.get("vocab.txt", b""), config, source=f"{location}: vocab.txt")
+    params = from_huggingface(files.tensors, config=config, architecture=architecture, source=str(location))
+    own_head = None if files.own_head is None else unflatten(files.own_head)
+    return Pretrained(architecture=architecture, config=config, params=params, own_head=own_head)
+
+
+def load_backbone(
+    location: str | Path | UPath, *, part: Part = Part.DISCRIMINATOR
+) -> tuple[ElectraConfig, dict[str, Any]]:
+    """Reads configuration and `{"embeddings": …, "encoder": …}`; a head is left behind, and its classes too.
+
+    Args:
+      location: A folder on any file system, a hub id (`google/electra-small-discriminator`) or a TensorFlow
+        checkpoint of the original code.
+      part: Which network of such a checkpoint.
+
+    Raises:
+      FileNotFoundError: There is no such folder, or it lacks a file.
+      ConversionError: Its tensors are not those of its configuration.
+    """
+    files = read_model(location, part=part)
+    config = config_from_huggingface(files.values).change(id2label=None, problem_type=None)
+    return config, backbone_from_huggingface(files.tensors, config=config, source=str(location))
+
+
+def take_network(params: Mapping[str, Any], name: str) -> tuple[Architecture, dict[str, Any]]:
+    """One network of a pretrained pair, as a model of its own.
+
+    Args:
+      params: Of an `Electra`, numpy arrays.
+      name: `discriminator` or `generator`.
+
+    Returns:
+      Its class in transformers, and `{"embeddings": …, "encoder": …, "head": …}`. What the two share is in both models:
+      the embeddings, unless they are untied; the encoder, where there is one for both.
+    """
+    embeddings, head = params.get(f"{name}_embeddings", params["embeddings"]), params[f"{name}_head"]
+    if name == "discriminator" and "difference" in params:
+        shared, own = flatten(embeddings), flatten(params["difference"])
+        embeddings = unflatten({path: shared[path] + own[path] for path in shared})
+    # A head with a bias a word predicts words, whichever network it sits on.
+    architecture = Architecture.MASKED_LM if "bias" in head else Architecture.PRETRAINING
+    encoder = params[name if name in params else "discriminator"]
+    return architecture, {"embeddings": embeddings, "encoder": encoder, "head": head}
+
+
+def save_parameters(path: UPath, params: Mapping[str, Any]) -> None:
+    """Writes nested parameters as one safetensors file of float32, names joined by slashes."""
+    flat = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in flatten(params).items()}
+    write_bytes(path, safetensors.numpy.save(flat))
+
+
+def load_parameters(path: UPath) -> dict[str, Any]:
+    """Reads what `save_parameters` wrote."""
+    return unflatten(safetensors.numpy.load(path.read_bytes()))

@@ -1,0 +1,133 @@
+"""What a fine-tuning run leaves: predictions, the model as a Hugging Face folder, result.json."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import write_bytes, write_json, write_text
+from stages.context import StageContext
+from stages.electra.config import ElectraConfig, HeadKind
+from stages.electra.files.card import ModelCard
+from stages.electra.files.huggingface import Architecture
+from stages.electra.files.locate import OWN_HEAD
+from stages.electra.files.model_folder import save_pretrained
+from stages.finetune.config import FinetuneConfig, Init
+from stages.tasks.base import Evaluation, Task, TaskData
+from stages.tasks.classification import Classification
+from stages.tasks.model import ARCHITECTURES
+from stages.tasks.named import TaskKind
+from stages.tasks.targets import Number
+
+logger = logging.getLogger(__name__)
+
+# All but the first may be missing: transformers 5 writes no vocab.txt.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_PIPELINES = {
+    TaskKind.CLASSIFICATION: "text-classification",
+    TaskKind.MULTI_LABEL: "text-classification",
+    TaskKind.REGRESSION: "text-classification",
+    TaskKind.TAGGING: "token-classification",
+    TaskKind.QUESTION_ANSWERING: "question-answering",
+    TaskKind.ANSWERABILITY: "question-answering",
+}
+_PROBLEM_TYPES = {  # transformers' names
+    TaskKind.CLASSIFICATION: "single_label_classification",
+    TaskKind.MULTI_LABEL: "multi_label_classification",
+    TaskKind.REGRESSION: "regression",
+}
+
+
+def write_results(
+    config: FinetuneConfig,
+    context: StageContext,
+    *,
+    task: Task,
+    data: TaskData,
+    network: ElectraConfig,
+    folder: UPath,
+    params: Mapping[str, Any],
+    evaluation: Evaluation,
+    result: Mapping[str, Any],
+) -> None:
+    """Writes predictions, the model as a Hugging Face folder and result.json, and tells the tracker."""
+    for name, text in evaluation.files.items():
+        write_text(context.output / name, text)
+        context.tracker.artifact(context.output / name, folder="predictions")
+    model = context.output / "model"
+    save_pretrained(
+        model,
+        architecture=_architecture(config, task),
+        config=network,
+        params=_exported(params, task),
+        own_head=params["head"] if _has_own_head(config, task) else None,
+        id2label=dict(enumerate(data.labels)) or None,
+        problem_type=_PROBLEM_TYPES.get(task.kind),
+        card=_card(config, task, network=network, evaluation=evaluation),
+    )
+    for name in _TOKENIZER_FILES:
+        if (folder / name).exists():
+            write_bytes(model / name, (folder / name).read_bytes())
+    for warning in result["warnings"]:
+        logger.warning("%s: %s", task.name, warning)
+    context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})
+    context.tracker.artifact(context.output / "metrics.jsonl")
+    context.tracker.artifact(context.output / "parameters.txt")
+    context.tracker.model(str(model), name=f"{task.name}-{config.init}-{config.seed}")
+    write_json(context.output / "result.json", result)
+    context.tracker.artifact(context.output / "result.json")
+
+
+def _has_own_head(config: FinetuneConfig, task: Task) -> bool:
+    """Whether transformers has no class for it: the joint head of answers, and 'no answer'."""
+    is_joint = task.kind is TaskKind.QUESTION_ANSWERING and config.head is HeadKind.ORIGINAL
+    return is_joint or task.kind is TaskKind.ANSWERABILITY
+
+
+def _architecture(config: FinetuneConfig, task: Task) -> Architecture:
+    """What transformers can take the model for: of joint spans nothing but the encoder."""
+    if config.head is HeadKind.ORIGINAL and _has_own_head(config, task):
+        return Architecture.MODEL
+    return Architecture(ARCHITECTURES[task.kind])
+
+
+def _exported(params: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Parameters as transformers' model computes with them: a number in its own units, spans without 'no answer'."""
+    head = dict(params["head"])
+    if isinstance(task, Classification) and isinstance(task.target, Number):
+        low, span = task.target.low, task.target.high - task.target.low
+        last = head["prediction"]
+        head["prediction"] = {"kernel": last["kernel"] * span, "bias": last["bias"] * span + low}
+    if "end" in head:
+        return {name: value for name, value in params.items() if name != "head"}
+    if task.kind is TaskKind.ANSWERABILITY:
+        head = {"prediction": head["prediction"]}
+    return dict(params) | {"head": head}
+
+
+def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation) -> ModelCard:
+    pipeline, architecture = _PIPELINES[task.kind], _architecture(config, task)
+    weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"
+    summary = (
+        f"{architecture} of {network.num_hidden_layers} layers of width {network.hidden_size}, fine-tuned "
+        f"on {task.name} from {weights} (seed {config.seed}, {config.epochs:g} epochs, learning rate "
+        f"{config.learning_rate:g}). Scores are of the dev split, in per cent."
+    )
+    usage = f'from transformers import pipeline\n\nanswer = pipeline({json.dumps(pipeline)}, model="path/to/model")\n'
+    if _has_own_head(config, task):
+        known = "the encoder alone" if architecture is Architecture.MODEL else "a model that always gives an answer"
+        summary += f" The head is in {OWN_HEAD}; transformers ignores it and loads {known}."
+        usage = (
+            'from stages.tasks.predictor import Predictor\n\npredictor = Predictor("path/to/model")\n'
+            'predictor.answers([{"question": "…", "context": "…"}])\n'
+        )
+    return ModelCard(
+        title=f"ELECTRA fine-tuned on {task.name}",
+        summary=summary,
+        usage=usage,
+        task=pipeline,
+        dataset=task.name,
+        results=evaluation.scores,
+    )

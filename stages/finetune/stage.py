@@ -1,0 +1,62 @@
+"""Fine-tunes a pretrained discriminator, or the same network from random weights, on one task and scores it."""
+
+import logging
+from dataclasses import replace
+
+from cluster.config import MeshConfig
+from stages.context import NullTracker, StageContext
+from stages.finetune.config import FinetuneConfig
+
+VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: FinetuneConfig, context: StageContext) -> None:
+    """Fine-tunes, scores and writes metrics.jsonl, result.json, the task's prediction files and `model/`.
+
+    In this process, or in `cluster.finetune_processes` of its own. An interrupted run starts again.
+
+    Raises:
+      ValueError: A task file is not what its task expects, or the model is too short for `max_length`.
+      FileNotFoundError: The data or the model are not there.
+      NonFiniteError: A loss became infinite or not a number.
+    """
+    if context.cluster.finetune_processes == 1:
+        from cluster.distributed import configure
+
+        configure(context.cluster)
+        from stages.finetune.worker import finetune
+
+        finetune(config, context)
+        return
+    from cluster.launch import launch
+    from cluster.storage import read_json
+
+    launch(
+        _in_process,
+        {"config": config, "context": context},
+        cluster=replace(context.cluster, num_processes=context.cluster.finetune_processes, mesh=MeshConfig()),
+        storage=context.output / "ray",
+    )
+    result = read_json(context.output / "result.json")  # the processes' own words are not in this one's log
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in result["scores"].items())
+    logger.info("%s: step %d of %d: %s", config.task, result["scored_step"], result["steps"], scores)
+    for warning in result["warnings"]:
+        logger.warning("%s: %s", config.task, warning)
+
+
+def _in_process(config: FinetuneConfig, context: StageContext) -> None:
+    """One process's part. All do the same with their own rows of each batch; the first one's files are kept."""
+    import tempfile
+
+    import jax
+    from upath import UPath
+
+    from stages.finetune.worker import finetune
+
+    if jax.process_index() == 0:
+        finetune(config, context)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        finetune(config, replace(context, output=UPath(folder), tracker=NullTracker()))

@@ -1,0 +1,132 @@
+"""What a pretraining is configured by: light, so that a configuration can be checked at once."""
+
+from dataclasses import dataclass, field
+
+from stages.electra.config import ModelConfig
+from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
+from stages.training.config import ComputeDtype, OptimizerConfig, OptimizerName, ScheduleName
+
+# The objectives whose networks are those of released models.
+_CONTINUED = (ObjectiveKind.REPLACED_TOKEN_DETECTION, ObjectiveKind.MASKED_LANGUAGE_MODELING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitFrom:
+    """Released weights to go on from; the optimizer starts anew, and the learning rate rises from 0 again.
+
+    Attributes:
+      discriminator: Hugging Face folder or hub id of an `ElectraForPreTraining`.
+      generator: Of an `ElectraForMaskedLM`. A network that is not given starts from random weights.
+    """
+
+    discriminator: str | None = None
+    generator: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.discriminator is None and self.generator is None:
+            raise ValueError("names no model, must have discriminator, generator or both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pretraining of one generator and discriminator.
+
+    Attributes:
+      seed: Of initial weights, order of examples, masks, samples and dropout.
+      model: Size preset and the fields that differ from it.
+      init_from: Released weights to go on from; None starts from random ones.
+      objective: What is learnt, masking and loss weights.
+      steps: Updates in all.
+      batch_size: Examples a step, over all processes.
+      gradient_accumulation_steps: Parts in which each device works through its examples of a step, to save memory.
+      learning_rate: Peak learning rate.
+      warmup_steps: Steps over which it rises from 0.
+      optimizer: Adam or, for large batches, LAMB.
+      schedule: How the learning rate falls to 0.
+      decay_fraction: Share of the steps in which the schedule `wsd` does.
+      log_every: Steps between rows of training metrics.
+      eval_every: Steps between evaluations on held-out text.
+      eval_batches: Batches of held-out text an evaluation reads at most.
+      checkpoint_every: Steps between checkpoints.
+      keep_checkpoints: How many of the newest stay.
+      milestones: Percentages of the steps whose checkpoints stay besides.
+    """
+
+    model: ModelConfig
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    seed: int = 0
+    init_from: InitFrom | None = None
+    gradient_accumulation_steps: int = 1
+    optimizer: OptimizerName = OptimizerName.ADAM
+    schedule: ScheduleName = ScheduleName.LINEAR
+    decay_fraction: float = 0.1
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_eps: float = 1e-6
+    compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
+    log_every: int = 100
+    eval_every: int = 1000
+    eval_batches: int = 16
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    milestones: tuple[float, ...] = (6.25, 12.5, 25.0, 50.0, 100.0)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "gradient_accumulation_steps",
+            "log_every",
+            "eval_every",
+            "eval_batches",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for percentage in self.milestones:
+            if not 0 < percentage <= 100:
+                raise ValueError(f"milestones has {percentage}, must be percentages above 0 and at most 100")
+        if self.objective.kind is ObjectiveKind.ELECTRIC:
+            for name in ("shared_encoder", "local_attention"):
+                if getattr(self.model, name):
+                    raise ValueError(f"model.{name} is true, but electric's generator has two towers: leave it out")
+        if self.init_from is not None:
+            if self.objective.kind not in _CONTINUED:
+                raise ValueError(f"init_from is given, but {self.objective.kind} starts from random weights only")
+            if self.model.local_attention:
+                raise ValueError("model.local_attention is true, but init_from has weights to start with: choose one")
+            for name, is_trained in (
+                ("discriminator", self.objective.kind is ObjectiveKind.REPLACED_TOKEN_DETECTION),
+                ("generator", not self.objective.uniform_generator),
+            ):
+                if getattr(self.init_from, name) is not None and not is_trained:
+                    raise ValueError(f"init_from has a {name}, but this objective trains none: leave it out")
+        _ = self.optimizer_config  # checks its part of the fields
+
+    @property
+    def milestone_steps(self) -> frozenset[int]:
+        """The steps of the milestones."""
+        return frozenset(max(1, round(self.steps * percentage / 100)) for percentage in self.milestones)
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        """The optimizer's hyperparameters."""
+        return OptimizerConfig(
+            learning_rate=self.learning_rate,
+            num_steps=self.steps,
+            warmup_steps=self.warmup_steps,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            decay_fraction=self.decay_fraction,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            adam_b1=self.adam_b1,
+            adam_b2=self.adam_b2,
+            adam_eps=self.adam_eps,
+        )

@@ -1,0 +1,246 @@
+"""One process's part of pretraining: data, model, state, checkpoint, loop, result, in this order."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+
+from cluster.devices import peak_flops
+from cluster.distributed import global_batch
+from cluster.mesh import is_split, make_mesh
+from cluster.storage import read_json, write_json, write_text
+from stages.context import StageContext
+from stages.data.batches import host_batches
+from stages.data.builders import Packing
+from stages.data.order import ExampleOrder
+from stages.data.shards import ShardReader
+from stages.electra.files.continuation import load_networks
+from stages.electra.files.model_folder import save_parameters
+from stages.electra.flops import pretraining_step_flops
+from stages.electra.joint_model import Electra, split
+from stages.electra.locality import look_at_neighbours
+from stages.electra.objectives.corruption import max_masked
+from stages.electra.objectives.objective import ObjectiveKind
+from stages.electra.objectives.pretraining_loss import make_pretraining_loss, summarize
+from stages.electra.sharding import RULES
+from stages.pretrain.config import PretrainConfig
+from stages.training.checkpoint import Checkpoints
+from stages.training.checkpoint_folder import CHECKPOINTS
+from stages.training.loop import Intervals, Recorder, Window, fetch, run_loop
+from stages.training.metrics import MetricsLog
+from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
+from stages.training.sharding import make_shardings
+from stages.training.state import init_state, make_eval_step, make_train_step
+
+_WAVES = 0x3A7E  # folded into the key of the initial weights
+
+
+def pretrain(config: PretrainConfig, context: StageContext) -> None:
+    """One process's part. Order of things: data, model, state, checkpoint, loop, result.
+
+    Restore order: the newest readable checkpoint of this stage, else `init_from`, else fresh weights.
+    """
+    started = time.perf_counter()
+    is_first = jax.process_index() == 0
+    mesh = make_mesh(context.cluster.mesh)
+    tensor = mesh.shape["tensor"]
+    num_parts = mesh.size // tensor * config.gradient_accumulation_steps
+    if config.batch_size % num_parts:
+        raise ValueError(
+            f"pretrain.batch_size is {config.batch_size}, must be a multiple of {num_parts}: {mesh.size} devices "
+            f"{f'/ cluster.mesh.tensor {tensor} ' if tensor > 1 else ''}"
+            f"x gradient_accumulation_steps {config.gradient_accumulation_steps}"
+        )
+
+    shard_folder = context.inputs["shard"]
+    index = read_json(shard_folder / "index.json")
+    train_rows, heldout_rows = ShardReader(shard_folder, "train"), ShardReader(shard_folder, "heldout")
+    order = ExampleOrder(train_rows.num_rows, config.batch_size, config.seed)
+
+    objective = config.objective.resolve(config.model.size)
+    discriminator, generator = objective.networks(*config.model.resolve(index["vocab_size"]))
+    # Two keys of one seed: initial weights never share bits with the steps' masks.
+    step_seed, eval_seed = config.seed, config.seed + 0x5EED
+
+    def init_model() -> tuple[Any, Any]:
+        model = Electra(
+            discriminator,
+            generator,
+            kind=objective.kind,
+            embedding_sharing=config.model.embedding_sharing,
+            shared_encoder=config.model.shared_encoder,
+            rngs_key=jax.random.key(config.seed),
+        )
+        graphdef, params = split(model)
+        if config.model.local_attention:
+            networks = {"discriminator": discriminator, "generator": generator}
+            params = look_at_neighbours(params, networks, key=jax.random.fold_in(jax.random.key(config.seed), _WAVES))
+        return graphdef, params
+
+    graphdef, abstract_params = jax.eval_shape(init_model)
+    loss_fn = make_pretraining_loss(
+        graphdef,
+        objective=objective,
+        special_ids=index["special_ids"],
+        vocab_size=index["vocab_size"],
+        packed=index["packing"] == Packing.PACKED,
+        dtype=str(config.compute_dtype),
+    )
+    optimizer = make_optimizer(config.optimizer_config)
+
+    def fresh() -> Any:
+        return init_state(init_model()[1], optimizer)
+
+    shardings = make_shardings(jax.eval_shape(fresh), rules=RULES, mesh=mesh)
+    state = jax.jit(fresh, out_shardings=shardings)()
+    divided = shardings if is_split(mesh) else None
+    train_step = make_train_step(
+        loss_fn,
+        optimizer,
+        seed=step_seed,
+        mesh=mesh,
+        shardings=divided,
+        accumulation_steps=config.gradient_accumulation_steps,
+    )
+    eval_step = make_eval_step(loss_fn, seed=eval_seed, mesh=mesh, shardings=divided)
+
+    identity = {"shards": hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()}
+    checkpoints = Checkpoints(
+        context.output / CHECKPOINTS,
+        keep=config.keep_checkpoints,
+        milestones=config.milestone_steps,
+        identity=identity,
+    )
+    restored = checkpoints.restore_newest(state)
+    if restored is not None:
+        state = restored.state
+    elif config.init_from is not None:
+        loaded = load_networks(
+            discriminator=(config.init_from.discriminator, discriminator),
+            generator=(config.init_from.generator, generator),
+            embedding_sharing=config.model.embedding_sharing,
+            shared_encoder=config.model.shared_encoder,
+        )
+        places = {name: shardings.params[name] for name in loaded}
+        state = state._replace(params=state.params | jax.device_put(loaded, places, may_alias=False))
+    first_step = int(state.step)
+
+    num_masked = max_masked(index["sequence_length"], objective.mask_fraction or 0.0)
+    flops = pretraining_step_flops(
+        discriminator,
+        generator,
+        batch_size=config.batch_size,
+        sequence_length=index["sequence_length"],
+        num_masked=num_masked,
+        kind=objective.kind,
+    )
+    peak = peak_flops(str(config.compute_dtype)) * jax.process_count()
+    schedule = make_schedule(config.optimizer_config)
+
+    def rates(sums: dict[str, np.ndarray], steps: int, seconds: float, step: int) -> dict[str, float]:
+        return {
+            "optimizer/learning_rate": float(schedule(step - 1)),
+            "optimizer/gradient_norm": float(sums["optimizer/gradient_norm"]) / steps,
+            "throughput/tokens_per_second": float(sums["batch/tokens"]) / seconds,
+            "throughput/examples_per_second": config.batch_size * steps / seconds,
+            "throughput/mfu": flops * steps / seconds / peak,
+        }
+
+    def evaluate(params: Any) -> dict[str, np.ndarray]:
+        total: dict[str, np.ndarray] = {}
+        batches = _heldout_batches(heldout_rows, config=config, pad_id=index["special_ids"]["pad"])
+        for number, rows in enumerate(batches):
+            sums = fetch(eval_step(params, global_batch(mesh, rows), number))
+            total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in sums.items()}
+        return total
+
+    recorder = Recorder(
+        log=MetricsLog(context.output / "metrics.jsonl", until_step=first_step) if is_first else None,
+        tracker=context.tracker if is_first else None,
+        summarize=summarize,
+        rates=rates,
+    )
+    networks = {"discriminator": discriminator, "generator": generator}
+    if objective.kind is ObjectiveKind.ELECTRIC:
+        networks.pop("generator")  # its two towers are no network that others could load
+    if is_first:
+        write_text(context.output / "parameters.txt", parameter_table(abstract_params))
+        write_json(
+            context.output / "model" / "config.json", {name: asdict(one) for name, one in networks.items() if one}
+        )
+        context.tracker.params(
+            {
+                "num_parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params)),
+                "num_processes": jax.process_count(),
+                "num_devices": jax.device_count(),
+                "device_kind": jax.devices()[0].device_kind,
+                "peak_flops": peak,
+                "epochs": config.steps * config.batch_size / train_rows.num_rows,
+                "resumed_from_step": first_step,
+            }
+        )
+
+    batches = host_batches(
+        train_rows,
+        order,
+        start_step=first_step,
+        num_steps=config.steps - first_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    state = run_loop(
+        state,
+        window=Window.from_json(restored.window if restored is not None else {}),
+        intervals=Intervals(
+            num_steps=config.steps,
+            log=config.log_every,
+            evaluate=config.eval_every,
+            checkpoint=config.checkpoint_every,
+            milestones=config.milestone_steps,
+        ),
+        train_step=train_step,
+        batches=(global_batch(mesh, rows) for rows in batches),
+        evaluate=evaluate,
+        checkpoints=checkpoints,
+        recorder=recorder,
+        describe_batch=lambda step: str(order.indices(step).tolist()),
+    )
+    checkpoints.close()
+
+    params = process_allgather(state.params, tiled=True)
+    if is_first:
+        assert recorder.log is not None
+        save_parameters(context.output / "model" / "parameters.safetensors", params)
+        write_json(
+            context.output / "result.json",
+            {
+                "steps": config.steps,
+                "train": recorder.log.last("train"),
+                "heldout": recorder.log.last("heldout"),
+                "seconds_of_last_attempt": time.perf_counter() - started,
+                "resumed_from_step": first_step,
+                "num_processes": jax.process_count(),
+                "device_kind": jax.devices()[0].device_kind,
+            },
+        )
+
+
+def _heldout_batches(reader: Any, *, config: PretrainConfig, pad_id: int) -> Iterator[dict[str, Any]]:
+    """This process's rows of the held-out batches, always the same ones; missing rows are all padding."""
+
+    rows_each = config.batch_size // jax.process_count()
+    for start in range(0, min(reader.num_rows, config.eval_batches * config.batch_size), config.batch_size):
+        first = start + jax.process_index() * rows_each
+        rows = reader.rows(np.arange(min(first, reader.num_rows), min(first + rows_each, reader.num_rows)))
+        missing = rows_each - len(rows["length"])
+        yield {
+            "ids": np.pad(rows["ids"], ((0, missing), (0, 0)), constant_values=pad_id),
+            "length": np.pad(rows["length"], (0, missing)),
+            "first_length": np.pad(rows["first_length"], (0, missing)),
+        }

@@ -1,0 +1,155 @@
+"""Several outputs side by side: which differences are larger than what another seed makes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import read_json
+from stages.report.collect import Init, collect
+from stages.report.statistics import Statistics, Summary, TaskSummary, summarize_results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How two sets of runs differ in one metric.
+
+    Attributes:
+      means: Mean of the second minus mean of the first.
+      spread: Root of the mean of both variances over seeds; None where either has a single seed.
+    """
+
+    means: float
+    spread: float | None
+
+    @property
+    def verdict(self) -> str:
+        if self.spread is None:
+            return "one seed: cannot be told"
+        return "larger than the seeds' spread" if abs(self.means) > self.spread else "within the seeds' spread"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One task from one kind of start in all outputs.
+
+    Attributes:
+      statistics: Of the primary metric, an output each; None where an output has no such run.
+      degenerate: Number of runs of each output that were flagged as degenerate.
+      differences: From the first output to each other one; None where either has no run.
+    """
+
+    task: str
+    init: Init
+    metric: str
+    statistics: tuple[Statistics | None, ...]
+    degenerate: tuple[int, ...]
+    differences: tuple[Difference | None, ...]
+
+
+def read_summary(output: UPath) -> Summary:
+    """Statistics of the finished fine-tuning runs of an output; of several configurations, the newest of each run.
+
+    Raises:
+      FileNotFoundError: There are none.
+    """
+    newest: dict[str, tuple[str, UPath]] = {}
+    for manifest in sorted(output.glob("finetune/*/*/*/manifest.json")):
+        folder = manifest.parent
+        stage = f"finetune/{folder.parent.parent.name}/{folder.parent.name}"
+        finished = str(read_json(manifest)["finished"])
+        if stage not in newest or finished > newest[stage][0]:
+            newest[stage] = (finished, folder)
+    if not newest:
+        raise FileNotFoundError(f"{output} has no finished fine-tuning run (finetune/*/*/*/manifest.json)")
+    return summarize_results(collect({stage: folder for stage, (_, folder) in newest.items()}))
+
+
+def compare(summaries: Sequence[Summary]) -> list[Row]:
+    """A row for each task and start that any output has.
+
+    Raises:
+      ValueError: A task has different primary metrics in different outputs.
+    """
+    tasks = [{task.task: task for task in summary.tasks} for summary in summaries]
+    rows = []
+    for name in sorted({name for by_name in tasks for name in by_name}):
+        found = [by_name.get(name) for by_name in tasks]
+        metrics = sorted({task.primary for task in found if task is not None})
+        if len(metrics) > 1:
+            raise ValueError(f"{name} is scored by {' and '.join(metrics)} in different outputs: not comparable")
+        for init in Init:
+            statistics = tuple(task.of(init) if task is not None else None for task in found)
+            if any(statistics):
+                rows.append(
+                    Row(
+                        task=name,
+                        init=init,
+                        metric=metrics[0],
+                        statistics=statistics,
+                        degenerate=tuple(_num_degenerate(summary, name, init) for summary in summaries),
+                        differences=tuple(difference(statistics[0], other) for other in statistics[1:]),
+                    )
+                )
+    return rows
+
+
+def difference(first: Statistics | None, second: Statistics | None) -> Difference | None:
+    """None where either is missing."""
+    if first is None or second is None:
+        return None
+    deviations = (first.deviation, second.deviation)
+    known = [deviation for deviation in deviations if deviation is not None]
+    spread = math.sqrt(sum(deviation**2 for deviation in known) / 2) if len(known) == 2 else None
+    return Difference(means=second.mean - first.mean, spread=spread)
+
+
+def _num_degenerate(summary: Summary, task: str, init: Init) -> int:
+    prefix = f"finetune/{task}/{'seed' if init is Init.PRETRAINED else 'random'}-"
+    return len(
+        {
+            caution.where
+            for caution in summary.warnings
+            if caution.where.startswith(prefix) and caution.text.startswith("degenerate")
+        }
+    )
+
+
+def published(summaries: Sequence[Summary]) -> Mapping[str, TaskSummary]:
+    """Tasks by name whose scores may be held against published ones, in all outputs that have them."""
+    found: dict[str, TaskSummary] = {}
+    unfit = {task.task for summary in summaries for task in summary.tasks if task.incomparable}
+    for summary in summaries:
+        found |= {task.task: task for task in summary.tasks if task.published is not None and task.task not in unfit}
+    return found
+
+
+def as_json(outputs: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One object a row, for programs."""
+    return [
+        {
+            "task": row.task,
+            "init": str(row.init),
+            "metric": row.metric,
+            "outputs": [
+                {
+                    "output": output,
+                    "seeds": {str(seed): score for seed, score in statistics.seeds.items()},
+                    "median": statistics.median,
+                    "mean": statistics.mean,
+                    "standard_deviation": statistics.deviation,
+                    "degenerate": degenerate,
+                }
+                if statistics is not None
+                else {"output": output}
+                for output, statistics, degenerate in zip(outputs, row.statistics, row.degenerate, strict=True)
+            ],
+            "differences": [
+                {"means": found.means, "spread": found.spread, "verdict": found.verdict} if found else None
+                for found in row.differences
+            ],
+        }
+        for row in rows
+    ]

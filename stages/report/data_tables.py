@@ -1,0 +1,115 @@
+"""The tables about data: documents, vocabulary, examples, as text."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stages.report.collect import Results
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with a name in its first column. `columns` head the others; one without heading is ("",)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def format_number(value: float | None, *, digits: int = 1, signed: bool = False) -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def format_duration(seconds: float) -> str:
+    """`under 1 s`, `48 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_value(value: object) -> str:
+    """Any value as text, numbers with thousands separated."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def data_tables(results: Results) -> list[Table]:
+    """One table for each stage of the data that was run here."""
+    tables = []
+    if results.documents:
+        tables.append(Table(title="Documents", columns=("",), rows=tuple(_document_rows(results.documents))))
+    if results.vocabulary:
+        hidden = ("special", "sha256")
+        shown = {key: value for key, value in results.vocabulary.items() if value is not None and key not in hidden}
+        tables.append(Table(title="Vocabulary", columns=("",), rows=tuple(_flat_rows(shown))))
+    counts = results.shards.get("counts", {})
+    if counts:
+        tables.append(_example_table(counts, sequence_length=results.shards["sequence_length"]))
+    return tables
+
+
+def _document_rows(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "files" in counts:
+        yield "files", format_value(len(counts["files"]))
+    labels = {"train": "kept for training", "heldout": "held out"}
+    for name, value in counts.get("documents", {}).items():
+        if name == "dropped":
+            for why, number in value.items():
+                yield f"dropped: {why.replace('_', ' ')}", format_value(number)
+        else:
+            yield f"documents {labels.get(name, name)}", format_value(value)
+    for name, value in counts.get("characters", {}).items():
+        yield f"characters {labels.get(name, name)}", format_value(value)
+    labels = {"replaced": "with undecodable bytes replaced", "cut": "cut in parts for their length"}
+    for name, value in counts.get("changed", {}).items():
+        yield f"documents {labels.get(name, name)}", format_value(value)
+
+
+def _example_table(counts: Mapping[str, Mapping[str, int]], *, sequence_length: int) -> Table:
+    labels = {
+        "tokens": "tokens of text",
+        "unknown": "unknown tokens",
+        "dropped": "tokens dropped",
+        "rows": "examples",
+        "tokens_written": "tokens in examples, with [CLS] and [SEP]",
+    }
+    splits = [split for split in ("train", "heldout") if split in counts]
+    names = list(dict.fromkeys(name for split in splits for name in counts[split]))
+    rows = [(labels.get(name, name), *(format_value(counts[split].get(name)) for split in splits)) for name in names]
+    filled = []
+    for split in splits:
+        room = counts[split].get("rows", 0) * sequence_length
+        share = 100.0 * counts[split].get("tokens_written", 0) / room if room else None
+        filled.append(format_number(share))
+    rows.append((f"filled (%) of {sequence_length} tokens an example", *filled))
+    headings = {"train": "training", "heldout": "held out"}
+    return Table(title="Examples", columns=tuple(headings[split] for split in splits), rows=tuple(rows))
+
+
+def _flat_rows(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(item, Mapping):
+            yield from _flat_rows(item, prefix=f"{name}: ")
+        else:
+            yield name, format_value(item)

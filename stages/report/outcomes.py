@@ -1,0 +1,102 @@
+"""Tables of what the tasks came out as: GLUE at a glance, confusion matrices, scores by type and by label."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stages.report.collect import FineTuning, Init, Results
+from stages.report.data_tables import MISSING, Table, format_number, format_value
+from stages.report.released_scores import CHECKPOINTS
+from stages.report.statistics import Summary, TaskSummary
+
+# In the order of GLUE's own table. WNLI and AX are left out of averages, as in the published ones.
+_GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+
+
+def outcome_tables(results: Results, summary: Summary) -> list[Table]:
+    """GLUE's table where there are two of its tasks, then those of each task's run with the median score."""
+    by_name = {task.task: task for task in summary.tasks}
+    glue = [by_name[name] for name in _GLUE if name in by_name]
+    tables = [_glue_table(glue)] if len(glue) > 1 else []
+    for task in summary.tasks:
+        if run := median_run(results, task.task):
+            tables += _details(run)
+    return tables
+
+
+def median_run(results: Results, task: str) -> FineTuning | None:
+    """The pretrained run whose primary score is the median, the lower one of two; None where there is none."""
+    runs = [run for run in results.runs if run.task == task and run.init is Init.PRETRAINED]
+    if not runs:
+        return None
+    score = statistics.median_low(run.scores[run.primary] for run in runs)
+    return next(run for run in runs if run.scores[run.primary] == score)
+
+
+def _glue_table(tasks: Sequence[TaskSummary]) -> Table:
+    def row(name: str, scores: Sequence[float | None]) -> tuple[str, ...]:
+        known = [score for score in scores if score is not None]
+        average = statistics.fmean(known) if len(known) == len(scores) else None
+        return (name, *(format_number(score) for score in (*scores, average)))
+
+    rows = []
+    for init in Init:
+        found = [task.of(init) for task in tasks]
+        if any(found):
+            rows.append(row(f"{init} weights, medians", [one.median if one else None for one in found]))
+    if not any(task.incomparable for task in tasks):
+        for checkpoint in CHECKPOINTS:
+            scores = [task.published.scores.get(checkpoint) if task.published else None for task in tasks]
+            rows.append(row(f"published: {checkpoint}", scores))
+    columns = (*(f"{task.task} ({task.primary})" for task in tasks), "average of these")
+    return Table(title="GLUE, development sets", columns=columns, rows=tuple(rows))
+
+
+def _details(run: FineTuning) -> Iterator[Table]:
+    details: Mapping[str, Any] = run.result.get("details", {})
+    parts = {"": details} if _is_flat(details) else {f", {part}": value for part, value in details.items()}
+    for part, found in parts.items():
+        title = f"{run.task}{part}, seed {run.seed}"
+        if "confusion" in found:
+            yield _confusion(title, found["confusion"], labels=found["labels"])
+        if "by_type" in found:
+            yield _by_type(title, found["by_type"])
+        if "by_label" in found:
+            yield _by_label(title, found["by_label"])
+        if found.get("wrong"):
+            yield _wrong(title, found["wrong"])
+
+
+def _is_flat(details: Mapping[str, Any]) -> bool:
+    """Whether they are of one dev set, not of parts of it."""
+    return any(name in details for name in ("confusion", "by_type", "by_label", "wrong")) or not all(
+        isinstance(value, Mapping) for value in details.values()
+    )
+
+
+def _confusion(title: str, confusion: Sequence[Sequence[int]], *, labels: Sequence[str]) -> Table:
+    rows = tuple((f"is {label}", *map(format_value, counts)) for label, counts in zip(labels, confusion, strict=True))
+    return Table(title=f"Confusions: {title}", columns=tuple(f"predicted {label}" for label in labels), rows=rows)
+
+
+def _by_type(title: str, by_type: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = tuple(
+        (name, *(format_number(found[key]) for key in ("precision", "recall", "f1")), format_value(found["support"]))
+        for name, found in sorted(by_type.items(), key=lambda item: -item[1]["support"])
+    )
+    return Table(title=f"Chunks by type: {title}", columns=("precision", "recall", "F1", "in gold"), rows=rows)
+
+
+def _by_label(title: str, by_label: Mapping[str, Mapping[str, int]]) -> Table:
+    rows = []
+    for name, found in by_label.items():
+        both = found["gold"] + found["predicted"]
+        score = format_number(200.0 * found["correct"] / both) if both else MISSING
+        rows.append((name, score, *(format_value(found[key]) for key in ("correct", "predicted", "gold"))))
+    columns = ("F1", "predicted right", "predicted", "in gold")
+    return Table(title=f"Labels: {title}", columns=columns, rows=tuple(rows))
+
+
+def _wrong(title: str, examples: Sequence[Mapping[str, Any]]) -> Table:
+    rows = tuple((" | ".join(found["texts"]), str(found["label"]), str(found["predicted"])) for found in examples)
+    return Table(title=f"Furthest from right: {title}", columns=("label", "predicted"), rows=rows)

@@ -1,0 +1,375 @@
+"""The report's plots. Each is one panel as wide as a phone's screen, so that its text stays readable there."""
+
+import io
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from stages.report.collect import FineTuning, Init, Results
+from stages.report.outcomes import median_run
+from stages.report.statistics import Summary
+
+# Distinguishable with any colour vision (Okabe and Ito, 2008).
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#8F5A86", "#7A7A7A"
+
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A drawn plot.
+
+    Attributes:
+      name: File name without ending.
+      section: Part of the report that shows it: `scores`, `pretraining`, `finetuning`.
+      caption: What it shows, in words, also for those who cannot see it.
+    """
+
+    name: str
+    section: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Series:
+    """One line of a curve plot: a metric of one split. `raw` draws its unsmoothed points behind it."""
+
+    metric: str
+    split: str
+    label: str
+    color: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curve:
+    name: str
+    title: str
+    unit: str
+    caption: str
+    series: tuple[_Series, ...]
+    percent: bool = False
+    from_zero: bool = False
+
+
+def _both(metric: str) -> tuple[_Series, ...]:
+    return (
+        _Series(metric=metric, split="train", label="training", color=BLUE),
+        _Series(metric=metric, split="heldout", label="held out", color=ORANGE),
+    )
+
+
+_CURVES = (
+    _Curve(
+        name="loss-generator",
+        title="Generator loss",
+        unit="nats per masked token",
+        caption="Cross-entropy of the generator at masked positions. Pale: as logged; bold: smoothed.",
+        series=_both("loss/generator"),
+    ),
+    _Curve(
+        name="loss-discriminator",
+        title="Discriminator loss",
+        unit="nats per token",
+        caption="Binary cross-entropy of the discriminator over all tokens, before its weight is applied.",
+        series=_both("loss/discriminator"),
+    ),
+    _Curve(
+        name="replaced-precision-recall",
+        title="Replaced tokens found, held-out text",
+        unit="share (%)",
+        caption="Precision and recall of the tokens that the discriminator flags as replaced (threshold 0.5).",
+        series=(
+            _Series(metric="replaced/precision", split="heldout", label="precision", color=BLUE),
+            _Series(metric="replaced/recall", split="heldout", label="recall", color=ORANGE),
+        ),
+        percent=True,
+        from_zero=True,
+    ),
+    _Curve(
+        name="replaced-auc",
+        title="Replaced against original tokens",
+        unit="area under the ROC curve",
+        caption="How well the discriminator's logits separate replaced from original tokens; 0.5 is chance.",
+        series=_both("replaced/auc"),
+    ),
+    _Curve(
+        name="masked-accuracy",
+        title="Generator accuracy, held-out text",
+        unit="share of masked tokens (%)",
+        caption="How often the generator's most likely token, and its sampled token, is the original one.",
+        series=(
+            _Series(metric="masked/accuracy", split="heldout", label="most likely token", color=BLUE),
+            _Series(metric="sampled/accuracy", split="heldout", label="sampled token", color=ORANGE),
+        ),
+        percent=True,
+        from_zero=True,
+    ),
+    _Curve(
+        name="learning-rate",
+        title="Learning rate",
+        unit="learning rate",
+        caption="Learning rate by step: warm-up, then linear decay.",
+        series=(_Series(metric="optimizer/learning_rate", split="train", label="", color=BLUE),),
+        from_zero=True,
+    ),
+    _Curve(
+        name="gradient-norm",
+        title="Gradient norm before clipping",
+        unit="L2 norm over both networks",
+        caption="Norm of the joint gradient of generator and discriminator, before it is clipped.",
+        series=(_Series(metric="optimizer/gradient_norm", split="train", label="", color=BLUE),),
+        from_zero=True,
+    ),
+    _Curve(
+        name="throughput",
+        title="Throughput",
+        unit="tokens per second",
+        caption="Real tokens (padding excluded) pretrained on per second, over all processes.",
+        series=(_Series(metric="throughput/tokens_per_second", split="train", label="", color=BLUE),),
+        from_zero=True,
+    ),
+)
+# Drawn as they are: smoothing would bend them.
+_EXACT = {"optimizer/learning_rate"}
+
+
+def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[Plot]:
+    """Draws every plot that there are numbers for.
+
+    Args:
+      smoothing: See `smooth`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        plots = [] if not summary.tasks else [_draw_scores(summary)]
+        if results.pretraining is not None:
+            metrics = results.pretraining.metrics
+            drawn = (_draw_curve(curve, metrics, smoothing=smoothing) for curve in _CURVES)
+            plots += [plot for plot in drawn if plot is not None]
+            plots += [_draw_probes(results, summary)] if results.probes else []
+        for task in summary.tasks:
+            runs = [run for run in results.runs if run.task == task.task]
+            plot = _draw_finetuning(task.task, runs, smoothing=smoothing)
+            plots += [plot] if plot is not None else []
+            run = median_run(results, task.task)
+            if run is not None and run.result.get("details", {}).get("threshold_curve"):
+                plots.append(_draw_thresholds(run))
+    return plots
+
+
+def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
+    """Weighted mean of each value's neighbours on both sides, so that the line lags behind nothing.
+
+    Args:
+      values: [n]; what is not finite has no weight and is a gap in the result.
+      smoothing: Standard deviation of the Gaussian weights, as a share of n.
+    """
+    deviation = smoothing * len(values)
+    reach = min(int(3 * deviation), len(values) - 1)
+    if reach < 1:
+        return values.copy()
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    finite = np.isfinite(values)
+    full_sums = np.convolve(np.where(finite, values, 0.0), kernel)
+    full_weights = np.convolve(finite.astype(np.float64), kernel)
+    inside = slice(reach, reach + len(values))
+    return np.where(finite, full_sums[inside] / np.maximum(full_weights[inside], 1e-300), np.nan)
+
+
+def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    chosen = [row for row in records if row.get("split", "train") == split and row.get(metric) is not None]
+    steps = np.array([row["step"] for row in chosen], np.float64)
+    return steps, np.array([row[metric] for row in chosen], np.float64)
+
+
+def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothing: float) -> Plot | None:
+    figure, axes = _new_figure()
+    drawn = 0
+    for series in curve.series:
+        steps, values = _points(metrics, series.metric, series.split)
+        if not np.isfinite(values).any():
+            continue
+        drawn += 1
+        values = values * (100.0 if curve.percent else 1.0)
+        exact = series.metric in _EXACT or series.split == "heldout" or smoothing == 0
+        if not exact:
+            axes.plot(steps, values, color=series.color, alpha=0.35, linewidth=0.9)
+        marker = "o" if series.split == "heldout" and len(steps) <= 40 else None
+        axes.plot(
+            steps,
+            values if exact else smooth(values, smoothing=smoothing),
+            color=series.color,
+            marker=marker or ("o" if len(steps) == 1 else None),
+            markersize=3.5,
+            label=series.label or None,
+        )
+    if not drawn:
+        return None
+    axes.set_title(curve.title)
+    axes.set_ylabel(curve.unit)
+    if curve.from_zero:
+        # A curve that is zero throughout gets a scale all the same.
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.0) if curve.percent else None)
+    _format_axes(axes, with_legend=len(curve.series) > 1)
+    return Plot(name=curve.name, section="pretraining", caption=curve.caption, png=_to_png(figure))
+
+
+def _draw_scores(summary: Summary) -> Plot:
+    """Every seed as a point and the median as a stroke, pretrained above random, a row a task."""
+    tasks = summary.tasks
+    figure, axes = _new_figure(height=1.15 + 0.62 * len(tasks))
+    shown: set[Init] = set()
+    for row, task in enumerate(tasks):
+        for init, color, offset in ((Init.PRETRAINED, BLUE, -0.16), (Init.RANDOM, GREY, 0.16)):
+            statistics = task.of(init)
+            if statistics is None:
+                continue
+            scores = list(statistics.seeds.values())
+            label = f"{init} weights" if init not in shown else None
+            shown.add(init)
+            axes.scatter(scores, [row + offset] * len(scores), s=26, color=color, alpha=0.6, label=label, zorder=3)
+            low, high = row + offset - 0.14, row + offset + 0.14
+            axes.vlines(statistics.median, low, high, color=color, linewidth=2.4, zorder=4)
+    axes.set_yticks(
+        range(len(tasks)), [f"{_escape(task.task)}\n{_escape(metric_label(task.primary))}" for task in tasks]
+    )
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    lowest = min(min(s.seeds.values()) for task in tasks for init in Init if (s := task.of(init)) is not None)
+    axes.set_xlim(min(0.0, lowest * 1.08) - 2, 103)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("score (%)")
+    axes.set_title("Scores by seed; strokes are medians", pad=24)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.1, handletextpad=0.2)
+    caption = "The primary score of every fine-tuning run. Strokes are medians over seeds."
+    return Plot(name="scores", section="scores", caption=caption, png=_to_png(figure))
+
+
+def _draw_probes(results: Results, summary: Summary) -> Plot:
+    """A line a task through the scores from checkpoints, to the median from the finished model."""
+    figure, axes = _new_figure()
+    last = results.pretraining.result.get("steps") if results.pretraining is not None else None
+    medians = {task.task: task.pretrained.median for task in summary.tasks if task.pretrained is not None}
+    for task, color in zip(sorted({probe.task for probe in results.probes}), itertools.cycle(_COLORS)):
+        probes = [probe for probe in results.probes if probe.task == task]
+        points = [(probe.step, probe.score) for probe in probes]
+        points += [(last, medians[task])] if last is not None and task in medians else []
+        label = _escape(f"{task}, {metric_label(probes[0].primary)}")
+        axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=label)
+    axes.set_title("Scores while pretraining")
+    axes.set_ylabel("score (%)")
+    _format_axes(axes, with_legend=True)
+    axes.set_xlabel("step of pretraining")
+    caption = "Fine-tuned from the checkpoints of the milestones, one seed each; last the finished model's median."
+    return Plot(name="probes", section="pretraining", caption=caption, png=_to_png(figure))
+
+
+def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float) -> Plot | None:
+    figure, axes = _new_figure()
+    drawn: set[Init] = set()
+    for run in sorted(runs, key=lambda run: run.init is Init.PRETRAINED):
+        steps, values = _points(run.curve, "loss/total", "train")
+        if not np.isfinite(values).any():
+            continue
+        color = BLUE if run.init is Init.PRETRAINED else GREY
+        label = f"{run.init} weights" if run.init not in drawn else None
+        drawn.add(run.init)
+        # Fine-tuning is short and its batches are small: the raw losses of several seeds hide one another.
+        axes.plot(steps, smooth(values, smoothing=max(smoothing, 0.02)), color=color, linewidth=1.4, label=label)
+    if not drawn:
+        return None
+    axes.set_title(_escape(task))
+    axes.set_ylabel("training loss, smoothed")
+    axes.set_ylim(bottom=0)
+    _format_axes(axes, with_legend=True)
+    caption = f"Training loss of {task}, a line a seed."
+    return Plot(name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure))
+
+
+def _draw_thresholds(run: FineTuning) -> Plot:
+    details = run.result["details"]
+    curve = details["threshold_curve"]
+    figure, axes = _new_figure()
+    for metric, color in (("exact_match", BLUE), ("f1", ORANGE)):
+        values = [row[metric] for row in curve]
+        axes.plot([row["threshold"] for row in curve], values, color=color, label=metric_label(metric))
+    axes.axvline(details["threshold"], color=GREY, linewidth=1.2, linestyle="--", label="threshold of the scores")
+    axes.set_title(f"{_escape(run.task)}, seed {run.seed}")
+    axes.set_xlabel("logit of 'no answer' above which none is given")
+    axes.set_ylabel("score (%)")
+    axes.legend(loc="best")
+    caption = f"Scores of {run.task} at every threshold on 'no answer'; the best one is known only by looking at dev."
+    return Plot(name=f"thresholds-{_file_name(run.task)}", section="scores", caption=caption, png=_to_png(figure))
+
+
+def metric_label(metric: str) -> str:
+    """A metric's name for readers."""
+    names = {"f1": "F1", "matthews": "Matthews correlation", "pearson": "Pearson", "spearman": "Spearman"}
+    return names.get(metric, metric.replace("_", " "))
+
+
+def _new_figure(*, height: float = 3.3) -> tuple[Figure, Axes]:
+    # A Figure of its own instead of pyplot: no global state, no display, safe in any thread.
+    figure = Figure(figsize=(5.2, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _format_axes(axes: Axes, *, with_legend: bool) -> None:
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(_thousands())
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    high = axes.get_ylim()[1]
+    if high >= 1000:
+        axes.yaxis.set_major_formatter(_thousands())
+    elif high < 0.01:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+    if with_legend:
+        axes.legend(loc="best")
+
+
+def _thousands() -> FuncFormatter:
+    to_text: Callable[[float, Any], str] = lambda value, _: f"{value:,.0f}"  # noqa: E731
+    return FuncFormatter(to_text)
+
+
+def _escape(text: str) -> str:
+    """Matplotlib reads dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _file_name(task: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in task)
+
+
+def _to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the software's version the same numbers give the same bytes.
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,36 @@
+"""The report stage: one page that shows what came out of a run, how sure it is, and how it was made."""
+
+from stages.context import StageContext
+from stages.report.config import ReportConfig
+
+VERSION = 1
+
+
+def run(config: ReportConfig, context: StageContext) -> None:
+    """Writes report.html, report.md, scores.json and plots/*.png from the results of all other stages."""
+    # Drawing and templates are imported here: the pipeline imports every stage to check a configuration.
+    from cluster.storage import write_bytes, write_json, write_text
+    from stages.report.collect import collect
+    from stages.report.plots import draw_plots
+    from stages.report.render import render_html, render_markdown
+    from stages.report.statistics import summarize_results
+
+    results = collect(context.inputs)
+    summary = summarize_results(results)
+    plots = draw_plots(results, summary, smoothing=config.smoothing)
+    (context.output / "plots").mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        write_bytes(context.output / "plots" / f"{plot.name}.png", plot.png)
+    write_json(context.output / "scores.json", summary.as_json())
+    write_text(
+        context.output / "report.md",
+        render_markdown(title=config.title, results=results, summary=summary, plots=plots),
+    )
+    write_text(
+        context.output / "report.html",
+        render_html(title=config.title, results=results, summary=summary, plots=plots),
+    )
+
+    context.tracker.metrics(summary.metrics())
+    for name in ("report.html", "report.md", "scores.json", "plots"):
+        context.tracker.artifact(context.output / name, folder="report")

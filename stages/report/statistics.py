@@ -1,0 +1,212 @@
+"""Statistics over seeds, and what they allow to say."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.report.collect import FineTuning, Gap, Init, Results
+from stages.report.released_scores import PUBLISHED, STATEMENT, Published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """One metric over seeds.
+
+    Attributes:
+      seeds: Score by seed, in order of seeds.
+      deviation: Sample standard deviation (n - 1); None for a single seed, which has none.
+    """
+
+    seeds: Mapping[int, float]
+    median: float
+    mean: float
+    deviation: float | None
+
+    @property
+    def count(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """All of one task's runs.
+
+    Attributes:
+      metrics: Statistics of every metric, by initial weights, then by metric.
+      generated: Whether the data came from the `sample` stage.
+      incomparable: Why the scores must not be held against published ones; "" where they may.
+    """
+
+    task: str
+    primary: str
+    metrics: Mapping[Init, Mapping[str, Statistics]]
+    generated: bool
+    incomparable: str
+    published: Published | None
+
+    def of(self, init: Init) -> Statistics | None:
+        """Statistics of the primary metric, None where no run finished."""
+        return self.metrics.get(init, {}).get(self.primary)
+
+    @property
+    def pretrained(self) -> Statistics | None:
+        return self.of(Init.PRETRAINED)
+
+    @property
+    def random(self) -> Statistics | None:
+        return self.of(Init.RANDOM)
+
+    @property
+    def difference(self) -> float | None:
+        """Median from pretrained weights minus median from random weights."""
+        if self.pretrained is None or self.random is None:
+            return None
+        return self.pretrained.median - self.random.median
+
+    def ours_as_published(self) -> Statistics | None:
+        """Our statistics of the metric that was published."""
+        if self.published is None:
+            return None
+        ours = self.metrics.get(Init.PRETRAINED, {})
+        return next((ours[name] for name in self.published.metrics if name in ours), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caution:
+    """What a stage warned of."""
+
+    where: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What the report says."""
+
+    tasks: tuple[TaskSummary, ...]
+    warnings: tuple[Caution, ...]
+    gaps: tuple[Gap, ...]
+
+    @property
+    def compared(self) -> tuple[TaskSummary, ...]:
+        """Tasks with runs from pretrained and from random weights."""
+        return tuple(task for task in self.tasks if task.difference is not None)
+
+    @property
+    def num_better(self) -> int:
+        """Compared tasks where pretraining has the higher median."""
+        return sum(1 for task in self.compared if (task.difference or 0.0) > 0)
+
+    def metrics(self) -> dict[str, float]:
+        """Final numbers by name, for a tracker."""
+        numbers: dict[str, float] = {}
+        for task in self.tasks:
+            if task.pretrained is not None:
+                numbers[f"scores/{task.task}/median"] = task.pretrained.median
+            if task.random is not None:
+                numbers[f"scores/{task.task}/random_median"] = task.random.median
+            if task.difference is not None:
+                numbers[f"scores/{task.task}/difference"] = task.difference
+        return numbers
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        return {
+            "tasks": {task.task: _task_as_json(task) for task in self.tasks},
+            "gaps": [{"what": gap.what, "reason": gap.reason} for gap in self.gaps],
+            "warnings": [{"where": warning.where, "text": warning.text} for warning in self.warnings],
+        }
+
+
+def compute_statistics(scores: Mapping[int, float]) -> Statistics:
+    """Median, mean and sample standard deviation of scores by seed."""
+    values = list(scores.values())
+    if not values:
+        raise ValueError("statistics need at least one score, found none")
+    return Statistics(
+        seeds=dict(sorted(scores.items())),
+        median=statistics.median(values),
+        mean=statistics.fmean(values),
+        deviation=statistics.stdev(values) if len(values) > 1 else None,
+    )
+
+
+def summarize_results(results: Results) -> Summary:
+    """Groups the fine-tuning runs by task and says what is missing."""
+    names = sorted({run.task for run in results.runs})
+    tasks = tuple(_summarize_task([run for run in results.runs if run.task == name]) for name in names)
+    warnings = tuple(Caution(where=run.stage, text=text) for run in results.runs for text in run.warnings)
+    return Summary(tasks=tasks, warnings=warnings, gaps=(*results.gaps, *_unpaired(results)))
+
+
+def _summarize_task(runs: Sequence[FineTuning]) -> TaskSummary:
+    primaries = sorted({run.primary for run in runs})
+    if len(primaries) > 1:
+        raise ValueError(
+            f"runs of task {runs[0].task} have different primary metrics ({', '.join(primaries)}); "
+            f"rerun them with one configuration: {', '.join(run.stage for run in runs)}"
+        )
+    metrics: dict[Init, dict[str, Statistics]] = {}
+    for init in Init:
+        chosen = [run for run in runs if run.init is init]
+        names = sorted({name for run in chosen for name in run.scores})
+        if chosen:
+            metrics[init] = {
+                name: compute_statistics({run.seed: run.scores[name] for run in chosen if name in run.scores})
+                for name in names
+            }
+    return TaskSummary(
+        task=runs[0].task,
+        primary=primaries[0],
+        metrics=metrics,
+        generated=any(run.generated for run in runs),
+        incomparable=next((run.incomparable for run in runs if run.incomparable), ""),
+        published=PUBLISHED.get(runs[0].task),
+    )
+
+
+def _unpaired(results: Results) -> list[Gap]:
+    """Tasks that cannot be compared with random weights although others can."""
+    if not any(run.init is Init.RANDOM for run in results.runs):
+        return []
+    failed = {gap.what for gap in results.gaps}
+    gaps = []
+    for task in sorted({run.task for run in results.runs}):
+        inits = {run.init for run in results.runs if run.task == task}
+        for init in Init:
+            prefix = f"finetune/{task}/" + ("seed-" if init is Init.PRETRAINED else "random-")
+            if init not in inits and not any(name.startswith(prefix) for name in failed):
+                gaps.append(Gap(what=f"finetune/{task}", reason=f"no run from {init} weights is configured"))
+    return gaps
+
+
+def _task_as_json(task: TaskSummary) -> dict[str, Any]:
+    published = None
+    if task.published is not None and not task.incomparable:
+        published = {
+            "metric": task.published.label,
+            "split": task.published.split,
+            "scores": dict(task.published.scores),
+            "source": STATEMENT,
+        }
+    return {
+        "primary": task.primary,
+        "generated_data": task.generated,
+        "incomparable_with_published": task.incomparable or None,
+        "difference_of_medians": task.difference,
+        "metrics": {
+            str(init): {name: _statistics_as_json(value) for name, value in by_name.items()}
+            for init, by_name in task.metrics.items()
+        },
+        "published": published,
+    }
+
+
+def _statistics_as_json(value: Statistics) -> dict[str, Any]:
+    return {
+        "seeds": {str(seed): score for seed, score in value.seeds.items()},
+        "median": value.median,
+        "mean": value.mean,
+        "standard_deviation": value.deviation,
+    }

@@ -1,1 +1,0 @@
-"""What the report stage does: collect results, work out statistics, draw, write pages."""

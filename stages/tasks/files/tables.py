@@ -1,0 +1,165 @@
+"""Rows of task files: tab-separated, CSV, JSON lines, Parquet; each row knows its place, for error messages."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upath import UPath
+
+from stages.tasks.files.reading import read_lines, read_text
+
+FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The values of some columns.
+
+    Attributes:
+      place: File and line.
+      values: In the order of the columns that were asked for: text, or what JSON and Parquet hold.
+    """
+
+    place: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """All rows of a file, and the places of broken ones, which are left out."""
+
+    rows: list[Row]
+    broken: tuple[str, ...] = ()
+
+
+def file_format(path: UPath) -> str:
+    """`.tsv`, `.csv`, `.jsonl` or `.parquet`, whether compressed or not; any other name is read as `.tsv`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".xz")]
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ".tsv"
+
+
+def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (), max_broken: int = 0) -> Rows:
+    """Reads some columns of a file.
+
+    Tab-separated files have no quoting: a quote is text. CSV files quote as RFC 4180 says.
+
+    Args:
+      path: Its suffix says what it is.
+      needed: The columns.
+      header: Names of all columns of a tab-separated or CSV file that does not begin with them.
+      max_broken: So many rows may have another number of columns, and are left out.
+
+    Raises:
+      ValueError: A column is missing, a row has another number of columns, or there are no rows.
+    """
+    match file_format(path):
+        case ".parquet":
+            rows = Rows(rows=_read_parquet(path, needed))
+        case ".jsonl":
+            rows = Rows(rows=list(_read_json_lines(path, needed)))
+        case ".csv":
+            rows = _select(path, _read_csv(path), needed=needed, header=header, max_broken=max_broken)
+        case _:
+            lines = ((number, line.split("\t")) for number, line in read_lines(path))
+            rows = _select(path, lines, needed=needed, header=header, max_broken=max_broken)
+    if not rows.rows:
+        raise ValueError(f"{path}: no examples; expected rows of {', '.join(header or needed)}")
+    return rows
+
+
+def _read_csv(path: UPath) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line that it begins in: a quoted value may go over several."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    line = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}:{line}: not valid CSV: {error} (in line {reader.line_num}); is a quote open?"
+        ) from error
+
+
+def _select(
+    path: UPath,
+    lines: Iterable[tuple[int, list[str]]],
+    *,
+    needed: Sequence[str],
+    header: Sequence[str],
+    max_broken: int,
+) -> Rows:
+    lines = iter(lines)
+    columns = list(header)
+    if not columns:
+        _, columns = next(lines, (1, []))
+        if not columns:
+            raise ValueError(f"{path} is empty; expected a header with {', '.join(needed)}")
+        _require(f"{path}:1: the header", columns, needed)
+    places = [columns.index(name) for name in needed]
+    rows, broken = [], []
+    for line, fields in lines:
+        if len(fields) == len(columns):
+            rows.append(Row(place=f"{path}:{line}", values=tuple(fields[place] for place in places)))
+            continue
+        broken.append(f"{path}:{line}")
+        if len(broken) > max_broken:
+            raise ValueError(
+                f"{path}:{line}: expected {len(columns)} columns ({', '.join(columns)}), "
+                f"found {len(fields)}: {' '.join(fields)[:80]!r}"
+            )
+    return Rows(rows=rows, broken=tuple(broken))
+
+
+def _read_json_lines(path: UPath, needed: Sequence[str]) -> Iterator[Row]:
+    for place, value in read_objects(path):
+        _require(place, list(value), needed)
+        yield Row(place=place, values=tuple(value[name] for name in needed))
+
+
+def read_objects(path: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and value of every line of a JSON lines file; empty lines are left out."""
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: not valid JSON: {error.msg}; found {line[:80]!r}") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{place}: expected an object, found {type(value).__name__}")
+        yield place, value
+
+
+def _read_parquet(path: UPath, needed: Sequence[str]) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a Parquet file: {error}") from error
+        _require(str(path), parquet.schema_arrow.names, needed)
+        columns = parquet.read(columns=list(dict.fromkeys(needed))).to_pydict()
+    values = zip(*(columns[name] for name in needed), strict=True)
+    return [Row(place=f"{path}: row {number}", values=row) for number, row in enumerate(values, start=1)]
+
+
+def _near(missing: Sequence[str], found: Sequence[str]) -> str:
+    near = difflib.get_close_matches(missing[0], found, n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def _require(place: str, found: Sequence[str], needed: Sequence[str]) -> None:
+    if missing := [name for name in needed if name not in found]:
+        raise ValueError(
+            f"{place} lacks {', '.join(map(repr, missing))}; "
+            f"expected the columns {', '.join(needed)}; found {', '.join(found)}{_near(missing, found)}"
+        )

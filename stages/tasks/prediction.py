@@ -1,0 +1,74 @@
+"""Answers of a model to rows of features, batch by batch: the one way in which anything here predicts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cluster.distributed import global_batch
+from stages.data.batches import process_slice
+from stages.tasks.base import Features
+from stages.tasks.buckets import make_batch, sorted_batches
+from stages.training.state import Batch
+
+EVAL_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchShape:
+    """Shapes of batches: rows, the lengths they may be padded to, what fills them up, and the devices they lie on.
+
+    Without a mesh that is this process's one device.
+    """
+
+    batch_size: int
+    buckets: tuple[int, ...]
+    pad: int
+    mesh: Mesh | None = None
+
+    def make(self, features: Features, rows: np.ndarray, **more: np.ndarray) -> Batch:
+        """The batch of these rows, with `more` [batch_size] values of each."""
+        made = make_batch(features, rows, buckets=self.buckets, batch_size=self.batch_size, pad=self.pad)
+        batch: Any = {**made, **more}
+        if self.mesh is None:
+            return batch
+        mine = process_slice(self.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
+        return global_batch(self.mesh, {name: values[mine] for name, values in batch.items()})
+
+
+def predict_rows(
+    params: Any,
+    features: Features,
+    *,
+    shape: BatchShape,
+    predict: Callable[[Any, Batch], jax.Array],
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> Sequence[np.ndarray]:
+    """Logits of every row, in the order of the rows, without those of padding.
+
+    Args:
+      on_rows: Told how many rows are done.
+    """
+    found: list[np.ndarray | None] = [None] * features.num_rows
+    waiting: tuple[np.ndarray, jax.Array] | None = None
+    done = 0
+
+    def collect(rows: np.ndarray, logits: jax.Array) -> None:
+        nonlocal done
+        values = np.asarray(logits)
+        for row, value in zip(rows, values, strict=False):  # the batch may be filled up with further rows
+            found[row] = value if value.ndim == 1 else value[: len(features.ids[row])].copy()
+        done += len(rows)
+        on_rows(done)
+
+    for rows in sorted_batches(features.lengths, batch_size=shape.batch_size):
+        logits = predict(params, shape.make(features, rows))
+        if waiting is not None:
+            collect(*waiting)
+        waiting = (rows, logits)
+    if waiting is not None:
+        collect(*waiting)
+    return [value for value in found if value is not None]

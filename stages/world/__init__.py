@@ -1,1 +1,0 @@
-"""A small English-like world: words, sentences and documents about it, and labelled tasks of the same making."""
