@@ -1,21 +1,18 @@
 """Fine-tuning: epochs of bucketed batches, with rows of metrics, evaluations and a check of every loss."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from cluster.distributed import global_batch
-from stages.data.batches import process_slice
 from stages.tasks.base import Features
+from stages.tasks.buckets import epoch_batches, num_batches
 from stages.tasks.prediction import BatchShape
-from stages.tasks.buckets import epoch_batches, make_batch, num_batches, sorted_batches
 from stages.training.loop import NonFiniteError, fetch
 from stages.training.state import Batch, Sums, TrainState
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:

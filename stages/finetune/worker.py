@@ -22,7 +22,6 @@ from stages.examples import load
 from stages.finetune.artifacts import write_results
 from stages.finetune.config import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
 from stages.finetune.training import Window, num_steps, train
-from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
 from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
 from stages.tasks.buckets import bucket_lengths
 from stages.tasks.model import (
@@ -32,6 +31,7 @@ from stages.tasks.model import (
     make_predict,
     make_task_loss,
 )
+from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
 from stages.tasks.registry import make_task
 from stages.tasks.tokens import WordPiece
 from stages.training.config import OptimizerConfig

@@ -13,7 +13,6 @@ from upath import UPath
 from cluster.storage import read_json, write_bytes, write_json, write_text
 from stages.context import StageContext
 from stages.electra.files.model_folder import load_pretrained
-from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
 from stages.submission.config import SubmissionConfig
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.buckets import bucket_lengths
@@ -22,6 +21,7 @@ from stages.tasks.files.reading import find_file
 from stages.tasks.glue import GLUE
 from stages.tasks.model import init_model, make_predict
 from stages.tasks.named import TASKS, TaskName
+from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
 from stages.tasks.targets import Classes, Number
 from stages.tasks.tokens import WordPiece
 

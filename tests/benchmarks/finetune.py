@@ -93,9 +93,9 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
 
     from stages.finetune.config import published_layer_decay, published_learning_rate
     from stages.finetune.training import num_steps, train
-    from stages.tasks.prediction import BatchShape
     from stages.tasks.buckets import bucket_lengths, make_batch
     from stages.tasks.model import init_model, make_layer_scale, make_task_loss
+    from stages.tasks.prediction import BatchShape
     from stages.training.config import OptimizerConfig
     from stages.training.optimizer import make_optimizer
     from stages.training.state import init_state, make_train_step
@@ -153,8 +153,8 @@ def serve_trainer(work: Work, options: argparse.Namespace) -> None:
     from torch_trainer import train
 
     from stages.finetune.training import training_rows
-    from stages.tasks.prediction import BatchShape
     from stages.tasks.buckets import make_batch
+    from stages.tasks.prediction import BatchShape
 
     longest = work.task.max_length
     shape = BatchShape(batch_size=options.batch_size, buckets=(longest,), pad=work.pad)
