@@ -4,17 +4,18 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from upath import UPath
 
-from cluster.storage import read_json
 from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
+from stages.report.collect import FineTuning, Init, collect
+from stages.report.statistics import Summary, summarize_results
+from stages.run_warning import WarningKind
 
 
 def print_summary(
@@ -33,7 +34,9 @@ def print_summary(
         finished = {planned.name for planned in plan if planned.status is Status.DONE}
     done = [planned for planned in plan if planned.name in finished]
     console = Console()
-    if rows := _scores(done):
+    inputs = {planned.name: planned.folder for planned in done if planned.name.startswith("finetune/")}
+    results = collect(inputs)
+    if rows := _score_rows(summarize_results(results)):
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("task")
         table.add_column("metric")
@@ -43,8 +46,8 @@ def print_summary(
             table.add_row(*row)
         console.print()
         console.print(table)
-    if cautions := _cautions(done):
-        console.print(f"\n{cautions}: see the report", style="yellow", soft_wrap=True, highlight=False)
+    if line := _warning_line(results.runs):
+        console.print(f"\n{line}: see the report", style="yellow", soft_wrap=True, highlight=False)
     lines = [f"{'report':<10}{planned.folder / 'report.html'}" for planned in done if planned.name == "report"]
     if config.tracking is not None:
         uri = config.tracking.uri or f"sqlite:///{output / 'mlflow.db'}"
@@ -58,40 +61,24 @@ def print_summary(
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _scores(done: Sequence[PlannedStage]) -> list[tuple[str, ...]]:
+def _score_rows(summary: Summary) -> list[tuple[str, ...]]:
     """A row for each task: median over seeds of its primary metric, in percent, pretrained and from random weights."""
-    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for planned in done:
-        path = planned.folder / "result.json"
-        if planned.name.startswith("finetune/") and path.exists():
-            result: Mapping[str, Any] = read_json(path)
-            entry = scores.setdefault((result["task"], result["primary"]), {})
-            entry.setdefault(result["init"], []).append(float(result["scores"][result["primary"]]))
-    return [
-        (task, metric, _median(found.get("pretrained", [])), _median(found.get("random", [])), _counts(found))
-        for (task, metric), found in sorted(scores.items())
-    ]
+    rows = []
+    for task in summary.tasks:
+        found = [task.of(init) for init in Init]
+        medians = [f"{statistics.median:.2f}" if statistics else "" for statistics in found]
+        counts = " / ".join(str(statistics.count) for statistics in found if statistics)
+        rows.append((task.task, task.primary, *medians, counts))
+    return rows
 
 
-def _cautions(done: Sequence[PlannedStage]) -> str:
+def _warning_line(runs: Sequence[FineTuning]) -> str:
     """How many fine-tuning runs are degenerate, and how many have other warnings; "" where there are none."""
-    paths = [planned.folder / "result.json" for planned in done if planned.name.startswith("finetune/")]
-    of_runs = [read_json(path).get("warnings", []) for path in paths if path.exists()]
-    is_degenerate = [[warning.startswith("degenerate") for warning in warnings] for warnings in of_runs]
-    degenerate, warned = sum(map(any, is_degenerate)), sum(not all(each) for each in is_degenerate)
+    degenerate = sum(run.is_degenerate for run in runs)
+    warned = sum(any(warning.kind is not WarningKind.DEGENERATE for warning in run.warnings) for run in runs)
     found = [f"{degenerate} learnt nothing (one class, or a flat loss)"] if degenerate else []
     found += [f"{warned} have {'other ' if degenerate else ''}warnings"] if warned else []
-    return f"Of {len(of_runs)} fine-tuning runs, {' and '.join(found)}" if found else ""
-
-
-def _median(values: list[float]) -> str:
-    from statistics import median
-
-    return f"{median(values):.2f}" if values else ""
-
-
-def _counts(found: Mapping[str, list[float]]) -> str:
-    return " / ".join(str(len(values)) for values in found.values())
+    return f"Of {len(runs)} fine-tuning runs, {' and '.join(found)}" if found else ""
 
 
 def _mlflow() -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from upath import UPath
@@ -69,7 +69,8 @@ def run(config: ExamplesConfig, context: StageContext) -> None:
     context.tracker.params(counts)
     files = {"train_file": data.train_file, "dev_file": data.dev_file}
     write_json(
-        context.output / "result.json", {"task": config.task, **counts, **files, "warnings": list(data.warnings)}
+        context.output / "result.json",
+        {"task": config.task, **counts, **files, "warnings": [asdict(warning) for warning in data.warnings]},
     )
 
 

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from upath import UPath
@@ -15,6 +16,7 @@ from stages.electra.files.huggingface import Architecture
 from stages.electra.files.locate import OWN_HEAD
 from stages.electra.files.model_folder import save_pretrained
 from stages.finetune.config import FinetuneConfig, Init
+from stages.run_warning import RunWarning
 from stages.tasks.base import Evaluation, Task, TaskData
 from stages.tasks.classification import Classification
 from stages.tasks.model import ARCHITECTURES
@@ -50,6 +52,7 @@ def write_results(
     folder: UPath,
     params: Mapping[str, Any],
     evaluation: Evaluation,
+    warnings: Sequence[RunWarning],
     result: Mapping[str, Any],
 ) -> None:
     """Writes predictions, the model as a Hugging Face folder and result.json, and tells the tracker."""
@@ -70,13 +73,13 @@ def write_results(
     for name in _TOKENIZER_FILES:
         if (folder / name).exists():
             write_bytes(model / name, (folder / name).read_bytes())
-    for warning in result["warnings"]:
+    for warning in warnings:
         logger.warning("%s: %s", task.name, warning)
     context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})
     context.tracker.artifact(context.output / "metrics.jsonl")
     context.tracker.artifact(context.output / "parameters.txt")
     context.tracker.model(str(model), name=f"{task.name}-{config.init}-{config.seed}")
-    write_json(context.output / "result.json", result)
+    write_json(context.output / "result.json", {**result, "warnings": [asdict(warning) for warning in warnings]})
     context.tracker.artifact(context.output / "result.json")
 
 

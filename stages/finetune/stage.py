@@ -6,8 +6,9 @@ from dataclasses import replace
 from cluster.config import MeshConfig
 from stages.context import NullTracker, StageContext
 from stages.finetune.config import FinetuneConfig
+from stages.run_warning import read_warnings
 
-VERSION = 1
+VERSION = 2
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def run(config: FinetuneConfig, context: StageContext) -> None:
     result = read_json(context.output / "result.json")  # the processes' own words are not in this one's log
     scores = ", ".join(f"{name} {value:.2f}" for name, value in result["scores"].items())
     logger.info("%s: step %d of %d: %s", config.task, result["scored_step"], result["steps"], scores)
-    for warning in result["warnings"]:
+    for warning in read_warnings(result["warnings"], file=context.output / "result.json"):
         logger.warning("%s: %s", config.task, warning)
 
 

@@ -22,6 +22,7 @@ from stages.examples import load
 from stages.finetune.artifacts import write_results
 from stages.finetune.config import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
 from stages.finetune.training import Window, num_steps, train
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
 from stages.tasks.buckets import bucket_lengths
 from stages.tasks.model import (
@@ -43,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 _NUM_WINDOWS = 50  # rows of training metrics that a run writes
 _MUCH_CUT = 0.01  # share of texts that are too long, above which it is said
+_FAULTS = {
+    "training": (WarningKind.SKIPPED, "cannot be trained on"),
+    "scored": (WarningKind.OUT_OF_REACH, "cannot be answered right"),
+}
 _FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
 
 
@@ -203,12 +208,13 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             data=data,
             windows=windows,
         )
-        degenerate = [warning for warning in warnings if warning.startswith("degenerate")]
+        degenerate = [warning.text for warning in warnings if warning.kind is WarningKind.DEGENERATE]
         if not degenerate:
             break
         lost += degenerate[:1]
     if number:
-        warnings.append(f"attempt {number + 1}, with other draws; before it: {'; '.join(lost[:number])}")
+        text = f"attempt {number + 1}, with other draws; before it: {'; '.join(lost[:number])}"
+        warnings.append(RunWarning(WarningKind.RETRIED, text))
     write_results(
         config,
         context,
@@ -218,6 +224,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         folder=folder,
         params=trained.params,
         evaluation=evaluation,
+        warnings=warnings,
         result={
             "task": str(config.task),
             "seed": config.seed,
@@ -239,7 +246,6 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "counts": {"train": dict(train_features.counts), "dev": dict(dev_features.counts)},
             "faults": {"train": list(train_features.faults), "dev": list(dev_features.faults)},
             "details": dict(evaluation.details),
-            "warnings": warnings,
             # The median, which the windows that waited for a compilation do not move.
             "examples_per_second": float(np.median([window.sums["examples"] / window.seconds for window in windows])),
             "seconds": time.perf_counter() - started,
@@ -343,27 +349,27 @@ def _warnings(
     features: Mapping[str, Features],
     data: TaskData,
     windows: Sequence[Window],
-) -> list[str]:
+) -> list[RunWarning]:
     warnings = [*data.warnings, *evaluation.warnings]
     last = windows[-max(1, len(windows) // 10) :]
     loss = sum(window.sums["loss"] for window in last) / max(1.0, sum(window.sums["targets"] for window in last))
     constant = constant_loss(features["training"], task.kind)
     if constant > 0 and loss > _FLAT * constant:
-        warnings.append(
-            f"degenerate: flat loss, {loss:.3f} over the last steps; a guess that ignores the input has {constant:.3f}"
-        )
+        text = f"flat loss, {loss:.3f} over the last steps; a guess that ignores the input has {constant:.3f}"
+        warnings.append(RunWarning(WarningKind.DEGENERATE, text))
     if config.max_eval_examples is not None and config.max_eval_examples <= len(data.dev):
-        warnings.append(f"scored on {len(data.dev)} examples only: not comparable to published scores")
+        text = f"scored on {len(data.dev)} examples only: not comparable to published scores"
+        warnings.append(RunWarning(WarningKind.FEW_EXAMPLES, text))
     for what, rows in features.items():
         num_examples = len(data.train if what == "training" else data.dev)
         if rows.faults:
-            then = "were skipped" if what == "training" else "cannot be answered right"
+            kind, then = _FAULTS[what]
             more = f"; result.json lists all {len(rows.faults)}" if len(rows.faults) > 1 else ""
-            warnings.append(f"{len(rows.faults)} of {num_examples} {what} examples {then}: {rows.faults[0]}{more}")
+            text = f"{len(rows.faults)} of {num_examples} {what} examples {then}: {rows.faults[0]}{more}"
+            warnings.append(RunWarning(kind, text))
         if (cut := rows.counts.get("truncated", 0)) > num_examples * _MUCH_CUT:
-            warnings.append(
-                f"{cut} of {rows.num_rows} {what} texts were cut at max_length = {config.max_length} tokens"
-            )
+            text = f"{cut} of {rows.num_rows} {what} texts were cut at max_length = {config.max_length} tokens"
+            warnings.append(RunWarning(WarningKind.TRUNCATED, text))
     return warnings
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from upath import UPath
 
 from cluster.storage import read_json
+from stages.run_warning import RunWarning, WarningKind, read_warnings
 
 
 class Init(StrEnum):
@@ -47,11 +48,16 @@ class FineTuning:
     init: Init
     primary: str
     scores: Mapping[str, float]
-    warnings: tuple[str, ...]
+    warnings: tuple[RunWarning, ...]
     result: Mapping[str, Any]
     curve: tuple[Mapping[str, Any], ...]
     generated: bool
     incomparable: str
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether it learnt nothing."""
+        return any(warning.kind is WarningKind.DEGENERATE for warning in self.warnings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +237,7 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
         init=Init(result["init"]),
         primary=str(result["primary"]),
         scores=scores,
-        warnings=tuple(str(warning) for warning in result.get("warnings", ())),
+        warnings=read_warnings(result.get("warnings", ()), file=folder / "result.json"),
         result=result,
         curve=read_records(curve) if curve.exists() else (),
         generated=generated,

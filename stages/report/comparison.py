@@ -89,7 +89,7 @@ def compare(summaries: Sequence[Summary]) -> list[Row]:
                         init=init,
                         metric=metrics[0],
                         statistics=statistics,
-                        degenerate=tuple(_num_degenerate(summary, name, init) for summary in summaries),
+                        degenerate=tuple(task.num_degenerate[init] if task is not None else 0 for task in found),
                         differences=tuple(difference(statistics[0], other) for other in statistics[1:]),
                     )
                 )
@@ -104,17 +104,6 @@ def difference(first: Statistics | None, second: Statistics | None) -> Differenc
     known = [deviation for deviation in deviations if deviation is not None]
     spread = math.sqrt(sum(deviation**2 for deviation in known) / 2) if len(known) == 2 else None
     return Difference(means=second.mean - first.mean, spread=spread)
-
-
-def _num_degenerate(summary: Summary, task: str, init: Init) -> int:
-    prefix = f"finetune/{task}/{'seed' if init is Init.PRETRAINED else 'random'}-"
-    return len(
-        {
-            caution.where
-            for caution in summary.warnings
-            if caution.where.startswith(prefix) and caution.text.startswith("degenerate")
-        }
-    )
 
 
 def published(summaries: Sequence[Summary]) -> Mapping[str, TaskSummary]:

@@ -73,7 +73,7 @@ def _view(title: str, results: Results, summary: Summary, plots: Sequence[Plot])
         "outcomes": outcome_tables(results, summary),
         "runs": _run_rows(results),
         "gaps": summary.gaps,
-        "warnings": _warnings_by_run(summary),
+        "warnings": [(stage, "; ".join(map(str, found))) for stage, found in summary.warnings.items()],
         "pretraining": _pretraining_rows(results),
         "throughput": _throughput(results),
         "pretrained_here": results.pretraining is not None,
@@ -111,9 +111,7 @@ def _verdicts(results: Results, summary: Summary) -> list[str]:
         sentences.append("No task was fine-tuned from random weights: what pretraining gives is not known.")
     else:
         sentences.append("There is no finished fine-tuning run to score.")
-    degenerate = [
-        run.stage for run in results.runs if any(warning.startswith("degenerate") for warning in run.warnings)
-    ]
+    degenerate = [run.stage for run in results.runs if run.is_degenerate]
     if degenerate:
         sentences.append(
             f"{len(degenerate)} of {len(results.runs)} fine-tuning runs are degenerate, and count in all statistics: "
@@ -191,14 +189,6 @@ def _published_view(summary: Summary) -> dict[str, Any] | None:
             }
         )
     return {"rows": rows, "checkpoints": CHECKPOINTS, "statement": STATEMENT} if rows else None
-
-
-def _warnings_by_run(summary: Summary) -> list[tuple[str, str]]:
-    """What each run warned of, in one line a run."""
-    texts: dict[str, list[str]] = {}
-    for warning in summary.warnings:
-        texts.setdefault(warning.where, []).append(warning.text)
-    return [(where, "; ".join(found)) for where, found in texts.items()]
 
 
 def _run_rows(results: Results) -> list[dict[str, str]]:

@@ -2,11 +2,12 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from stages.report.collect import FineTuning, Gap, Init, Results
 from stages.report.released_scores import PUBLISHED, STATEMENT, Published
+from stages.run_warning import RunWarning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class TaskSummary:
 
     Attributes:
       metrics: Statistics of every metric, by initial weights, then by metric.
+      num_degenerate: How many of its runs learnt nothing, by initial weights.
       generated: Whether the data came from the `sample` stage.
       incomparable: Why the scores must not be held against published ones; "" where they may.
     """
@@ -41,6 +43,7 @@ class TaskSummary:
     task: str
     primary: str
     metrics: Mapping[Init, Mapping[str, Statistics]]
+    num_degenerate: Mapping[Init, int]
     generated: bool
     incomparable: str
     published: Published | None
@@ -73,19 +76,15 @@ class TaskSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caution:
-    """What a stage warned of."""
-
-    where: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What the report says."""
+    """What the report says.
+
+    Attributes:
+      warnings: By stage, of those that have any.
+    """
 
     tasks: tuple[TaskSummary, ...]
-    warnings: tuple[Caution, ...]
+    warnings: Mapping[str, tuple[RunWarning, ...]]
     gaps: tuple[Gap, ...]
 
     @property
@@ -115,7 +114,9 @@ class Summary:
         return {
             "tasks": {task.task: _task_as_json(task) for task in self.tasks},
             "gaps": [{"what": gap.what, "reason": gap.reason} for gap in self.gaps],
-            "warnings": [{"where": warning.where, "text": warning.text} for warning in self.warnings],
+            "warnings": [
+                {"stage": stage} | asdict(warning) for stage, found in self.warnings.items() for warning in found
+            ],
         }
 
 
@@ -136,7 +137,7 @@ def summarize_results(results: Results) -> Summary:
     """Groups the fine-tuning runs by task and says what is missing."""
     names = sorted({run.task for run in results.runs})
     tasks = tuple(_summarize_task([run for run in results.runs if run.task == name]) for name in names)
-    warnings = tuple(Caution(where=run.stage, text=text) for run in results.runs for text in run.warnings)
+    warnings = {run.stage: run.warnings for run in results.runs if run.warnings}
     return Summary(tasks=tasks, warnings=warnings, gaps=(*results.gaps, *_unpaired(results)))
 
 
@@ -160,6 +161,7 @@ def _summarize_task(runs: Sequence[FineTuning]) -> TaskSummary:
         task=runs[0].task,
         primary=primaries[0],
         metrics=metrics,
+        num_degenerate={init: sum(run.is_degenerate for run in runs if run.init is init) for init in Init},
         generated=any(run.generated for run in runs),
         incomparable=next((run.incomparable for run in runs if run.incomparable), ""),
         published=PUBLISHED.get(runs[0].task),

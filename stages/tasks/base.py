@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from upath import UPath
 
+from stages.run_warning import RunWarning
 from stages.tasks.named import TaskKind
 from stages.tasks.tokens import WordPiece
 
@@ -66,7 +67,7 @@ class TaskData:
     labels: tuple[str, ...] = ()
     train_file: str
     dev_file: str
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class Evaluation:
 
     scores: Mapping[str, float]
     files: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

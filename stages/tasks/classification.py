@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.files.reading import find_file
 from stages.tasks.files.tables import file_format, read_rows
@@ -104,7 +105,7 @@ class Classification:
             labels=self.target.names,
             train_file=str(train_path),
             dev_file=", ".join(dev_paths),
-            warnings=tuple(f"{place}: a broken row was left out" for place in broken),
+            warnings=tuple(RunWarning(WarningKind.SKIPPED, f"{place}: a broken row was left out") for place in broken),
         )
 
     def _read(self, path: UPath, *, split: Split) -> tuple[list[Example], tuple[str, ...]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.files.question_files import read_questions
@@ -180,12 +181,13 @@ class QuestionAnswering:
         warnings = []
         whole = sum(text == example.context for example, text in zip(examples, texts.values(), strict=True))
         if whole == len(examples):
-            warnings.append("degenerate: every predicted answer is its whole context")
+            warnings.append(RunWarning(WarningKind.DEGENERATE, "every predicted answer is its whole context"))
         gold = [example.texts for example in examples]
         if not self.unanswerable:
             empty = sum(not text for text in texts.values())
             if empty:
-                warnings.insert(0, f"{empty} of {len(texts)} predicted answers are empty")
+                text = f"{empty} of {len(texts)} predicted answers are empty"
+                warnings.insert(0, RunWarning(WarningKind.EMPTY_ANSWERS, text))
             return Evaluation(
                 scores=scores.answer_scores(gold, list(texts.values())),
                 files={"predictions.json": _as_json(texts)} | files,
@@ -193,7 +195,8 @@ class QuestionAnswering:
             )
         none = odds > NULL_THRESHOLD
         if none.all() or not none.any():
-            warnings.append(f"degenerate: {'no' if none.all() else 'every'} question is answered")
+            text = f"{'no' if none.all() else 'every'} question is answered"
+            warnings.append(RunWarning(WarningKind.DEGENERATE, text))
         thresholds = make_thresholds(gold, list(texts.values()), odds.tolist())
         chosen = {
             name: "" if unanswered else text for (name, text), unanswered in zip(texts.items(), none, strict=True)

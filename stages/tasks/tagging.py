@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
 from stages.tasks.base import IGNORED, Evaluation, Features, Split, TaskData, TaskOptions
 from stages.tasks.files.reading import find_file, read_lines
@@ -161,9 +162,11 @@ class Tagging:
         matches = sum(a == b for a, b in zip(flat_gold, flat_predicted, strict=True))
         warnings = []
         if len(set(flat_predicted)) == 1:
-            warnings.append(f"degenerate: all {len(flat_predicted)} words are tagged {flat_predicted[0]}")
+            text = f"all {len(flat_predicted)} words are tagged {flat_predicted[0]}"
+            warnings.append(RunWarning(WarningKind.DEGENERATE, text))
         if unseen:
-            warnings.append(f"{num_unseen} scored words have tags that training has not: {', '.join(unseen)}")
+            text = f"{num_unseen} scored words have tags that training has not: {', '.join(unseen)}"
+            warnings.append(RunWarning(WarningKind.OUT_OF_REACH, text))
         lines = (
             "".join(f"{line} {tag}\n" for line, tag in zip(sentence.lines, tags, strict=True))
             for sentence, tags in zip(examples, predicted, strict=True)

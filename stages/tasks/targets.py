@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.named import TaskKind
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -31,7 +32,7 @@ class Verdict:
 
     scores: Mapping[str, float]
     written: Sequence[str]
-    warnings: tuple[str, ...]
+    warnings: tuple[RunWarning, ...]
     details: Mapping[str, Any]
     wrong: Sequence[int] = ()
 
@@ -108,18 +109,18 @@ class Classes:
         return Verdict(
             scores={name: score(gold, predicted) for name, score in self.scores.items()},
             written=self.write(logits_NC),
-            warnings=self._one_class(gold, predicted),
+            warnings=_degenerate(self._one_class(gold, predicted)),
             details={"confusion": confusion.tolist(), "labels": list(self.names)},
             wrong=_surest(np.nonzero(gold != predicted)[0], logits_NC.max(-1) - logits_NC[np.arange(len(gold)), gold]),
         )
 
-    def _one_class(self, gold: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
+    def _one_class(self, gold: np.ndarray, predicted: np.ndarray) -> str | None:
         if len(set(predicted.tolist())) > 1 or len(set(gold.tolist())) < 2:
-            return ()
+            return None
         label = int(predicted[0])
         majority = int(np.bincount(gold).argmax())
         name = "the majority class" if label == majority else "one class"
-        return (f"degenerate: all {len(predicted)} predictions are {name}, {self.names[label]}",)
+        return f"all {len(predicted)} predictions are {name}, {self.names[label]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +171,11 @@ class LabelSet:
     def evaluate(self, labels: Sequence[frozenset[int]], logits_NC: np.ndarray) -> Verdict:
         gold_NC, predicted_NC = self.arrays(labels)["label"].astype(int), (logits_NC > 0).astype(int)
         same = (predicted_NC == predicted_NC[0]).all() and not (gold_NC == gold_NC[0]).all()
-        warning = (
-            f"degenerate: all {len(labels)} predictions are the same, {self.write(logits_NC[:1])[0] or 'no class'}"
-        )
+        all_are = f"all {len(labels)} predictions are the same, {self.write(logits_NC[:1])[0] or 'no class'}"
         return Verdict(
             scores={name: score(gold_NC, predicted_NC) for name, score in self.scores.items()},
             written=self.write(logits_NC),
-            warnings=(warning,) if same else (),
+            warnings=_degenerate(all_are if same else None),
             details={
                 "by_label": {
                     name: {
@@ -231,14 +230,18 @@ class Number:
     def evaluate(self, labels: Sequence[float], logits_NC: np.ndarray) -> Verdict:
         gold, predicted = np.array(labels), self.predict(logits_NC)
         constant = np.ptp(predicted) < _CONSTANT * (self.high - self.low) <= np.ptp(gold)
-        warning = f"degenerate: all {len(gold)} predictions are {predicted.mean():.3f}"
+        all_are = f"all {len(gold)} predictions are {predicted.mean():.3f}"
         return Verdict(
             scores={name: score(gold, predicted) for name, score in self.scores.items()},
             written=self.write(logits_NC),
-            warnings=(warning,) if constant else (),
+            warnings=_degenerate(all_are if constant else None),
             wrong=_surest(np.nonzero(np.abs(gold - predicted) > 0)[0], np.abs(gold - predicted)),
             details={"predicted_range": [float(predicted.min()), float(predicted.max())]},
         )
+
+
+def _degenerate(text: str | None) -> tuple[RunWarning, ...]:
+    return () if text is None else (RunWarning(WarningKind.DEGENERATE, text),)
 
 
 def _surest(numbers: np.ndarray, by: np.ndarray) -> list[int]:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from upath import UPath
 from stages.context import NullTracker, StageContext
 from stages.report.config import ReportConfig
 from stages.report.stage import run
+from stages.run_warning import RunWarning
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -69,7 +71,7 @@ def add_run(
     scores: dict[str, float],
     init: str = "pretrained",
     primary: str | None = None,
-    warnings: tuple[str, ...] = (),
+    warnings: Sequence[RunWarning] = (),
     data: str | None = None,
     **config: Any,
 ) -> Path:
@@ -82,7 +84,7 @@ def add_run(
     result = {"task": task, "seed": seed, "init": init, "primary": primary or next(iter(scores)), "scores": scores}
     sizes = {"num_parameters": 1_234_567, "train_examples": 8551, "dev_examples": 1043, "steps": 400}
     speed = {"seconds": 61.5, "examples_per_second": 417.2}
-    write(folder / "result.json", result | sizes | speed | {"warnings": list(warnings)})
+    write(folder / "result.json", result | sizes | speed | {"warnings": [asdict(warning) for warning in warnings]})
     level = 0.3 if init == "pretrained" else 0.55
     rows = [
         {

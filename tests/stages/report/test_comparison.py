@@ -71,7 +71,10 @@ def test_the_newest_finished_configuration_counts(tmp_path: Path) -> None:
 
 def test_degenerate_runs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _add(tmp_path / "a", "rte", {0: 60.0, 1: 61.0})
-    _add(tmp_path / "a", "rte", {2: 52.7, 3: 52.7}, warnings=["degenerate: all are one", "degenerate: flat loss", "x"])
+    flat = [{"kind": "degenerate", "text": "all are one"}, {"kind": "degenerate", "text": "flat loss"}]
+    cut = [{"kind": "truncated", "text": "9 texts look degenerate"}]
+    _add(tmp_path / "a", "rte", {2: 52.7, 3: 52.7}, warnings=flat + cut)
+    _add(tmp_path / "a", "rte", {4: 60.5}, warnings=cut)
     assert compare([read_summary(UPath(tmp_path / "a"))])[0].degenerate == (2,)
     assert main([str(tmp_path / "a")]) == 0
     assert "2 degenerate" in capsys.readouterr().out

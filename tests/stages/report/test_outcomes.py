@@ -88,7 +88,7 @@ def page(tmp_path: Path) -> Path:
     details = {"threshold": -2.75, "best_thresholds": {"f1": 0.0}, "threshold_curve": curve}
     inputs = _add(tmp_path, "squad_v2", 0, {"exact_match": 50.0}, details=details)
     confusion = {"confusion": [[5, 0], [5, 0]], "labels": ["<no>", "yes"]}
-    warnings = ["degenerate: all 10 predictions are one class, <no>"]
+    warnings = [{"kind": "degenerate", "text": "all 10 predictions are one class, <no>"}]
     inputs |= _add(tmp_path, "rte", 3, {"accuracy": 50.0}, details=confusion, warnings=warnings)
     (tmp_path / "report").mkdir()
     run(ReportConfig(), StageContext(output=UPath(tmp_path / "report"), inputs=inputs, tracker=NullTracker()))

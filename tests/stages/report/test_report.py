@@ -12,6 +12,8 @@ from finished_runs import FINGERPRINT, add_run, whole_run
 from matplotlib.image import imread
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
+
 
 def test_one_seed_has_no_deviation(tmp_path, report):
     inputs: dict[str, UPath] = {}
@@ -105,10 +107,25 @@ def test_a_failed_run_is_a_gap_with_its_reason(tmp_path, report):
 
 def test_warnings_of_runs_are_repeated(tmp_path, report):
     inputs: dict[str, UPath] = {}
-    add_run(inputs, tmp_path, task="mrpc", seed=0, scores={"accuracy": 68.4}, warnings=("only class 1 is predicted",))
+    warnings = [RunWarning(WarningKind.DEGENERATE, "class 1 only"), RunWarning(WarningKind.TRUNCATED, "3 texts")]
+    add_run(inputs, tmp_path, task="mrpc", seed=0, scores={"accuracy": 68.4}, warnings=warnings)
     output = report(inputs)
-    for page in ("report.html", "report.md", "scores.json"):
-        assert "only class 1 is predicted" in (output / page).read_text()
+    for page in ("report.html", "report.md"):
+        assert "degenerate: class 1 only; truncated: 3 texts" in (output / page).read_text()
+    assert json.loads((output / "scores.json").read_text())["warnings"] == [
+        {"stage": "finetune/mrpc/seed-0", "kind": "degenerate", "text": "class 1 only"},
+        {"stage": "finetune/mrpc/seed-0", "kind": "truncated", "text": "3 texts"},
+    ]
+
+
+def test_a_warning_that_is_no_record_is_an_error_that_says_what_to_do(tmp_path, report):
+    inputs: dict[str, UPath] = {}
+    folder = add_run(inputs, tmp_path, task="mrpc", seed=0, scores={"accuracy": 68.4})
+    result = json.loads((folder / "result.json").read_text())
+    for wrong in ("degenerate: flat loss", {"kind": "odd", "text": "x"}, {"kind": "retried"}):
+        (folder / "result.json").write_text(json.dumps(result | {"warnings": [wrong]}))
+        with pytest.raises(ValueError, match=r"result.json: a warning is .*a `kind` of degenerate, .*run its stage"):
+            report(inputs)
 
 
 def test_nothing_but_fine_tuning_makes_a_report(tmp_path, report):
@@ -165,7 +182,8 @@ def test_the_page_is_well_formed_and_needs_no_other_host(whole_report):
 def test_names_and_texts_are_text_not_markup(tmp_path, report):
     inputs: dict[str, UPath] = {}
     task = "a<b>&|c$x_2$"
-    add_run(inputs, tmp_path, task=task, seed=0, scores={"f<1>": 50.0}, warnings=("<script>alert(1)</script> | x",))
+    warnings = [RunWarning(WarningKind.DEGENERATE, "<script>alert(1)</script> | x")]
+    add_run(inputs, tmp_path, task=task, seed=0, scores={"f<1>": 50.0}, warnings=warnings)
     output = report(inputs, title="Runs & <results>")
     html = (output / "report.html").read_text()
     ET.fromstring(html.removeprefix("<!DOCTYPE html>\n"))

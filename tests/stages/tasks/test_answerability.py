@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Features, Split, TaskOptions
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.squad import Answer, Question
@@ -75,7 +76,7 @@ def test_the_odds_of_no_answer_are_the_lowest_of_all_windows(tokenizer: WordPiec
     late = task.evaluate(QUESTIONS, features, _logits(features, none=none), labels=())
     assert (late.scores["exact_match"], late.scores["best/exact_match"]) == (50.0, 100.0)
     assert late.details["best_thresholds"]["exact_match"] == -2.0
-    assert late.warnings == ("degenerate: no question is answered",)
+    assert late.warnings == (RunWarning(WarningKind.DEGENERATE, "no question is answered"),)
 
 
 def test_squad_2_files_are_read_and_told_from_1(write: Write) -> None:

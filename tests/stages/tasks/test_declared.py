@@ -11,6 +11,7 @@ from upath import UPath
 
 from stages.finetune.config import DeclaredConfig, FinetuneSection, TaskSection
 from stages.finetune.runs import expand
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Split, Task, TaskOptions
 from stages.tasks.declared import make_declared
 from stages.tasks.form import ClassWeights
@@ -100,7 +101,7 @@ def test_several_labels_of_a_text(written: str, write: Write, tokenizer: WordPie
     assert found.files["predictions.tsv"] == "index\tprediction\n0\ta|b\n1\t\n"
     assert found.warnings == ()
     same = task.evaluate(data.dev, features, [logits[1]] * 2, labels=data.labels)
-    assert same.warnings == ("degenerate: all 2 predictions are the same, no class",)
+    assert same.warnings == (RunWarning(WarningKind.DEGENERATE, "all 2 predictions are the same, no class"),)
     assert same.scores["micro_f1"] == 0.0
 
 

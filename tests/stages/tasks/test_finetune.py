@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import replace
@@ -225,9 +226,10 @@ def test_a_run_that_learns_nothing_says_so(task_data: Path, model_folder: UPath,
     (task_data / "cola" / "train.tsv").write_text(text)
     (task_data / "cola" / "dev.tsv").write_text(text)
     result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=5), tmp_path / "out")
-    warnings = " ".join(result["warnings"])
-    assert "flat loss" in warnings
-    assert "all 8 predictions are" in warnings
+    assert {warning["kind"] for warning in result["warnings"]} == {"degenerate"}
+    texts = " ".join(warning["text"] for warning in result["warnings"])
+    assert "flat loss" in texts
+    assert "all 8 predictions are" in texts
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(
@@ -273,7 +275,11 @@ def test_a_run_that_learns_nothing_starts_over_and_says_so(
     still = _config(TaskName.COLA, task_data, model_folder, epochs=1, learning_rate=1e-12, retries=2)
     result = _run(still, tmp_path / "still")
     assert result["attempts"] == 3
-    assert result["warnings"][-1].startswith("attempt 3, with other draws; before it: degenerate:")
+    assert result["warnings"][0]["kind"] == "degenerate"
+    retried = result["warnings"][-1]
+    assert retried["kind"] == "retried"
+    reason = r"(all 8 predictions are|flat loss, )[^;]*(;[^;]*)?"
+    assert re.fullmatch(f"attempt 3, with other draws; before it: {reason}; {reason}", retried["text"])
     assert _run(_config(TaskName.COLA, task_data, model_folder, retries=2), tmp_path / "learns")["attempts"] == 1
 
 
@@ -281,7 +287,8 @@ def test_fewer_examples_can_be_asked_for(task_data: Path, model_folder: UPath, t
     config = _config(TaskName.MRPC, task_data, model_folder, epochs=1, max_train_examples=3, max_eval_examples=4)
     result = _run(config, tmp_path / "out")
     assert (result["train_examples"], result["train_rows"], result["dev_examples"]) == (3, 6, 4)
-    assert any("not comparable" in warning for warning in result["warnings"])
+    texts = [warning["text"] for warning in result["warnings"] if warning["kind"] == "few_examples"]
+    assert texts == ["scored on 4 examples only: not comparable to published scores"]
 
 
 def test_examples_are_taken_evenly() -> None:
@@ -324,14 +331,16 @@ def test_answers_that_are_not_where_they_say_are_listed_with_where_they_are(
     result = _run(_config(TaskName.SQUAD_V1, task_data, model_folder, epochs=1), tmp_path / "out")
     fault = "question 'q2': the answer 'the house' is not at 0, but at 40"
     assert result["faults"] == {"train": [fault], "dev": []}
-    assert f"1 of 3 training examples were skipped: {fault}" in result["warnings"]
+    text = f"1 of 3 training examples cannot be trained on: {fault}"
+    assert {"kind": "skipped", "text": text} in result["warnings"]
 
 
 def test_texts_that_are_cut_are_told(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
     for path in (task_data / "cola").iterdir():
         path.write_text(path.read_text().replace("cat", " ".join(["cat"] * 30)))
     result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=1, max_length=16), tmp_path / "out")
-    assert "8 of 8 training texts were cut at max_length = 16 tokens" in result["warnings"]
+    text = "8 of 8 training texts were cut at max_length = 16 tokens"
+    assert {"kind": "truncated", "text": text} in result["warnings"]
 
 
 def test_a_section_unfolds_into_tasks_seeds_and_starts() -> None:

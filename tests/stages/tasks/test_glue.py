@@ -13,6 +13,7 @@ import scipy.stats
 import sklearn.metrics
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.classification import Classification, Example
 from stages.tasks.glue import GLUE
@@ -94,7 +95,7 @@ def test_two_rows_of_qqp_may_be_broken_and_are_reported(write: Write) -> None:
     write("dev.tsv", "\n".join(["\t".join(columns), good]))
     data = _task(TaskName.QQP).load(folder)
     assert len(data.train) == 2
-    assert [warning.split("train.tsv")[1] for warning in data.warnings] == [
+    assert [warning.text.split("train.tsv")[1] for warning in data.warnings] == [
         ":3: a broken row was left out",
         ":4: a broken row was left out",
     ]
@@ -210,7 +211,7 @@ def test_similarity_scores_are_scipys(case: str, tokenizer: WordPiece) -> None:
     evaluation = _evaluate(TaskName.STSB, gold.tolist(), logits, tokenizer)
     if case == "constant":
         assert evaluation.scores == {"spearman": 0.0, "pearson": 0.0}
-        assert evaluation.warnings == ("degenerate: all 60 predictions are 2.500",)
+        assert evaluation.warnings == (RunWarning(WarningKind.DEGENERATE, "all 60 predictions are 2.500"),)
         return
     predicted = logits[:, 0].astype(float)
     assert evaluation.scores["pearson"] == pytest.approx(100 * scipy.stats.pearsonr(gold, predicted).statistic)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Features, Split, TaskOptions
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.squad import Answer, Question, read_squad
@@ -209,7 +210,7 @@ def test_an_empty_context_gives_an_empty_answer(tokenizer: WordPiece) -> None:
     features = task.features([question], tokenizer, labels=(), split=Split.DEV)
     found = task.evaluate([question], features, _perfect_logits(features, [None]), labels=())
     assert json.loads(found.files["predictions.json"]) == {"q": ""}
-    assert found.warnings[0] == "1 of 1 predicted answers are empty"
+    assert found.warnings[0] == RunWarning(WarningKind.EMPTY_ANSWERS, "1 of 1 predicted answers are empty")
 
 
 def test_answers_come_from_the_text_as_it_was_written(tokenizer: WordPiece) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import IGNORED, Features, Split, TaskOptions
 from stages.tasks.named import TaskName
 from stages.tasks.registry import make_task
@@ -108,7 +109,8 @@ def test_a_tag_that_training_has_not_is_missed_and_reported(tokenizer: WordPiece
     found = _task().evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
     assert found.scores["recall"] == 50.0
     assert found.scores["precision"] == 100.0
-    assert found.warnings == ("1 scored words have tags that training has not: B-LST",)
+    text = "1 scored words have tags that training has not: B-LST"
+    assert found.warnings == (RunWarning(WarningKind.OUT_OF_REACH, text),)
 
 
 def test_the_same_tag_everywhere_is_reported(tokenizer: WordPiece) -> None:
@@ -116,7 +118,7 @@ def test_the_same_tag_everywhere_is_reported(tokenizer: WordPiece) -> None:
     features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
     logits = [np.tile(np.eye(3)[0], (len(row), 1)) for row in features.ids]
     found = _task().evaluate([sentence], features, logits, labels=LABELS)
-    assert found.warnings == ("degenerate: all 2 words are tagged O",)
+    assert found.warnings == (RunWarning(WarningKind.DEGENERATE, "all 2 words are tagged O"),)
     assert found.scores["f1"] == 0.0
 
 
