@@ -36,6 +36,8 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
         """Adds the stage of a module (`run`, `VERSION`); what its section mentions as `{stage}` is needed too."""
         if section is None:
             return
+        if type(getattr(module, "VERSION", None)) is not int:
+            raise TypeError(f"{module.__name__} declares no VERSION: a whole number, raised when its results change")
         known = [stage.name for stage in stages]
         mentioned = _references(section, stage=name, known=known)
         wanted = {*needs, *mentioned}

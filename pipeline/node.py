@@ -17,11 +17,11 @@ class Stage:
       name: The one name of the stage: its folder, MLflow run and `--only` pattern (`finetune/cola/seed-0`).
       run: `run(config, context)`; writes its results into `context.output`.
       config: A frozen dataclass; all of it is the stage's identity.
+      version: Raised when the code's results change, so that old results are not taken for new ones.
       needs: Names of the stages whose output it reads, in the order of the pipeline.
       early: Whether it may start while `early_need` still runs, by the folders of `needs`; None: never.
       early_need: The one of `needs` that `early` judges; all others must be done.
       may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
-      version: Raised when the code's results change, so that old results are not taken for new ones.
       sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
       num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
         cluster's `cpus_per_process`.
@@ -32,11 +32,11 @@ class Stage:
     name: str
     run: Callable[[Any, StageContext], None]
     config: Any
+    version: int
     needs: tuple[str, ...] = ()
     early: Callable[[Mapping[str, UPath]], bool] | None = None
     early_need: str = ""
     may_lack: tuple[str, ...] = ()
-    version: int = 1
     sources: tuple[str, ...] = ()
     num_cpus: int | None = None
     accelerated: bool = False

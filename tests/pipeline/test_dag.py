@@ -6,6 +6,7 @@ from upath import UPath
 from pipeline.config.errors import ConfigError, UsageError
 from pipeline.config.sections import load_config
 from pipeline.dag import build_stages, select, with_ancestors
+from stages import shard
 
 TEXT = """
 output: out
@@ -120,6 +121,16 @@ def test_a_hub_id_is_no_file_and_a_folder_is(stages, tmp_path):
     assert stages("finetune.model=google/electra")["finetune/mrpc/seed-3"].sources == ()
     model = stages(f"finetune.model={tmp_path}")["finetune/mrpc/seed-3"]
     assert model.sources == (str(tmp_path),)
+
+
+@pytest.mark.parametrize("version", [None, "2"])
+def test_a_stage_without_a_version_is_an_error_that_names_it(stages, monkeypatch, version):
+    monkeypatch.setattr(shard, "VERSION", version)
+    with pytest.raises(TypeError, match=r"stages\.shard declares no VERSION: a whole number"):
+        stages()
+    monkeypatch.delattr(shard, "VERSION")
+    with pytest.raises(TypeError, match=r"stages\.shard declares no VERSION"):
+        stages()
 
 
 def test_a_reference_to_no_stage_is_a_mistake(stages):
