@@ -31,7 +31,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_CHARACTERS = 1000, 100, 6000
 _MAX_TAG_CHARACTERS = 5000
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 # What a logged model needs to predict.
 _NEEDED: tuple[str, ...] = ("jax", "flax", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "tokenizers")
 _NEEDED += ("huggingface-hub", "universal-pathlib")

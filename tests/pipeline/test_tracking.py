@@ -15,12 +15,12 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from upath import UPath
 
 from cluster.config import ClusterConfig
-from pipeline import tracking as tracking_module
 from pipeline.config.sections import TrackingConfig
 from pipeline.plan import make_plan
 from pipeline.progress import Progress
 from pipeline.results import StageResult
 from pipeline.runner import run_plan
+from pipeline.tracking import mlflow_writer as tracking_module
 from pipeline.tracking.driver import Recording, tracking_uri
 from pipeline.tracking.messages import Dataset, Metrics, OpenRun, Params, WriterSettings
 from pipeline.tracking.mlflow_writer import MlflowWriter, flatten

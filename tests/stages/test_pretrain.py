@@ -317,7 +317,7 @@ _ON_FOUR_DEVICES = """
     from cluster.config import ClusterConfig, MeshConfig
     from stages.context import StageContext
     from stages.pretrain.worker import pretrain
-    from test_pretraining import SHORT
+    from test_pretrain import SHORT
 
     output, shards = (UPath(folder) for folder in sys.argv[1:])
     cluster = ClusterConfig(mesh=MeshConfig(fsdp=2, tensor=2))
