@@ -35,7 +35,7 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stages.report.collect import Init
+    from stages.finetune.config import Init
     from stages.report.comparison import published
     from stages.report.data_tables import MISSING, format_number
     from stages.report.released_scores import STATEMENT

@@ -13,6 +13,7 @@ from pipeline.config.sections import REFERENCE, PipelineConfig
 from pipeline.fingerprint import plain
 from pipeline.node import Stage
 from stages import examples, export, ingest, probe, shard, vocab
+from stages.context import Group
 from stages.examples import ExamplesConfig
 from stages.finetune import stage as finetune
 from stages.finetune.runs import expand, expand_examples
@@ -20,6 +21,7 @@ from stages.pretrain import stage as pretrain
 from stages.probe import expand_probes
 from stages.report import stage as report
 from stages.sample import stage as sample
+from stages.stage_names import examples_name
 from stages.submission import stage as submission
 from stages.training.checkpoint_folder import has_checkpoint
 
@@ -61,7 +63,7 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     add("shard", shard, config.shard, needs=("ingest", "vocab"), num_cpus=0)
     read = expand_examples(config.finetune) if config.finetune is not None else {}
     for name, wanted in read.items():
-        add(name, examples, wanted, sources=_raw(_files(wanted)), num_cpus=1)
+        add(name, examples, wanted, group=Group.EXAMPLES, sources=_raw(_files(wanted)), num_cpus=1)
     start = config.pretrain.init_from if config.pretrain is not None else None
     folders = [model for model in (start.discriminator, start.generator) if model and _is_path(model)] if start else []
     processes = config.cluster.num_processes
@@ -78,7 +80,8 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
             name,
             finetune,
             run,
-            needs=(f"examples/{run.task}",),  # which has seen what the task's files hold
+            group=Group.FINETUNE,
+            needs=(examples_name(run.task),),  # which has seen what the task's files hold
             sources=_raw((model,)),
             accelerated=alone,
             num_processes=0 if alone else processes,
@@ -92,7 +95,8 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
             name,
             probe,
             settings,
-            needs=("vocab", "pretrain", f"examples/{settings.finetune.task}"),
+            group=Group.PROBE,
+            needs=("vocab", "pretrain", examples_name(settings.finetune.task)),
             early=early,
             early_need="pretrain",
             accelerated=True,

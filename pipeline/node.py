@@ -6,7 +6,7 @@ from typing import Any
 
 from upath import UPath
 
-from stages.context import StageContext
+from stages.context import Group, StageContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Stage:
       early: Whether it may start while `early_need` still runs, by the folders of `needs`; None: never.
       early_need: The one of `needs` that `early` judges; all others must be done.
       may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
+      group: Which of several alike it is one of; their folders and runs in MLflow lie together.
       sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
       num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
         cluster's `cpus_per_process`.
@@ -37,6 +38,7 @@ class Stage:
     early: Callable[[Mapping[str, UPath]], bool] | None = None
     early_need: str = ""
     may_lack: tuple[str, ...] = ()
+    group: Group | None = None
     sources: tuple[str, ...] = ()
     num_cpus: int | None = None
     accelerated: bool = False

@@ -177,6 +177,7 @@ class _Run:
         context = StageContext(
             output=planned.folder,
             inputs={need: self._planned[need].folder for need in stage.needs},
+            groups={need: group for need in stage.needs if (group := self._planned[need].stage.group)},
             cluster=cluster,
             tracker=self._tracker_of(planned),
         )

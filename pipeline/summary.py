@@ -13,7 +13,9 @@ from upath import UPath
 
 from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
-from stages.report.collect import FineTuning, Init, collect
+from stages.context import Group
+from stages.finetune.config import Init
+from stages.report.collect import FineTuning, collect
 from stages.report.statistics import Summary, summarize_results
 from stages.run_warning import WarningKind
 
@@ -34,8 +36,8 @@ def print_summary(
         finished = {planned.name for planned in plan if planned.status is Status.DONE}
     done = [planned for planned in plan if planned.name in finished]
     console = Console()
-    inputs = {planned.name: planned.folder for planned in done if planned.name.startswith("finetune/")}
-    results = collect(inputs)
+    runs = {planned.name: planned.folder for planned in done if planned.stage.group is Group.FINETUNE}
+    results = collect(runs, groups=dict.fromkeys(runs, Group.FINETUNE))
     if rows := _score_rows(summarize_results(results)):
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("task")

@@ -3,11 +3,20 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from upath import UPath
 
 from cluster.config import ClusterConfig
+
+
+class Group(StrEnum):
+    """Stages of one kind: they share a folder of the output and a run in MLflow."""
+
+    EXAMPLES = "examples"
+    FINETUNE = "finetune"
+    PROBE = "probe"
 
 
 class Tracker(Protocol):
@@ -54,14 +63,20 @@ class StageContext:
     Attributes:
       output: The stage's own folder. It exists; it may hold what an interrupted run left.
       inputs: Output folders of the stages that this one needs, by stage name.
+      groups: The group of each input that has one.
       cluster: What the stage may use.
       tracker: Whom to tell.
     """
 
     output: UPath
     inputs: Mapping[str, UPath] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracker: Tracker = field(default_factory=NullTracker)
+
+    def of_group(self, group: Group) -> dict[str, UPath]:
+        """Output folders of the inputs of a group, by stage name."""
+        return {name: self.inputs[name] for name, its_group in self.groups.items() if its_group == group}
 
     def expand(self, location: str) -> str:
         """Replaces a leading `{stage}` by that stage's output folder: `{sample}/tasks/CoLA`."""

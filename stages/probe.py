@@ -7,6 +7,7 @@ from stages.context import StageContext
 from stages.finetune.config import DeclaredConfig, FinetuneConfig, FinetuneSection
 from stages.finetune.runs import expand
 from stages.pretrain.config import PretrainConfig
+from stages.stage_names import probe_name
 from stages.training.checkpoint_folder import CHECKPOINTS
 
 VERSION = 1
@@ -34,10 +35,10 @@ def expand_probes(section: FinetuneSection, pretrain: PretrainConfig, *, seed: i
     runs = expand(replace(section, from_random=False), seed=seed)
     probes: dict[str, ProbeConfig] = {}
     for task in section.probes:
-        first = next(run for name, run in runs.items() if name.startswith(f"finetune/{task}/"))
+        first = next(run for run in runs.values() if run.task == task)
         for step in _before_the_end(pretrain.milestone_steps, pretrain.steps):
             # The weights come from the checkpoint; naming the finished model would wait for it.
-            probes[f"probe/{task}/step-{step}"] = ProbeConfig(step=step, finetune=replace(first, model="checkpoint"))
+            probes[probe_name(task, step=step)] = ProbeConfig(step=step, finetune=replace(first, model="checkpoint"))
     return probes
 
 

@@ -17,6 +17,7 @@ from pipeline.results import StageResult, State
 from pipeline.tracking.messages import CloseRun, Message, OpenRun, WriterSettings
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.tracker import StageTracker
+from stages.context import Group
 
 _ENDINGS = {State.FINISHED: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "KILLED"}
 CLOSE_SECONDS = 60.0
@@ -53,6 +54,7 @@ class Recording:
 
         self._seconds = 0.0 if tracking is None else tracking.system_metrics_seconds
         self._fresh = fresh
+        self._groups = {planned.name: planned.stage.group for planned in plan}
         self._closed: set[str] = set()
         self._progress: dict[str, Progress] = {}
         self._asked: Any = None
@@ -78,10 +80,8 @@ class Recording:
     def tracker_of(self, planned: PlannedStage) -> StageTracker:
         """What a stage is given."""
         parents = [self._pipeline]
-        if "/" in planned.name:
-            group = planned.name.partition("/")[0]
-            key = f"{group} of {self._pipeline.key}"
-            parents.append(OpenRun(key=key, name=group, parent=self._pipeline.key))
+        if group := planned.stage.group:
+            parents.append(OpenRun(key=self._group_key(group), name=group.value, parent=self._pipeline.key))
         own = OpenRun(
             key=_key(planned),
             name=planned.name,
@@ -123,13 +123,13 @@ class Recording:
         import ray
         from ray.exceptions import RayError
 
-        groups: dict[str, set[State]] = {"": {result.state for result in results.values()}}
+        states: dict[str, set[State]] = {}
         for name, result in results.items():
-            if "/" in name:
-                groups.setdefault(name.partition("/")[0], set()).add(result.state)
-        for group, states in sorted(groups.items(), reverse=True):
-            status = "FAILED" if State.FAILED in states else "KILLED" if State.STOPPED in states else "FINISHED"
-            key = f"{group} of {self._pipeline.key}" if group else self._pipeline.key
+            if group := self._groups[name]:
+                states.setdefault(self._group_key(group), set()).add(result.state)
+        states[self._pipeline.key] = {result.state for result in results.values()}  # the parent last
+        for key, found in states.items():
+            status = "FAILED" if State.FAILED in found else "KILLED" if State.STOPPED in found else "FINISHED"
             self._send(CloseRun(key=key, status=status))
         try:
             return list(ray.get(self._actor.close.remote(seconds=seconds), timeout=seconds + 30))
@@ -137,6 +137,9 @@ class Recording:
             return [f"what was recorded last (the recorder ended: {type(error).__name__})"]
         finally:
             ray.kill(self._actor)
+
+    def _group_key(self, group: Group) -> str:
+        return f"{group} of {self._pipeline.key}"
 
     def _send(self, message: Message) -> None:
         self._actor.record.remote(message)

@@ -5,6 +5,7 @@ from typing import Any
 
 from stages.examples import ExamplesConfig
 from stages.finetune.config import DeclaredConfig, FinetuneConfig, FinetuneSection, Init
+from stages.stage_names import examples_name, finetune_name
 from stages.tasks.files.published import PUBLISHED
 from stages.tasks.named import TASKS, TaskName
 
@@ -24,7 +25,7 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
         settings: dict[str, Any] = {
             "epochs": defaults.epochs,
             "max_length": defaults.max_length,
-            "data": "." if task.names_both_files else f"{{examples/{name}}}",
+            "data": "." if task.names_both_files else f"{{{examples_name(name)}}}",
         }
         for source in (section, task):
             for item in fields(FinetuneConfig):
@@ -34,14 +35,13 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
         seeds = next(found for found in (task.seeds, section.seeds, (seed,)) if found is not None)
         inits = [Init.PRETRAINED, *([Init.RANDOM] if section.from_random else [])]
         for init in inits:
-            prefix = "seed" if init is Init.PRETRAINED else "random"
             for number in seeds:
                 settings |= {"task": str(name), "seed": number, "init": init}
                 try:
                     run = DeclaredConfig(**settings, form=task.form) if task.form else FinetuneConfig(**settings)
                 except ValueError as error:  # of values that go together only here
                     raise ValueError(f"tasks.{name}: {error}") from error
-                runs[f"finetune/{name}/{prefix}-{number}"] = run
+                runs[finetune_name(run)] = run
     return runs
 
 
@@ -50,7 +50,7 @@ def expand_examples(section: FinetuneSection) -> dict[str, ExamplesConfig]:
     examples: dict[str, ExamplesConfig] = {}
     for name, task in section.tasks.items():
         fetched = task.data is None and not task.names_both_files
-        examples[f"examples/{name}"] = ExamplesConfig(
+        examples[examples_name(name)] = ExamplesConfig(
             task=str(name),
             data=None if fetched else task.data or ".",
             published=PUBLISHED[TaskName(name)] if fetched else (),

@@ -5,20 +5,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from upath import UPath
 
 from cluster.storage import read_json
+from stages.context import Group
+from stages.finetune.config import Init
 from stages.run_warning import RunWarning, WarningKind, read_warnings
-
-
-class Init(StrEnum):
-    """Weights that a fine-tuning run started from."""
-
-    PRETRAINED = "pretrained"
-    RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +66,16 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """Something that this report ought to show and cannot, and why."""
+    """Something that this report ought to show and cannot, and why.
+
+    Attributes:
+      task, init: Of a fine-tuning run that gave no score, as far as its config.json is there.
+    """
 
     what: str
     reason: str
+    task: str | None = None
+    init: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +100,12 @@ class Results:
     gaps: tuple[Gap, ...] = field(default=())
 
 
-def collect(inputs: Mapping[str, UPath]) -> Results:
+def collect(inputs: Mapping[str, UPath], *, groups: Mapping[str, Group]) -> Results:
     """Reads every input folder.
 
     Args:
-      inputs: Output folders by full stage name (`pretrain`, `finetune/cola/seed-0`, …).
+      inputs: Output folders by stage name.
+      groups: The group of each that has one.
 
     Raises:
       ValueError: A file is there but is not what its stage writes; the message names file and line.
@@ -113,12 +114,12 @@ def collect(inputs: Mapping[str, UPath]) -> Results:
     runs = [
         run
         for name, folder in inputs.items()
-        if name.startswith("finetune/") and (run := _read_finetuning(name, folder, inputs, gaps)) is not None
+        if groups.get(name) is Group.FINETUNE and (run := _read_finetuning(name, folder, inputs, gaps)) is not None
     ]
     probes = [
         probe
         for name, folder in inputs.items()
-        if name.startswith("probe/") and (probe := _read_probe(name, folder, gaps)) is not None
+        if groups.get(name) is Group.PROBE and (probe := _read_probe(name, folder, gaps)) is not None
     ]
     return Results(
         stages=tuple(_read_record(name, folder) for name, folder in inputs.items()),
@@ -195,7 +196,9 @@ def _read_result(name: str, folder: UPath, gaps: list[Gap]) -> tuple[Mapping[str
     """A fine-tuning's result.json and its scores that are numbers; None, and a gap, where it has none."""
     path = folder / "result.json"
     if not path.exists():
-        gaps.append(Gap(what=name, reason=_why_unfinished(name, folder, missing="result.json")))
+        reason = _why_unfinished(name, folder, missing="result.json")
+        config = _read_if_there(folder / "config.json").get("config", {})
+        gaps.append(Gap(what=name, reason=reason, task=config.get("task"), init=config.get("init")))
         return None
     result = _read_if_there(path)
     missing = [key for key in ("task", "seed", "init", "primary", "scores") if key not in result]
@@ -208,7 +211,8 @@ def _read_result(name: str, folder: UPath, gaps: list[Gap]) -> tuple[Mapping[str
         )
     scores = {name: float(value) for name, value in result["scores"].items() if math.isfinite(value)}
     if result["primary"] not in scores:
-        gaps.append(Gap(what=name, reason=f"its {result['primary']} is {result['scores'][result['primary']]}"))
+        reason = f"its {result['primary']} is {result['scores'][result['primary']]}"
+        gaps.append(Gap(what=name, reason=reason, task=result["task"], init=result["init"]))
         return None
     return result, scores
 

@@ -8,7 +8,9 @@ from typing import Any
 from upath import UPath
 
 from cluster.storage import read_json
-from stages.report.collect import Init, collect
+from stages.context import Group
+from stages.finetune.config import Init
+from stages.report.collect import collect
 from stages.report.statistics import Statistics, Summary, TaskSummary, summarize_results
 
 
@@ -55,16 +57,13 @@ def read_summary(output: UPath) -> Summary:
     Raises:
       FileNotFoundError: There are none.
     """
-    newest: dict[str, tuple[str, UPath]] = {}
-    for manifest in sorted(output.glob("finetune/*/*/*/manifest.json")):
-        folder = manifest.parent
-        stage = f"finetune/{folder.parent.parent.name}/{folder.parent.name}"
-        finished = str(read_json(manifest)["finished"])
-        if stage not in newest or finished > newest[stage][0]:
-            newest[stage] = (finished, folder)
-    if not newest:
-        raise FileNotFoundError(f"{output} has no finished fine-tuning run (finetune/*/*/*/manifest.json)")
-    return summarize_results(collect({stage: folder for stage, (_, folder) in newest.items()}))
+    pattern = f"{Group.FINETUNE}/*/*/*/manifest.json"
+    manifests = [(read_json(path), path.parent) for path in sorted(output.glob(pattern))]
+    if not manifests:
+        raise FileNotFoundError(f"{output} has no finished fine-tuning run ({pattern})")
+    manifests.sort(key=lambda found: str(found[0]["finished"]))  # the newest of each stage comes last
+    runs = {str(manifest["identity"]["stage"]): folder for manifest, folder in manifests}
+    return summarize_results(collect(runs, groups=dict.fromkeys(runs, Group.FINETUNE)))
 
 
 def compare(summaries: Sequence[Summary]) -> list[Row]:

@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stages.report.collect import FineTuning, Init, Results
+from stages.finetune.config import Init
+from stages.report.collect import FineTuning, Results
 from stages.report.data_tables import MISSING, Table, format_number, format_value
 from stages.report.released_scores import CHECKPOINTS
 from stages.report.statistics import Summary, TaskSummary

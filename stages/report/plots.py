@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from stages.report.collect import FineTuning, Init, Results
+from stages.finetune.config import Init
+from stages.report.collect import FineTuning, Results
 from stages.report.outcomes import median_run
 from stages.report.statistics import Summary
 

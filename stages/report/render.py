@@ -8,7 +8,8 @@ from typing import Any
 import jinja2
 import yaml
 
-from stages.report.collect import Init, Results, StageRecord
+from stages.finetune.config import Init
+from stages.report.collect import Results, StageRecord
 from stages.report.data_tables import MISSING, data_tables, format_duration, format_number, format_value
 from stages.report.outcomes import outcome_tables
 from stages.report.plots import Plot, metric_label

@@ -15,7 +15,7 @@ def run(config: ReportConfig, context: StageContext) -> None:
     from stages.report.render import render_html, render_markdown
     from stages.report.statistics import summarize_results
 
-    results = collect(context.inputs)
+    results = collect(context.inputs, groups=context.groups)
     summary = summarize_results(results)
     plots = draw_plots(results, summary, smoothing=config.smoothing)
     (context.output / "plots").mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stages.report.collect import FineTuning, Gap, Init, Results
+from stages.finetune.config import Init
+from stages.report.collect import FineTuning, Gap, Results
 from stages.report.released_scores import PUBLISHED, STATEMENT, Published
 from stages.run_warning import RunWarning
 
@@ -172,14 +173,13 @@ def _unpaired(results: Results) -> list[Gap]:
     """Tasks that cannot be compared with random weights although others can."""
     if not any(run.init is Init.RANDOM for run in results.runs):
         return []
-    failed = {gap.what for gap in results.gaps}
+    failed = {(gap.task, gap.init) for gap in results.gaps}
     gaps = []
     for task in sorted({run.task for run in results.runs}):
         inits = {run.init for run in results.runs if run.task == task}
         for init in Init:
-            prefix = f"finetune/{task}/" + ("seed-" if init is Init.PRETRAINED else "random-")
-            if init not in inits and not any(name.startswith(prefix) for name in failed):
-                gaps.append(Gap(what=f"finetune/{task}", reason=f"no run from {init} weights is configured"))
+            if init not in inits and (task, init) not in failed:
+                gaps.append(Gap(what=task, reason=f"no run from {init} weights is configured"))
     return gaps
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from upath import UPath
 
 from cluster.storage import read_json, write_bytes, write_json, write_text
-from stages.context import StageContext
+from stages.context import Group, StageContext
 from stages.electra.files.model_folder import load_pretrained
+from stages.finetune.config import Init
 from stages.submission.config import SubmissionConfig
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.buckets import bucket_lengths
@@ -143,11 +144,10 @@ def _allowed(text: str, target: Any) -> bool:
 def _choose(task: TaskName, config: SubmissionConfig, context: StageContext) -> Chosen | None:
     """The run of the configured seed, else the one with the best dev score, the lower seed of equal ones."""
     runs = []
-    for stage, folder in context.inputs.items():
-        if not stage.startswith(f"finetune/{task}/seed-"):
-            continue
+    for stage, folder in context.of_group(Group.FINETUNE).items():
         result = read_json(folder / "result.json")
-        if config.seed in (None, result["seed"]):
+        is_wanted = (result["task"], result["init"]) == (task, Init.PRETRAINED)
+        if is_wanted and config.seed in (None, result["seed"]):
             values = read_json(folder / "config.json")["config"]
             score = float(result["scores"][TASKS[task].primary])
             runs.append(Chosen(stage=stage, folder=folder, config=values, score=score))

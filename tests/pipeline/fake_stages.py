@@ -10,7 +10,7 @@ from pathlib import Path
 from ray import cloudpickle
 
 from pipeline.node import Stage
-from stages.context import StageContext
+from stages.context import Group, StageContext
 
 # Workers cannot import this file; it travels as code.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -81,8 +81,18 @@ def stage(
     may_lack: tuple[str, ...] = (),
     sources: tuple[str, ...] = (),
     version: int = 1,
+    group: Group | None = None,
     **values,
 ) -> Stage:
     """A fake stage of one core."""
     config = FakeConfig(**values)
-    return Stage(name=name, run=run, config=config, needs=needs, may_lack=may_lack, sources=sources, version=version)
+    return Stage(
+        name=name,
+        run=run,
+        config=config,
+        needs=needs,
+        may_lack=may_lack,
+        sources=sources,
+        version=version,
+        group=group,
+    )

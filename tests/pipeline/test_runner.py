@@ -16,6 +16,7 @@ from pipeline.node import Stage
 from pipeline.plan import Status, make_plan
 from pipeline.results import StageResult, State
 from pipeline.runner import empty_folder, run_plan
+from stages.context import Group, StageContext
 
 # Workers cannot import this file; its functions travel as code.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -47,6 +48,22 @@ def test_a_stage_reads_what_it_needs_and_leaves_a_record(output):
     assert identity["needs"] == {"a": results["a"].folder.name}
     assert json.loads((folder / "manifest.json").read_text())["identity"] == identity
     assert "b is done" in results["b"].log.read_text()
+
+
+def test_a_stage_finds_the_inputs_of_a_group_however_they_are_named(output):
+    stages = [
+        stage("a", group=Group.FINETUNE),
+        stage("finetune/b"),
+        stage("c", group=Group.PROBE),
+        replace(stage("d", needs=("a", "finetune/b", "c")), run=write_groups),
+    ]
+    folder = run(stages, output)["d"].folder
+    assert json.loads((folder / "groups.json").read_text()) == {"examples": [], "finetune": ["a"], "probe": ["c"]}
+
+
+def write_groups(config: object, context: StageContext) -> None:
+    groups = {group: list(context.of_group(group)) for group in Group}
+    (context.output / "groups.json").write_text(json.dumps(groups))
 
 
 def test_what_is_done_does_not_run_again(output, tmp_path):

@@ -13,6 +13,7 @@ from upath import UPath
 from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
 from pipeline.summary import print_summary
+from stages.context import Group
 from stages.run_warning import RunWarning, WarningKind
 
 
@@ -27,7 +28,8 @@ def _finished(folder: Path, name: str, *, score: float, warnings: Sequence[RunWa
         "scores": {"matthews": score},
     }
     (folder / "result.json").write_text(json.dumps(result | {"warnings": [asdict(warning) for warning in warnings]}))
-    return PlannedStage(stage=stage(name), identity={}, folder=UPath(folder), status=Status.DONE, why="")
+    made = stage(name, group=Group.FINETUNE)
+    return PlannedStage(stage=made, identity={}, folder=UPath(folder), status=Status.DONE, why="")
 
 
 def test_the_end_tells_scores_and_how_many_runs_learnt_nothing_or_have_warnings(

@@ -23,9 +23,10 @@ from pipeline.runner import run_plan
 from pipeline.tracking import mlflow_writer as tracking_module
 from pipeline.tracking.driver import Recording, tracking_uri
 from pipeline.tracking.messages import Dataset, Metrics, OpenRun, Params, WriterSettings
-from pipeline.tracking.mlflow_writer import MlflowWriter, flatten
+from pipeline.tracking.mlflow_writer import MAX_PARAM_CHARACTERS, MlflowWriter, flatten
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.tracker import StageTracker
+from stages.context import Group
 
 TRACKING = TrackingConfig(experiment="tests", system_metrics_seconds=0.5)
 
@@ -64,8 +65,8 @@ def output(ray_cluster, tmp_path_factory) -> UPath:
     lost = record(
         [
             stage("pretrain", seconds=2.0, options={"k": 1}),
-            stage("finetune/cola/seed-0", needs=("pretrain",), points=(60, 30)),
-            stage("finetune/cola/seed-1", needs=("pretrain",), fail="value"),
+            stage("finetune/cola/seed-0", group=Group.FINETUNE, needs=("pretrain",), points=(60, 30)),
+            stage("finetune/cola/seed-1", group=Group.FINETUNE, needs=("pretrain",), fail="value"),
         ],
         output,
     )
@@ -184,7 +185,7 @@ def test_more_than_mlflow_takes_at_once_is_sent_in_parts(writer, key):
 
 def test_a_param_too_long_for_mlflow_is_cut(writer, key):
     writer.write([Params(key=key, values={"long": "x" * 10_000})])
-    assert len(run_of(writer, key).data.params["long"]) == tracking_module.MAX_PARAM_CHARACTERS
+    assert len(run_of(writer, key).data.params["long"]) == MAX_PARAM_CHARACTERS
 
 
 def test_a_param_that_changed_becomes_a_tag(writer, key):
@@ -254,7 +255,7 @@ class Unreachable:
 
 @pytest.fixture
 def unreachable(monkeypatch):
-    monkeypatch.setattr(tracking_module, "MlflowWriter", Unreachable)
+    monkeypatch.setattr("pipeline.tracking.mlflow_writer.MlflowWriter", Unreachable)
     monkeypatch.setattr("pipeline.tracking.recorder._FIRST_RETRY_SECONDS", 0.1)
     Unreachable.written = []
     return Unreachable

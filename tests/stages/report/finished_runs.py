@@ -9,7 +9,7 @@ from typing import Any
 
 from upath import UPath
 
-from stages.context import NullTracker, StageContext
+from stages.context import Group, NullTracker, StageContext
 from stages.report.config import ReportConfig
 from stages.report.stage import run
 from stages.run_warning import RunWarning
@@ -150,8 +150,14 @@ def add_probe(inputs: dict[str, UPath], root: Path, *, task: str, step: int, sco
     write(root / name / FINGERPRINT / "result.json", result)
 
 
+def groups_of(inputs: Mapping[str, UPath]) -> dict[str, Group]:
+    """What the pipeline says of the inputs."""
+    return {name: Group(name.partition("/")[0]) for name in inputs if "/" in name}
+
+
 def run_report(output: Path, inputs: Mapping[str, UPath], *, tracker: NullTracker | None = None, **config: Any) -> Path:
     output.mkdir(exist_ok=True)
-    context = StageContext(output=UPath(output), inputs=inputs, tracker=tracker or NullTracker())
+    told = tracker or NullTracker()
+    context = StageContext(output=UPath(output), inputs=inputs, groups=groups_of(inputs), tracker=told)
     run(ReportConfig(**config), context)
     return output

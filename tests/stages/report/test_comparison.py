@@ -9,7 +9,7 @@ import pytest
 from upath import UPath
 
 from pipeline.compare import main
-from stages.report.collect import Init
+from stages.finetune.config import Init
 from stages.report.comparison import compare, read_summary
 
 
@@ -26,11 +26,12 @@ def _add(
     for seed, score in scores.items():
         folder = output / "finetune" / task / f"seed-{seed}" / fingerprint
         folder.mkdir(parents=True)
+        manifest = {"identity": {"stage": f"finetune/{task}/seed-{seed}"}, "finished": f"2026-01-0{day}T00:00:00+00:00"}
         values = {"task": task, "seed": seed, "init": "pretrained", "primary": metric}
         values |= {"scores": {metric: score}} | result
         (folder / "result.json").write_text(json.dumps(values))
         (folder / "config.json").write_text(json.dumps({"config": {"data": "d"}}))
-        (folder / "manifest.json").write_text(json.dumps({"finished": f"2026-01-0{day}T00:00:00+00:00"}))
+        (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_difference_is_held_against_the_spread_of_the_seeds(tmp_path: Path) -> None:

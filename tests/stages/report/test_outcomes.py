@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_runs import groups_of, run_report
 from upath import UPath
 
-from stages.context import NullTracker, StageContext
 from stages.report.collect import collect
-from stages.report.config import ReportConfig
 from stages.report.data_tables import Table
 from stages.report.outcomes import median_run, outcome_tables
-from stages.report.stage import run
 from stages.report.statistics import summarize_results
 
 
@@ -26,7 +24,7 @@ def _add(root: Path, task: str, seed: int, scores: dict[str, float], **result: A
 
 
 def _tables(inputs: dict[str, UPath]) -> list[Table]:
-    results = collect(inputs)
+    results = collect(inputs, groups=groups_of(inputs))
     return outcome_tables(results, summarize_results(results))
 
 
@@ -45,7 +43,7 @@ def test_confusions_are_those_of_the_median_run(tmp_path: Path) -> None:
     for seed, score in enumerate((70.0, 50.0, 60.0)):
         details = {"confusion": [[seed, 2], [3, 4000]], "labels": ["no", "yes"]}
         inputs |= _add(tmp_path, "rte", seed, {"accuracy": score}, details=details)
-    found = median_run(collect(inputs), "rte")
+    found = median_run(collect(inputs, groups=groups_of(inputs)), "rte")
     assert found is not None
     assert found.seed == 2
     assert _tables(inputs) == [
@@ -90,9 +88,7 @@ def page(tmp_path: Path) -> Path:
     confusion = {"confusion": [[5, 0], [5, 0]], "labels": ["<no>", "yes"]}
     warnings = [{"kind": "degenerate", "text": "all 10 predictions are one class, <no>"}]
     inputs |= _add(tmp_path, "rte", 3, {"accuracy": 50.0}, details=confusion, warnings=warnings)
-    (tmp_path / "report").mkdir()
-    run(ReportConfig(), StageContext(output=UPath(tmp_path / "report"), inputs=inputs, tracker=NullTracker()))
-    return tmp_path / "report"
+    return run_report(tmp_path / "report", inputs)
 
 
 def test_the_pages_show_tables_curve_and_degenerate_runs(page: Path) -> None:

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from finished_runs import add_run, whole_run
+from finished_runs import add_run, groups_of, whole_run
 from upath import UPath
 
-from stages.report.collect import Init, collect
+from stages.finetune.config import Init
+from stages.report.collect import collect
 from stages.report.config import ReportConfig
 from stages.report.data_tables import format_duration, format_number
 from stages.report.plots import smooth
@@ -28,10 +29,8 @@ def test_a_task_without_random_runs_among_others_with_them_is_a_gap(tmp_path):
     inputs = whole_run(tmp_path)
     for seed in (0, 1):
         del inputs[f"finetune/cola/random-{seed}"]
-    summary = summarize_results(collect(inputs))
-    assert [(gap.what, gap.reason) for gap in summary.gaps] == [
-        ("finetune/cola", "no run from random weights is configured")
-    ]
+    summary = summarize_results(collect(inputs, groups=groups_of(inputs)))
+    assert [(gap.what, gap.reason) for gap in summary.gaps] == [("cola", "no run from random weights is configured")]
     cola = next(task for task in summary.tasks if task.task == "cola")
     assert cola.difference is None
     assert cola.of(Init.RANDOM) is None
@@ -41,7 +40,7 @@ def test_a_score_that_is_not_a_number_is_a_gap(tmp_path):
     inputs: dict[str, UPath] = {}
     add_run(inputs, tmp_path, task="cola", seed=0, scores={"matthews": math.nan})
     add_run(inputs, tmp_path, task="cola", seed=1, scores={"matthews": 50.0, "other": math.nan})
-    results = collect(inputs)
+    results = collect(inputs, groups=groups_of(inputs))
     assert [(gap.what, gap.reason) for gap in results.gaps] == [("finetune/cola/seed-0", "its matthews is nan")]
     assert [dict(run.scores) for run in results.runs] == [{"matthews": 50.0}]
 
@@ -50,7 +49,7 @@ def test_a_result_without_its_primary_score_is_refused(tmp_path):
     inputs: dict[str, UPath] = {}
     add_run(inputs, tmp_path, task="cola", seed=0, scores={"accuracy": 70.0}, primary="matthews")
     with pytest.raises(ValueError, match=r"primary metric is 'matthews', but scores holds accuracy"):
-        collect(inputs)
+        collect(inputs, groups=groups_of(inputs))
 
 
 def test_smoothing_keeps_lines_and_lags_behind_nothing():

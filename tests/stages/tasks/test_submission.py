@@ -10,7 +10,7 @@ import jax
 import pytest
 from upath import UPath
 
-from stages.context import StageContext
+from stages.context import Group, StageContext
 from stages.electra.files.model_folder import load_backbone, save_pretrained
 from stages.submission.archive import find_problems
 from stages.submission.config import SubmissionConfig
@@ -68,9 +68,11 @@ def test_a_file_too_many_is_found(archive: dict[str, str]) -> None:
     assert find_problems(archive | {"SNLI.tsv": ""}) == ["SNLI.tsv is no file of GLUE's"]
 
 
-def _fine_tuned(root: Path, task_name: TaskName, *, seed: int, score: float, data: Path, model: UPath) -> UPath:
+def _fine_tuned(
+    root: Path, task_name: TaskName, *, seed: int, score: float, data: Path, model: UPath, init: str = "pretrained"
+) -> UPath:
     """What a fine-tuning run leaves, without the training."""
-    folder = UPath(root / task_name / str(seed))
+    folder = UPath(root / task_name / f"{init}-{seed}")
     network, _ = load_backbone(model)
     task = GLUE[task_name](TaskOptions(max_length=32))
     names = task.target.names
@@ -85,7 +87,8 @@ def _fine_tuned(root: Path, task_name: TaskName, *, seed: int, score: float, dat
     )
     config: dict[str, Any] = {"seed": seed, "data": str(data), "max_length": 32, "compute_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps({"config": config}))
-    (folder / "result.json").write_text(json.dumps({"seed": seed, "scores": {TASKS[task_name].primary: score}}))
+    result = {"task": task_name, "init": init, "seed": seed, "scores": {TASKS[task_name].primary: score}}
+    (folder / "result.json").write_text(json.dumps(result))
     return folder
 
 
@@ -101,7 +104,11 @@ def test_the_stage_predicts_with_the_best_seed_and_says_so(tmp_path: Path, model
         )
         for seed, score in ((0, 50.0), (1, 60.0), (2, 60.0))
     }
-    context = StageContext(output=UPath(tmp_path / "out"), inputs=inputs)
+    inputs["finetune/mnli/random-0"] = _fine_tuned(
+        tmp_path / "runs", TaskName.MNLI, seed=0, score=99.0, data=tmp_path, model=model_folder, init="random"
+    )
+    groups = dict.fromkeys(inputs, Group.FINETUNE)
+    context = StageContext(output=UPath(tmp_path / "out"), inputs=inputs, groups=groups)
     context.output.mkdir()
     with pytest.raises(FileNotFoundError, match="cola is not fine-tuned"):
         run(SubmissionConfig(), context)
@@ -148,7 +155,8 @@ def test_the_archive_of_a_full_run_is_what_the_site_takes(tmp_path: Path, model_
         inputs[f"finetune/{task}/seed-0"] = _fine_tuned(
             tmp_path / "runs", task, seed=0, score=50.0, data=tmp_path / task, model=model_folder
         )
-    context = StageContext(output=UPath(tmp_path / "out"), inputs=inputs)
+    groups = dict.fromkeys(inputs, Group.FINETUNE)
+    context = StageContext(output=UPath(tmp_path / "out"), inputs=inputs, groups=groups)
     context.output.mkdir()
     run(SubmissionConfig(), context)
     with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
