@@ -32,12 +32,12 @@ class Command:
     wait: bool = False
     verbose: bool = False
 
-    def again(self, *options: str) -> str:
-        """A command on the same config, for messages."""
-        words = ["python", "-m", "pipeline.run", self.config]
-        for override in self.overrides:
-            words += ["--set", override]
-        return shlex.join([*words, *options])
+    def as_text(self) -> str:
+        """The command that runs the same stages, for messages; without `--rerun`, which would begin anew."""
+        overrides = [("--set", override) for override in self.overrides]
+        options = [*overrides, ("--only", self.only), ("--until", self.until)]
+        words = [word for option, value in options if value is not None for word in (option, value)]
+        return shlex.join(["python", "-m", "pipeline.run", self.config, *words])
 
 
 def execute_command(command: Command) -> int:
@@ -82,7 +82,7 @@ def execute_command(command: Command) -> int:
         fresh=fresh,
         output=output,
         config_yaml=format_config(config),
-        again=command.again(),
+        again=command.as_text(),
         verbose=command.verbose,
         wait=command.wait,
     )
@@ -158,7 +158,7 @@ def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Comm
     covered = {
         stage.name for need in missing for stage in with_ancestors(stages, [by_name[need].stage]) if stage.name != need
     }
-    commands = [f"  {command.again('--until', need)}" for need in missing if need not in covered]
+    commands = [f"  {replace(command, only=None, until=need).as_text()}" for need in missing if need not in covered]
     raise UsageError("\n".join([*lines, f"This does {'it' if len(missing) == 1 else 'them'}:", *commands]))
 
 

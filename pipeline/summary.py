@@ -52,7 +52,7 @@ def print_summary(
         console.print(f"\n{line}: see the report", style="yellow", soft_wrap=True, highlight=False)
     lines = [f"{'report':<10}{planned.folder / 'report.html'}" for planned in done if planned.name == "report"]
     if config.tracking is not None:
-        uri = config.tracking.uri or f"sqlite:///{output / 'mlflow.db'}"
+        uri = config.tracking.uri_for(output)
         where = (
             uri if uri.startswith(("http://", "https://")) else f"{_mlflow()} ui --backend-store-uri {shlex.quote(uri)}"
         )

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from upath import UPath
+
 from cluster.config import ClusterConfig
 from pipeline.config.errors import ConfigError, Problem
 from pipeline.config.tree import Keys, Tree, dotted, load_tree
@@ -45,6 +47,10 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str = "electra"
     system_metrics_seconds: float = 10.0
+
+    def uri_for(self, output: UPath) -> str:
+        """The server of the config, or a database in the output folder."""
+        return self.uri or f"sqlite:///{output / 'mlflow.db'}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,6 @@ _ENDINGS = {State.FINISHED: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "
 CLOSE_SECONDS = 60.0
 
 
-def tracking_uri(tracking: TrackingConfig, *, output: UPath) -> str:
-    """The server of the config, or a database in the output folder."""
-    return tracking.uri or f"sqlite:///{output / 'mlflow.db'}"
-
-
 class Recording:
     """One run of the pipeline in MLflow: the pipeline, in it each stage, in `finetune` each task x seed."""
 
@@ -61,9 +56,12 @@ class Recording:
         settings = None
         if tracking is not None:
             artifacts = None if tracking.uri else str(output / "mlflow-artifacts")
-            uri = tracking_uri(tracking, output=output)
-            ledger = output / "mlflow-runs.json"
-            settings = WriterSettings(uri=uri, artifacts=artifacts, experiment=tracking.experiment, ledger=ledger)
+            settings = WriterSettings(
+                uri=tracking.uri_for(output),
+                artifacts=artifacts,
+                experiment=tracking.experiment,
+                ledger=output / "mlflow-runs.json",
+            )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(settings)
         identity = hashlib.sha256(" ".join(planned.fingerprint for planned in plan).encode()).hexdigest()[:16]

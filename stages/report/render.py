@@ -3,6 +3,7 @@
 import base64
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import jinja2
@@ -233,10 +234,9 @@ def _pretraining_rows(results: Results) -> dict[str, Any] | None:
 
 def _throughput(results: Results) -> str | None:
     """Median, since the first window compiles and others may share the machine."""
-    values = sorted(
-        row["throughput/tokens_per_second"] for row in _rows(results, "train", "throughput/tokens_per_second")
-    )
-    return format_value(round(values[len(values) // 2])) if values else None
+    name = "throughput/tokens_per_second"
+    values = [row[name] for row in _rows(results, "train", name)]
+    return format_value(round(median(values))) if values else None
 
 
 def _stage_view(record: StageRecord) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from upath import UPath
 
-from pipeline.command import warn_of_loss
+from pipeline.command import Command, warn_of_loss
 from pipeline.lease import Lease
 from pipeline.run import main
 
@@ -142,6 +143,12 @@ def test_the_printed_config_has_all_defaults(config, capsys):
     assert values["shard"]["sequence_length"] == 32
 
 
+def test_the_command_to_resume_runs_the_same_stages_and_empties_none():
+    command = Command(config="a b.yaml", only="finetune/*", until="report", rerun="shard", overrides=["seed=3"])
+    assert command.as_text() == "python -m pipeline.run 'a b.yaml' --set seed=3 --only 'finetune/*' --until report"
+    assert Command(config="a.yaml").as_text() == "python -m pipeline.run a.yaml"
+
+
 @pytest.mark.usefixtures("ray_cluster")
 class TestRunning:
     def test_a_second_run_does_nothing_and_starts_neither_ray_nor_mlflow(self, config, output, capsys):
@@ -178,7 +185,7 @@ class TestRunning:
         assert "text.txt" in message
         assert f"log: {ingest / 'log.txt'}" in message
         assert "vocab was not run: it needs ingest, which failed" in message
-        assert f"python -m pipeline.run {config}" in message
+        assert f"python -m pipeline.run {config} {shlex.join(arguments[3:])} --until vocab\n" in message
 
     def test_while_another_runner_works_it_says_who(self, config, output, capsys):
         from upath import UPath
@@ -211,7 +218,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on_and_frees_the_output(config, o
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Stopped." in stderr
-    assert f"python -m pipeline.run {config}" in stderr
+    assert f"python -m pipeline.run {config} --set sample.words=500000000 --until sample\n" in stderr
     assert "Traceback" not in stderr
     assert not (output / "lease.json").exists()
     (folder,) = (output / "sample").iterdir()

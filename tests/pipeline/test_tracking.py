@@ -20,8 +20,7 @@ from pipeline.plan import make_plan
 from pipeline.progress import Progress
 from pipeline.results import StageResult
 from pipeline.runner import run_plan
-from pipeline.tracking import mlflow_writer as tracking_module
-from pipeline.tracking.driver import Recording, tracking_uri
+from pipeline.tracking.driver import Recording
 from pipeline.tracking.messages import Dataset, Metrics, OpenRun, Params, WriterSettings
 from pipeline.tracking.mlflow_writer import MAX_PARAM_CHARACTERS, MlflowWriter, flatten
 from pipeline.tracking.recorder import Recorder
@@ -53,7 +52,7 @@ def record(stages: list, output: UPath, *, fresh: frozenset[str] = frozenset()) 
 
 
 def runs(output: UPath) -> dict[str, Any]:
-    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    client = mlflow.MlflowClient(TRACKING.uri_for(output))
     experiment = client.get_experiment_by_name("tests")
     newest_last = reversed(client.search_runs([experiment.experiment_id], max_results=100))
     return {run.info.run_name: run for run in newest_last}
@@ -103,13 +102,13 @@ def test_the_config_is_flattened_into_params(output):
 
 
 def test_metrics_are_curves_by_step(output):
-    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    client = mlflow.MlflowClient(TRACKING.uri_for(output))
     curve = client.get_metric_history(runs(output)["pretrain"].info.run_id, "loss/total")
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
 
 
 def test_points_that_a_groups_stages_draw_together_are_in_the_groups_run_in_whatever_order_they_come(output):
-    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    client = mlflow.MlflowClient(TRACKING.uri_for(output))
     curve = client.get_metric_history(runs(output)["finetune"].info.run_id, "score")
     assert {(point.step, point.value) for point in curve} == {(30, 3.0), (60, 6.0)}
 
@@ -125,7 +124,7 @@ def test_inputs_and_artifacts_are_kept(output):
     (entry,) = found["pretrain"].inputs.dataset_inputs
     assert entry.dataset.name == "texts"
     assert entry.tags[0].value == "training"
-    client = mlflow.MlflowClient(tracking_uri(TRACKING, output=output))
+    client = mlflow.MlflowClient(TRACKING.uri_for(output))
     run_id = found["pretrain"].info.run_id
     assert {item.path for item in client.list_artifacts(run_id)} == {"config.json", "texts"}
     assert [item.path for item in client.list_artifacts(run_id, "texts")] == ["texts/out.txt"]
