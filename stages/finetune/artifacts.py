@@ -15,31 +15,16 @@ from stages.electra.files.card import ModelCard
 from stages.electra.files.huggingface import Architecture
 from stages.electra.files.locate import OWN_HEAD
 from stages.electra.files.model_folder import save_pretrained
+from stages.electra.joint_model import Params
 from stages.finetune.config import FinetuneConfig, Init
 from stages.run_warning import RunWarning
-from stages.tasks.base import Evaluation, Task, TaskData
-from stages.tasks.classification import Classification
-from stages.tasks.model import ARCHITECTURES
-from stages.tasks.named import TaskKind
-from stages.tasks.targets import Number
+from stages.tasks.base import Evaluation, Task, TaskData, load_work
+from stages.tasks.kinds import KINDS
 
 logger = logging.getLogger(__name__)
 
 # All but the first may be missing: transformers 5 writes no vocab.txt.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-_PIPELINES = {
-    TaskKind.CLASSIFICATION: "text-classification",
-    TaskKind.MULTI_LABEL: "text-classification",
-    TaskKind.REGRESSION: "text-classification",
-    TaskKind.TAGGING: "token-classification",
-    TaskKind.QUESTION_ANSWERING: "question-answering",
-    TaskKind.ANSWERABILITY: "question-answering",
-}
-_PROBLEM_TYPES = {  # transformers' names
-    TaskKind.CLASSIFICATION: "single_label_classification",
-    TaskKind.MULTI_LABEL: "multi_label_classification",
-    TaskKind.REGRESSION: "regression",
-}
 
 
 def write_results(
@@ -50,7 +35,7 @@ def write_results(
     data: TaskData,
     network: ElectraConfig,
     folder: UPath,
-    params: Mapping[str, Any],
+    params: Params,
     evaluation: Evaluation,
     warnings: Sequence[RunWarning],
     result: Mapping[str, Any],
@@ -67,7 +52,7 @@ def write_results(
         params=_exported(params, task),
         own_head=params["head"] if _has_own_head(config, task) else None,
         id2label=dict(enumerate(data.labels)) or None,
-        problem_type=_PROBLEM_TYPES.get(task.kind),
+        problem_type=KINDS[task.kind].problem_type,
         card=_card(config, task, network=network, evaluation=evaluation),
     )
     for name in _TOKENIZER_FILES:
@@ -84,34 +69,26 @@ def write_results(
 
 
 def _has_own_head(config: FinetuneConfig, task: Task) -> bool:
-    """Whether transformers has no class for it: the joint head of answers, and 'no answer'."""
-    is_joint = task.kind is TaskKind.QUESTION_ANSWERING and config.head is HeadKind.ORIGINAL
-    return is_joint or task.kind is TaskKind.ANSWERABILITY
+    """Whether transformers has no class for the head: the joint one of answers, and 'no answer'."""
+    return config.head in KINDS[task.kind].own_heads
 
 
 def _architecture(config: FinetuneConfig, task: Task) -> Architecture:
     """What transformers can take the model for: of joint spans nothing but the encoder."""
     if config.head is HeadKind.ORIGINAL and _has_own_head(config, task):
         return Architecture.MODEL
-    return Architecture(ARCHITECTURES[task.kind])
+    return Architecture(KINDS[task.kind].architecture)
 
 
-def _exported(params: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """Parameters as transformers' model computes with them: a number in its own units, spans without 'no answer'."""
-    head = dict(params["head"])
-    if isinstance(task, Classification) and isinstance(task.target, Number):
-        low, span = task.target.low, task.target.high - task.target.low
-        last = head["prediction"]
-        head["prediction"] = {"kernel": last["kernel"] * span, "bias": last["bias"] * span + low}
-    if "end" in head:
-        return {name: value for name, value in params.items() if name != "head"}
-    if task.kind is TaskKind.ANSWERABILITY:
-        head = {"prediction": head["prediction"]}
-    return dict(params) | {"head": head}
+def _exported(params: Params, task: Task) -> Params:
+    """Parameters as transformers' model computes with them."""
+    backbone = {name: value for name, value in params.items() if name != "head"}
+    head = load_work(task.kind).exported_head(task, params["head"])
+    return backbone if head is None else backbone | {"head": head}
 
 
 def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation) -> ModelCard:
-    pipeline, architecture = _PIPELINES[task.kind], _architecture(config, task)
+    pipeline, architecture = KINDS[task.kind].pipeline, _architecture(config, task)
     weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"
     summary = (
         f"{architecture} of {network.num_hidden_layers} layers of width {network.hidden_size}, fine-tuned "

@@ -9,7 +9,8 @@ from typing import Any
 
 from stages.electra.config import HeadKind
 from stages.tasks.form import ClassWeights, TaskForm
-from stages.tasks.named import TaskKind, TaskName
+from stages.tasks.kinds import TaskKind
+from stages.tasks.named import TaskName
 from stages.training.config import ComputeDtype
 
 EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR = "{export}/discriminator", "{export}/generator"

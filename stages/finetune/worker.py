@@ -23,15 +23,9 @@ from stages.finetune.artifacts import write_results
 from stages.finetune.config import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
 from stages.finetune.training import Window, num_steps, train
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions
+from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions, load_work
 from stages.tasks.buckets import bucket_lengths
-from stages.tasks.model import (
-    constant_loss,
-    init_model,
-    make_layer_scale,
-    make_predict,
-    make_task_loss,
-)
+from stages.tasks.model import init_model, make_layer_scale, make_predict, make_task_loss
 from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
 from stages.tasks.registry import make_task
 from stages.tasks.tokens import WordPiece
@@ -353,7 +347,7 @@ def _warnings(
     warnings = [*data.warnings, *evaluation.warnings]
     last = windows[-max(1, len(windows) // 10) :]
     loss = sum(window.sums["loss"] for window in last) / max(1.0, sum(window.sums["targets"] for window in last))
-    constant = constant_loss(features["training"], task.kind)
+    constant = load_work(task.kind).constant_loss(features["training"])
     if constant > 0 and loss > _FLAT * constant:
         text = f"flat loss, {loss:.3f} over the last steps; a guess that ignores the input has {constant:.3f}"
         warnings.append(RunWarning(WarningKind.DEGENERATE, text))

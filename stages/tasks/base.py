@@ -3,17 +3,27 @@
 B batch, T tokens, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from upath import UPath
 
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning
-from stages.tasks.named import TaskKind
+from stages.tasks.form import TaskForm
+from stages.tasks.kinds import KINDS, TaskKind
 from stages.tasks.tokens import WordPiece
+
+if TYPE_CHECKING:  # who reads a task's examples needs no jax
+    import jax
+
+    from stages.electra.joint_model import Params
+    from stages.electra.network import Network
+    from stages.training.state import Batch
 
 IGNORED = -1  # label of a position that is not trained on and not scored
 
@@ -160,3 +170,35 @@ class Task(Protocol):
     ) -> Evaluation:
         """Scores dev. `logits` holds a row's [C], or its [T, C] for as many tokens as it has."""
         ...
+
+
+class MakeNetwork(Protocol):
+    """Makes a network with the head that a kind of task needs."""
+
+    def __call__(self, config: ElectraConfig, *, head: HeadKind, key: "jax.Array") -> "Network": ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindWork:
+    """What a kind of task computes.
+
+    Attributes:
+      make_task: The task of that name that a form describes.
+      make_network: The network that answers, with random parameters.
+      losses: By logits and batch the losses and the weight that each has in their mean.
+      constant_loss: The mean loss of the best guess that does not look at the input: what a model that learns nothing
+        reaches.
+      exported_head: The head of a task's model as transformers computes with it; None where it cannot.
+    """
+
+    make_task: Callable[[str, TaskForm, TaskOptions], Task]
+    make_network: MakeNetwork
+    losses: Callable[["jax.Array", "Batch"], tuple["jax.Array", "jax.Array"]]
+    constant_loss: Callable[[Features], float]
+    exported_head: Callable[[Task, "Params"], "Params | None"] = lambda task, head: head
+
+
+def load_work(kind: TaskKind) -> KindWork:
+    """What the module of a kind holds for it."""
+    work: KindWork = import_module(KINDS[kind].module).WORK[kind]
+    return work

@@ -3,21 +3,31 @@
 C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from upath import UPath
 
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
+from stages.tasks import scores
+from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions
 from stages.tasks.files.reading import find_file
 from stages.tasks.files.tables import file_format, read_rows
-from stages.tasks.named import TaskKind
-from stages.tasks.targets import Target, Verdict
+from stages.tasks.form import TaskForm
+from stages.tasks.kinds import TaskKind
+from stages.tasks.targets import Classes, LabelSet, Number, Score, Target, Verdict
 from stages.tasks.tokens import WordPiece
+
+if TYPE_CHECKING:
+    import jax
+
+    from stages.electra.joint_model import Params
+    from stages.electra.network import Network
 
 _SHOWN_CHARACTERS = 300
 
@@ -241,3 +251,90 @@ def truncate(texts: Sequence[Sequence[int]], *, max_tokens: int) -> list[Sequenc
         longest = max(range(len(lengths)), key=lambda index: (lengths[index], index))
         lengths[longest] -= 1
     return [text[:length] for text, length in zip(texts, lengths, strict=True)]
+
+
+_SCORES: Mapping[str, Score] = {
+    "accuracy": scores.accuracy,
+    "micro_f1": scores.micro_f1,
+    "macro_f1": scores.macro_f1,
+    "matthews": scores.matthews,
+    "f1": scores.binary_f1,
+    "exact_match": scores.accuracy,  # of rows of indicators: all classes of a text are right
+    "spearman": scores.spearman,
+    "pearson": scores.pearson,
+}
+
+
+def form_scores(form: TaskForm) -> dict[str, Score]:
+    """The scores of a task that a form describes, by name."""
+    return {name: _SCORES[name] for name in form.metrics}
+
+
+def _classes(form: TaskForm) -> Target:
+    return Classes(names=form.labels, written=form.labels, scores=form_scores(form), weights=_class_weights(form))
+
+
+def _label_set(form: TaskForm) -> Target:
+    return LabelSet(names=form.labels, separator=form.separator, scores=form_scores(form), weights=_class_weights(form))
+
+
+def _class_weights(form: TaskForm) -> tuple[float, ...] | None:
+    if isinstance(form.class_weights, Mapping):
+        return tuple(form.class_weights.get(label, 1.0) for label in form.labels)
+    return None if form.class_weights is None else ()  # balanced
+
+
+def _number(form: TaskForm) -> Target:
+    low, high = form.range or (0.0, 1.0)
+    return Number(names=(form.label or "",), low=low, high=high, scores=form_scores(form))
+
+
+def make_text_task(
+    name: str, form: TaskForm, options: TaskOptions, *, target: Callable[[TaskForm], Target]
+) -> Classification:
+    """The task that a form describes: all its files have the same columns."""
+    layout = Layout(
+        texts=form.texts,
+        label=form.label or "",
+        labels={label: number for number, label in enumerate(form.labels)},
+        header=form.columns,
+    )
+    return Classification(
+        name=name, tsv=layout, tables=layout, target=target(form), primary=form.primary, options=options
+    )
+
+
+def make_text_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array") -> "Network":
+    """Logits of a whole text."""
+    from stages.electra.network import SequenceClassifier
+
+    return SequenceClassifier(config, rngs_key=key, head=head)
+
+
+def _in_own_units(task: Task, head: "Params") -> "Params":
+    assert isinstance(task, Classification)
+    assert isinstance(task.target, Number)
+    return task.target.exported_head(head)
+
+
+WORK: Mapping[TaskKind, KindWork] = {
+    TaskKind.CLASSIFICATION: KindWork(
+        make_task=partial(make_text_task, target=_classes),
+        make_network=make_text_network,
+        losses=Classes.losses,
+        constant_loss=Classes.constant_loss,
+    ),
+    TaskKind.MULTI_LABEL: KindWork(
+        make_task=partial(make_text_task, target=_label_set),
+        make_network=make_text_network,
+        losses=LabelSet.losses,
+        constant_loss=LabelSet.constant_loss,
+    ),
+    TaskKind.REGRESSION: KindWork(
+        make_task=partial(make_text_task, target=_number),
+        make_network=make_text_network,
+        losses=Number.losses,
+        constant_loss=Number.constant_loss,
+        exported_head=_in_own_units,
+    ),
+}

@@ -1,26 +1,20 @@
-"""What a user says of a task of their own: light, so that a config can be checked at once."""
+"""How a user describes a task of their own: light, so that a config can be checked at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
-from stages.tasks.named import TaskKind
+from stages.tasks.kinds import KINDS, TaskKind
 
-# The scores of each kind of task; the first is the one by which runs are compared unless another is asked for.
-METRICS: Mapping[TaskKind, tuple[str, ...]] = MappingProxyType(
-    {
-        TaskKind.CLASSIFICATION: ("accuracy", "macro_f1", "matthews", "f1"),
-        TaskKind.MULTI_LABEL: ("micro_f1", "macro_f1", "exact_match"),
-        TaskKind.REGRESSION: ("spearman", "pearson"),
-        TaskKind.TAGGING: ("f1", "precision", "recall", "accuracy"),
-        TaskKind.QUESTION_ANSWERING: ("exact_match", "f1"),
-        TaskKind.ANSWERABILITY: ("exact_match", "f1", "best/exact_match", "best/f1"),
-    }
-)
-_ON_TEXTS = (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL, TaskKind.REGRESSION)
-_WITH_CLASSES = (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL)
-_ON_QUESTIONS = (TaskKind.QUESTION_ANSWERING, TaskKind.ANSWERABILITY)
+# The keys that some kinds have and others have not, in the words of a message.
+_KEYS = {
+    "texts": "texts (the columns of the texts)",
+    "label": "label (a column)",
+    "labels": "labels (the classes as the files write them)",
+    "range": "range (the smallest and the largest label)",
+    "class_weights": "class_weights",
+    "columns": "columns (the names of all columns of a file that does not begin with them)",
+}
 
 
 class ClassWeights(StrEnum):
@@ -31,7 +25,7 @@ class ClassWeights(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskForm:
-    """A task that is none of those known by name. `None` and () stand for what was not said.
+    """A task that has no built-in name. `None` and () stand for what was not said.
 
     Attributes:
       kind: What is predicted.
@@ -57,28 +51,15 @@ class TaskForm:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        kind = self.kind
-        if kind in _ON_TEXTS and (len(self.texts) not in (1, 2) or self.label is None):
-            raise ValueError(f"{kind} needs texts (the columns of one text or two) and label (a column)")
-        if kind in _WITH_CLASSES and len(self.labels) < 2:
-            raise ValueError(f"{kind} needs labels: two classes or more, as the files write them")
-        if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels are {', '.join(self.labels)}, must differ")
-        if (self.range is not None) != (kind is TaskKind.REGRESSION):
-            raise ValueError("range (smallest and largest label) is needed by regression, and by nothing else")
+        self._check_keys()
+        if len(self.texts) > (most := KINDS[self.kind].max_texts):
+            raise ValueError(f"texts are {', '.join(self.texts)}, must be at most {most} for {self.kind}")
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels are {', '.join(self.labels)}, must be two different classes or more")
         if self.range is not None and not self.range[0] < self.range[1]:
             raise ValueError(f"range is {list(self.range)}, must be a smaller and a larger number")
-        if kind is TaskKind.TAGGING and not self.columns and (len(self.texts) != 1 or self.label is None):
-            raise ValueError(
-                f"{kind} needs columns (of a file with a word a line), or texts and label (the columns of the words "
-                "and of the tags in JSON lines or Parquet)"
-            )
-        if kind in _ON_QUESTIONS and (self.texts or self.label or self.labels or self.columns):
-            raise ValueError(f"{kind} has no texts, label, labels or columns: its files are as SQuAD's or MRQA's")
         if self.metric is not None and self.metric not in self.metrics:
             raise ValueError(f"metric is {self.metric}, must be one of {', '.join(self.metrics)}")
-        if self.class_weights is not None and kind not in _WITH_CLASSES:
-            raise ValueError(f"class_weights belong to {' and '.join(_WITH_CLASSES)}, not to {kind}")
         if isinstance(self.class_weights, Mapping):
             for name, weight in self.class_weights.items():
                 if name not in self.labels:
@@ -86,11 +67,22 @@ class TaskForm:
                 if weight <= 0:
                     raise ValueError(f"class_weights.{name} is {weight}, must be above 0")
 
+    def _check_keys(self) -> None:
+        given = {name for name in _KEYS if getattr(self, name) not in (None, ())}
+        spec = KINDS[self.kind]
+        for name in _KEYS:
+            if name in given - spec.keys:
+                owners = [kind for kind, other in KINDS.items() if name in other.keys]
+                raise ValueError(f"{name} belongs to {', '.join(owners)}, not to {self.kind}")
+        if not any(given.issuperset(needed) for needed in spec.needs):
+            needs = ", or ".join(" and ".join(_KEYS[name] for name in needed) for needed in spec.needs)
+            raise ValueError(f"{self.kind} needs {needs}")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The scores that such a task has."""
-        names = METRICS[self.kind]
-        return names if self.kind is not TaskKind.CLASSIFICATION or len(self.labels) == 2 else names[:-1]
+        spec = KINDS[self.kind]
+        return (*spec.metrics, *(spec.binary_metrics if len(self.labels) == 2 else ()))
 
     @property
     def primary(self) -> str:
@@ -98,8 +90,8 @@ class TaskForm:
 
     @property
     def epochs(self) -> int:
-        return 2 if self.kind in _ON_QUESTIONS else 3
+        return KINDS[self.kind].epochs
 
     @property
     def max_length(self) -> int:
-        return 512 if self.kind in _ON_QUESTIONS else 128
+        return KINDS[self.kind].max_length

@@ -5,16 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-
-class TaskKind(StrEnum):
-    """What a task asks of the model. The last is question answering where a context may hold no answer."""
-
-    CLASSIFICATION = "classification"
-    MULTI_LABEL = "multi_label"
-    REGRESSION = "regression"
-    TAGGING = "tagging"
-    QUESTION_ANSWERING = "question_answering"
-    ANSWERABILITY = "answerability"
+from stages.tasks.kinds import KINDS, TaskKind
 
 
 class TaskName(StrEnum):
@@ -56,33 +47,30 @@ class TaskDefaults:
     max_length: int
 
 
-def _texts(primary: str, *, epochs: int = 3, kind: TaskKind = TaskKind.CLASSIFICATION) -> TaskDefaults:
-    return TaskDefaults(kind=kind, primary=primary, epochs=epochs, max_length=128)
-
-
-def _answers(primary: str, *, kind: TaskKind = TaskKind.QUESTION_ANSWERING) -> TaskDefaults:
-    return TaskDefaults(kind=kind, primary=primary, epochs=2, max_length=512)
+def _task(kind: TaskKind, primary: str, *, epochs: int | None = None) -> TaskDefaults:
+    spec = KINDS[kind]
+    return TaskDefaults(kind=kind, primary=primary, epochs=epochs or spec.epochs, max_length=spec.max_length)
 
 
 TASKS: Mapping[TaskName, TaskDefaults] = MappingProxyType(
     {
-        TaskName.COLA: _texts("matthews"),
-        TaskName.SST2: _texts("accuracy"),
-        TaskName.MRPC: _texts("accuracy"),
-        TaskName.STSB: _texts("spearman", epochs=10, kind=TaskKind.REGRESSION),
-        TaskName.QQP: _texts("accuracy"),
-        TaskName.MNLI: _texts("matched/accuracy"),
-        TaskName.QNLI: _texts("accuracy"),
-        TaskName.RTE: _texts("accuracy", epochs=10),
-        TaskName.WNLI: _texts("accuracy"),
-        TaskName.AX: _texts("matthews"),
-        TaskName.SQUAD_V1: _answers("exact_match"),
-        TaskName.SQUAD_V2: _answers("exact_match", kind=TaskKind.ANSWERABILITY),
+        TaskName.COLA: _task(TaskKind.CLASSIFICATION, "matthews"),
+        TaskName.SST2: _task(TaskKind.CLASSIFICATION, "accuracy"),
+        TaskName.MRPC: _task(TaskKind.CLASSIFICATION, "accuracy"),
+        TaskName.STSB: _task(TaskKind.REGRESSION, "spearman", epochs=10),
+        TaskName.QQP: _task(TaskKind.CLASSIFICATION, "accuracy"),
+        TaskName.MNLI: _task(TaskKind.CLASSIFICATION, "matched/accuracy"),
+        TaskName.QNLI: _task(TaskKind.CLASSIFICATION, "accuracy"),
+        TaskName.RTE: _task(TaskKind.CLASSIFICATION, "accuracy", epochs=10),
+        TaskName.WNLI: _task(TaskKind.CLASSIFICATION, "accuracy"),
+        TaskName.AX: _task(TaskKind.CLASSIFICATION, "matthews"),
+        TaskName.SQUAD_V1: _task(TaskKind.QUESTION_ANSWERING, "exact_match"),
+        TaskName.SQUAD_V2: _task(TaskKind.ANSWERABILITY, "exact_match"),
         # MRQA ranks by F1 (Fisch et al. 2019).
-        TaskName.NEWSQA: _answers("f1"),
-        TaskName.NATURALQS: _answers("f1"),
-        TaskName.TRIVIAQA: _answers("f1"),
-        TaskName.SEARCHQA: _answers("f1"),
-        TaskName.CONLL2000: TaskDefaults(kind=TaskKind.TAGGING, primary="f1", epochs=3, max_length=128),
+        TaskName.NEWSQA: _task(TaskKind.QUESTION_ANSWERING, "f1"),
+        TaskName.NATURALQS: _task(TaskKind.QUESTION_ANSWERING, "f1"),
+        TaskName.TRIVIAQA: _task(TaskKind.QUESTION_ANSWERING, "f1"),
+        TaskName.SEARCHQA: _task(TaskKind.QUESTION_ANSWERING, "f1"),
+        TaskName.CONLL2000: _task(TaskKind.TAGGING, "f1"),
     }
 )

@@ -22,8 +22,8 @@ from stages.electra.tokenizer import ElectraTokenizer
 from stages.tasks.base import Split, TaskOptions
 from stages.tasks.classification import truncate
 from stages.tasks.files.squad import Question
+from stages.tasks.kinds import TaskKind
 from stages.tasks.model import init_model, make_predict
-from stages.tasks.named import TaskKind
 from stages.tasks.question_answering import NULL_THRESHOLD, QuestionAnswering
 from stages.tasks.tokens import WordPiece
 

@@ -1,27 +1,41 @@
 """Extractive question answering: windows over the context, spans of tokens, answers from character offsets.
 
-T tokens.
+B batch, T tokens, C kinds of logits.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from upath import UPath
 
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
-from stages.tasks.base import Evaluation, Features, Split, TaskData, TaskOptions
+from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions
+from stages.tasks.entropies import binary_cross_entropy, cross_entropy, entropy
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.reading import find_file
 from stages.tasks.files.squad import Question
-from stages.tasks.named import TASKS, TaskKind, TaskName
-from stages.tasks.spans import Candidate, Window, rank, window_candidates
+from stages.tasks.form import TaskForm
+from stages.tasks.kinds import TaskKind
+from stages.tasks.named import TASKS, TaskName
+from stages.tasks.spans import Candidate, Window, owned_tokens, rank, window_bounds, window_candidates
 from stages.tasks.thresholds import make_thresholds
 from stages.tasks.tokens import WordPiece
 
+if TYPE_CHECKING:
+    import jax
+
+    from stages.electra.joint_model import Params
+    from stages.electra.network import Network
+    from stages.training.state import Batch
+
 NULL_THRESHOLD = -2.75  # log odds of 'no answer' above which none is given: google-research/electra's, tuned on SQuAD
+_UNANSWERABLE_WEIGHT = 0.5  # of the loss of 'no answer in this window' beside the span's (google-research/electra)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +137,7 @@ class QuestionAnswering:
                             question=number,
                             first=len(head),
                             offsets=context.offsets[start:end],
-                            owned=_owned(bounds, index),
+                            owned=owned_tokens(bounds, index),
                         )
                     )
         spans_array = np.array(spans, np.int32).reshape(-1, 2)
@@ -258,42 +272,6 @@ def _encoded(texts: list[str], tokenizer: WordPiece) -> Iterator:
     return zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
 
 
-def window_bounds(length: int, *, room: int, stride: int) -> list[tuple[int, int]]:
-    """Token spans of the windows over a context: starts `stride` apart, each up to `room` long, none lost."""
-    if room < 1:
-        raise ValueError(f"max_length leaves {room} tokens for the context beside the question; raise max_length")
-    step = min(stride, room)
-    bounds = [(0, min(room, length))]
-    while bounds[-1][1] < length:
-        start = bounds[-1][0] + step
-        bounds.append((start, min(start + room, length)))
-    return bounds
-
-
-def _owned(bounds: Sequence[tuple[int, int]], index: int) -> np.ndarray:
-    """Tokens of window `index` that no other window gives more context (BERT's max-context rule).
-
-    A token's context is the smaller of its distances to both ends of the window, plus 0.01 of its length; the
-    first of equal windows owns the token.
-    """
-    start, end = bounds[index]
-    positions = np.arange(start, end)
-    best = _context_width(positions, bounds[index])
-    owned = np.ones(len(positions), bool)
-    for other, other_bounds in enumerate(bounds):
-        if other == index or other_bounds[1] <= start or other_bounds[0] >= end:
-            continue
-        width = _context_width(positions, other_bounds)
-        owned &= (width < best) if other < index else (width <= best)
-    return owned
-
-
-def _context_width(positions: np.ndarray, bounds: tuple[int, int]) -> np.ndarray:
-    start, end = bounds
-    width = np.minimum(positions - start, end - 1 - positions).astype(float)
-    return np.where(width < 0, -1.0, width + 0.01 * (end - start))
-
-
 def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None:
     """First and last token of the first gold answer, or None if the context does not hold it there."""
     if not example.answers or not example.holds(example.answers[0]):
@@ -320,3 +298,66 @@ def _misplaced(example: Question) -> str:
     place = example.context.find(answer.text) if answer.text else -1
     where = f"but at {place}" if place >= 0 else "nor anywhere in its context"
     return f"question {example.id!r}: the answer {answer.text[:40]!r} is not at {answer.start}, {where}"
+
+
+def _make_declared(name: str, form: TaskForm, options: TaskOptions) -> QuestionAnswering:
+    return QuestionAnswering(name=name, primary=form.primary, options=options, kind=form.kind)
+
+
+def _make_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array", unanswerable: bool) -> "Network":
+    from stages.tasks.answers import AnswerNetwork
+
+    return AnswerNetwork(config, kind=head, unanswerable=unanswerable, rngs_key=key)
+
+
+def _span_losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+    """The mean of the cross-entropies of start and end."""
+    import jax.numpy as jnp
+
+    # Every real token may be chosen; [CLS] stands for 'not in this window'.
+    real_BT = jnp.arange(logits_BTC.shape[1])[None, :] < batch["length"][:, None]
+    starts_BT, ends_BT = (jnp.where(real_BT, logits_BTC[..., n], -1e9) for n in (0, 1))
+    losses_B = (cross_entropy(starts_BT, batch["start"]) + cross_entropy(ends_BT, batch["end"])) / 2
+    return losses_B, batch["weight"]
+
+
+def _losses_with_none(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+    """Those of the span, and the weighted one of 'no answer in this window'."""
+    losses_B, weight_B = _span_losses(logits_BTC, batch)
+    none_B = binary_cross_entropy(logits_BTC[:, 0, -1], batch["unanswerable"])
+    return losses_B + _UNANSWERABLE_WEIGHT * none_B, weight_B
+
+
+def _constant_span_loss(features: Features) -> float:
+    """The guess is any token of the row."""
+    return float(np.mean(np.log(features.lengths)))
+
+
+def _constant_loss_with_none(features: Features) -> float:
+    """Without an answer the span is [CLS], with one any token."""
+    none_N = np.asarray(features.labels["unanswerable"])
+    place = float(np.mean((1 - none_N) * np.log(features.lengths)))
+    return place + (1 + _UNANSWERABLE_WEIGHT) * entropy((none_N.mean(), 1 - none_N.mean()))
+
+
+def _exported_head(task: Task, head: "Params") -> "Params | None":
+    """Independent spans are transformers' own head; it has none for joint ones, nor for 'no answer'."""
+    return None if "end" in head else {"prediction": head["prediction"]}
+
+
+WORK: Mapping[TaskKind, KindWork] = {
+    TaskKind.QUESTION_ANSWERING: KindWork(
+        make_task=_make_declared,
+        make_network=partial(_make_network, unanswerable=False),
+        losses=_span_losses,
+        constant_loss=_constant_span_loss,
+        exported_head=_exported_head,
+    ),
+    TaskKind.ANSWERABILITY: KindWork(
+        make_task=_make_declared,
+        make_network=partial(_make_network, unanswerable=True),
+        losses=_losses_with_none,
+        constant_loss=_constant_loss_with_none,
+        exported_head=_exported_head,
+    ),
+}

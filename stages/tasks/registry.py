@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from stages.tasks.base import Task, TaskOptions
-from stages.tasks.declared import make_declared
+from stages.tasks.base import Task, TaskOptions, load_work
 from stages.tasks.form import TaskForm
 from stages.tasks.glue import GLUE
 from stages.tasks.named import TaskName
@@ -26,5 +25,5 @@ _MAKERS: Mapping[TaskName, Callable[[TaskOptions], Task]] = MappingProxyType(
 
 
 def make_task(name: str, options: TaskOptions, *, form: TaskForm | None = None) -> Task:
-    """The task known by that name, or the one that a form describes."""
-    return _MAKERS[TaskName(name)](options) if form is None else make_declared(name, form, options)
+    """The task that has this built-in name, or the one that a form describes."""
+    return _MAKERS[TaskName(name)](options) if form is None else load_work(form.kind).make_task(name, form, options)

@@ -1,4 +1,4 @@
-"""From a window's logits to answers: the best spans, and the best different texts of a question.
+"""Windows over a context, and from their logits to answers: the best spans, the best different texts of a question.
 
 T tokens, C kinds of logits, S starts that are followed up, E ends of each.
 """
@@ -38,6 +38,42 @@ class Candidate:
     @property
     def score(self) -> float:
         return self.start_logit + self.end_logit
+
+
+def window_bounds(length: int, *, room: int, stride: int) -> list[tuple[int, int]]:
+    """Token spans of the windows over a context: starts `stride` apart, each up to `room` long, none lost."""
+    if room < 1:
+        raise ValueError(f"max_length leaves {room} tokens for the context beside the question; raise max_length")
+    step = min(stride, room)
+    bounds = [(0, min(room, length))]
+    while bounds[-1][1] < length:
+        start = bounds[-1][0] + step
+        bounds.append((start, min(start + room, length)))
+    return bounds
+
+
+def owned_tokens(bounds: Sequence[tuple[int, int]], index: int) -> np.ndarray:
+    """Tokens of window `index` that no other window gives more context (BERT's max-context rule).
+
+    A token's context is the smaller of its distances to both ends of the window, plus 0.01 of its length; the
+    first of equal windows owns the token.
+    """
+    start, end = bounds[index]
+    positions = np.arange(start, end)
+    best = _context_width(positions, bounds[index])
+    owned = np.ones(len(positions), bool)
+    for other, other_bounds in enumerate(bounds):
+        if other == index or other_bounds[1] <= start or other_bounds[0] >= end:
+            continue
+        width = _context_width(positions, other_bounds)
+        owned &= (width < best) if other < index else (width <= best)
+    return owned
+
+
+def _context_width(positions: np.ndarray, bounds: tuple[int, int]) -> np.ndarray:
+    start, end = bounds
+    width = np.minimum(positions - start, end - 1 - positions).astype(float)
+    return np.where(width < 0, -1.0, width + 0.01 * (end - start))
 
 
 def window_candidates(window: Window, logits_TC: np.ndarray, *, n_best: int, max_answer_length: int) -> list[Candidate]:

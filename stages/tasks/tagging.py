@@ -1,22 +1,33 @@
 """Tagging of words in CoNLL's column files, scored by chunks.
 
-T tokens, C classes.
+B batch, T tokens, C classes.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from upath import UPath
 
+from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
-from stages.tasks.base import IGNORED, Evaluation, Features, Split, TaskData, TaskOptions
+from stages.tasks.base import IGNORED, Evaluation, Features, KindWork, Split, TaskData, TaskOptions
+from stages.tasks.entropies import cross_entropy, entropy
 from stages.tasks.files.reading import find_file, read_lines
 from stages.tasks.files.tables import file_format, read_rows
-from stages.tasks.named import TASKS, TaskKind, TaskName
+from stages.tasks.form import TaskForm
+from stages.tasks.kinds import TaskKind
+from stages.tasks.named import TASKS, TaskName
 from stages.tasks.tokens import WordPiece
+
+if TYPE_CHECKING:
+    import jax
+
+    from stages.electra.network import Network
+    from stages.training.state import Batch
 
 _SEPARATOR = re.compile(r"[ \t]+")  # no other white space: a non-breaking space is part of a word
 _ENDINGS = (".txt", ".tsv", ".conll", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
@@ -264,3 +275,44 @@ def read_sentences(path: UPath, *, fields: tuple[str, ...], known: tuple[str, ..
         if words:
             sentences.append(Sentence(words=tuple(map(str, words)), tags=tuple(tags), lines=lines))
     return sentences
+
+
+def _make_declared(name: str, form: TaskForm, options: TaskOptions) -> Tagging:
+    return Tagging(
+        name=name,
+        columns=form.columns,
+        fields=(*form.texts, form.label) if form.label else (),
+        known=form.labels,
+        chunked=form.primary != "accuracy",
+        primary=form.primary,
+        options=options,
+    )
+
+
+def _make_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array") -> "Network":
+    del head  # both are one dense layer
+    from stages.electra.network import TokenClassifier
+
+    return TokenClassifier(config, rngs_key=key)
+
+
+def _losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+    """Cross-entropies of the first token of each word."""
+    import jax.numpy as jnp
+
+    labels_BT = batch["labels"]
+    weights_BT = (labels_BT != IGNORED) * batch["weight"][:, None]
+    return cross_entropy(logits_BTC, jnp.maximum(labels_BT, 0)), weights_BT
+
+
+def _constant_loss(features: Features) -> float:
+    numbers = np.concatenate(features.labels["labels"])
+    counts_C = np.bincount(numbers[numbers != IGNORED])
+    return entropy(counts_C / max(1, counts_C.sum()))
+
+
+WORK: Mapping[TaskKind, KindWork] = {
+    TaskKind.TAGGING: KindWork(
+        make_task=_make_declared, make_network=_make_network, losses=_losses, constant_loss=_constant_loss
+    )
+}

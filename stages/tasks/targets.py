@@ -1,16 +1,24 @@
 """What is predicted of a text: one of some classes, any of them, or a number.
 
-N examples, C classes.
+B batch, N examples, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks.named import TaskKind
+from stages.tasks.base import Features
+from stages.tasks.entropies import binary_cross_entropy, cross_entropy, entropy
+from stages.tasks.kinds import TaskKind
+
+if TYPE_CHECKING:
+    import jax
+
+    from stages.electra.joint_model import Params
+    from stages.training.state import Batch
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 
@@ -99,6 +107,18 @@ class Classes:
         weights_C = np.array(self.weights or len(labels) / (len(self.names) * counts_C), np.float32)
         return {"label": label_N, "label_weight": weights_C[label_N]}
 
+    @staticmethod
+    def losses(logits_BC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+        """Cross-entropies. Where there are weights of the classes, a text counts by that of its own."""
+        weight_B = batch["weight"] * batch["label_weight"] if "label_weight" in batch else batch["weight"]
+        return cross_entropy(logits_BC, batch["label"]), weight_B
+
+    @staticmethod
+    def constant_loss(features: Features) -> float:
+        """By the share of each class, or of its weights."""
+        weights_C = np.bincount(features.labels["label"], weights=features.labels.get("label_weight"))
+        return entropy(weights_C / weights_C.sum())
+
     def write(self, logits_NC: np.ndarray) -> list[str]:
         return [self.written[number] for number in np.argmax(logits_NC, axis=-1)]
 
@@ -162,6 +182,22 @@ class LabelSet:
         weights_C = np.array(self.weights or (len(labels) - present_C) / np.maximum(present_C, 1.0), np.float32)
         return {"label": label_NC, "label_weight": np.where(label_NC > 0, weights_C, 1.0).astype(np.float32)}
 
+    @staticmethod
+    def losses(logits_BC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+        """The mean over all classes of a text of their binary cross-entropies, each by its weight."""
+        import jax.numpy as jnp
+
+        losses_BC = binary_cross_entropy(logits_BC, batch["label"])
+        return jnp.mean(losses_BC * batch.get("label_weight", 1.0), axis=-1), batch["weight"]
+
+    @staticmethod
+    def constant_loss(features: Features) -> float:
+        """By the shares of present and absent, the mean over the classes."""
+        labels_NC = np.asarray(features.labels["label"])
+        weights_NC = np.broadcast_to(features.labels.get("label_weight", np.float32(1.0)), labels_NC.shape)
+        present_C, absent_C = ((weights_NC * side).mean(axis=0) for side in (labels_NC, 1 - labels_NC))
+        return float(np.mean([entropy(pair) for pair in zip(present_C, absent_C, strict=True)]))
+
     def write(self, logits_NC: np.ndarray) -> list[str]:
         return [
             self.separator.join(name for name, logit in zip(self.names, logits_C, strict=True) if logit > 0)
@@ -219,6 +255,23 @@ class Number:
 
     def arrays(self, labels: Sequence[float]) -> dict[str, np.ndarray]:
         return {"label": ((np.array(labels) - self.low) / (self.high - self.low)).astype(np.float32)}
+
+    @staticmethod
+    def losses(logits_BC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+        """Squared errors."""
+        import jax.numpy as jnp
+
+        return jnp.square(logits_BC[:, 0] - batch["label"]), batch["weight"]
+
+    @staticmethod
+    def constant_loss(features: Features) -> float:
+        """Of the mean label."""
+        return float(np.var(features.labels["label"]))
+
+    def exported_head(self, head: "Params") -> "Params":
+        """The head that answers in the units of the labels."""
+        span, last = self.high - self.low, head["prediction"]
+        return head | {"prediction": {"kernel": last["kernel"] * span, "bias": last["bias"] * span + self.low}}
 
     def predict(self, logits_NC: np.ndarray) -> np.ndarray:
         """Shares of the range to numbers."""

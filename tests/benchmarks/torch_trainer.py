@@ -9,7 +9,7 @@ import transformers
 from contestants import Turns
 
 from stages.electra.config import ElectraConfig
-from stages.tasks.named import TaskKind
+from stages.tasks.kinds import TaskKind
 
 MODELS = {
     TaskKind.CLASSIFICATION: transformers.ElectraForSequenceClassification,

@@ -22,7 +22,8 @@ from stages.electra.files.model_folder import load_backbone  # noqa: E402
 from stages.electra.tokenizer import build_tokenizer  # noqa: E402
 from stages.tasks.base import Split, TaskOptions  # noqa: E402
 from stages.tasks.buckets import make_batch  # noqa: E402
-from stages.tasks.model import ARCHITECTURES, init_model, make_layer_scale, make_task_loss  # noqa: E402
+from stages.tasks.kinds import KINDS  # noqa: E402
+from stages.tasks.model import init_model, make_layer_scale, make_task_loss  # noqa: E402
 from stages.tasks.named import TaskName  # noqa: E402
 from stages.tasks.registry import make_task  # noqa: E402
 from stages.tasks.tokens import WordPiece  # noqa: E402
@@ -111,7 +112,7 @@ def train_both(loop: Any, task: str, folder: Path, ours: Any, theirs: Any) -> tu
 
     def named(params: Any) -> dict[str, np.ndarray]:
         return to_huggingface(
-            jax.device_get(params), config=config, architecture=Architecture(ARCHITECTURES[known.kind])
+            jax.device_get(params), config=config, architecture=Architecture(KINDS[known.kind].architecture)
         )
 
     start = named(params)

@@ -12,8 +12,8 @@ import pytest
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.joint_model import merge, split
 from stages.tasks.answers import BEAM_SIZE, AnswerHead
+from stages.tasks.kinds import TaskKind
 from stages.tasks.model import init_model, make_predict, make_task_loss
-from stages.tasks.named import TaskKind
 from stages.tasks.spans import Window, window_candidates
 
 CONFIG = ElectraConfig(

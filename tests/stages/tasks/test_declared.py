@@ -13,9 +13,9 @@ from stages.finetune.config import DeclaredConfig, FinetuneSection, TaskSection
 from stages.finetune.runs import expand
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Split, Task, TaskOptions
-from stages.tasks.declared import make_declared
 from stages.tasks.form import ClassWeights
-from stages.tasks.named import TaskKind
+from stages.tasks.kinds import TaskKind
+from stages.tasks.registry import make_task
 from stages.tasks.tokens import WordPiece
 
 Write = Callable[[str, str], UPath]
@@ -31,7 +31,7 @@ def _section(said: dict[str, Any]) -> TaskSection:
 def _task(**said: Any) -> Task:
     form = _section(said).form
     assert form is not None
-    return make_declared("mine", form, TaskOptions(max_length=32))
+    return make_task("mine", TaskOptions(max_length=32), form=form)
 
 
 TICKETS: dict[str, Any] = {"kind": TaskKind.CLASSIFICATION, "texts": ("subject", "body"), "label": "queue"}
@@ -152,20 +152,29 @@ def test_questions_of_ones_own_may_lack_answers(write: Write) -> None:
     [
         ({"kind": "classification", "texts": ("a",)}, "classification needs texts .* and label"),
         ({"texts": ("a",), "label": "b"}, "texts, label describe a task of your own, which needs kind"),
-        (TICKETS | {"labels": ("x",)}, "needs labels: two classes or more"),
-        (TICKETS | {"labels": (1, "1")}, "labels are 1, 1, must differ"),
+        (TICKETS | {"labels": ("x",)}, "labels are x, must be two different classes or more"),
+        (TICKETS | {"labels": (1, "1")}, "labels are 1, 1, must be two different classes"),
         (TICKETS | {"metric": "f1"}, "metric is f1, must be one of accuracy, macro_f1, matthews$"),
         (TICKETS | {"class_weights": {"bills": 1.0}}, "class_weights.bills: must be one of the labels billing"),
         (TICKETS | {"class_weights": {"billing": 0.0}}, "class_weights.billing is 0.0, must be above 0"),
-        (TICKETS | {"range": (0.0, 1.0)}, "range .* is needed by regression, and by nothing else"),
-        ({"kind": "regression", "texts": ("a",), "label": "b"}, "range .* is needed by regression"),
+        (TICKETS | {"range": (0.0, 1.0)}, "range belongs to regression, not to classification"),
+        ({"kind": "regression", "texts": ("a",), "label": "b"}, "regression needs texts .* and range"),
         (
             {"kind": "regression", "texts": ("a",), "label": "b", "range": (1.0, 1.0)},
             r"range is \[1.0, 1.0\], must be a smaller and a larger number",
         ),
         ({"kind": "tagging"}, "tagging needs columns"),
-        ({"kind": "question_answering", "label": "x"}, "question_answering has no texts, label"),
-        ({"kind": "tagging", "columns": ("w", "t"), "class_weights": "balanced"}, "class_weights belong to"),
+        (
+            {"kind": "question_answering", "label": "x"},
+            "label belongs to classification, multi_label, regression, tagging, not",
+        ),
+        (
+            {"kind": "tagging", "columns": ("w", "t"), "class_weights": "balanced"},
+            "class_weights belongs to classification, multi_",
+        ),
+        (TICKETS | {"texts": ("a", "b", "c")}, "texts are a, b, c, must be at most 2 for classification"),
+        ({"kind": "tagging", "texts": ("a", "b"), "label": "c"}, "texts are a, b, must be at most 1 for tagging"),
+        ({"kind": "tagging", "texts": ("a",)}, "tagging needs columns .*, or texts .* and label"),
     ],
 )
 def test_what_is_missing_or_contradicts_itself_is_told(said: dict[str, Any], message: str) -> None:

@@ -21,7 +21,8 @@ from stages.finetune.runs import expand, expand_examples
 from stages.tasks.files.fetch import fetch
 from stages.tasks.files.published import MRPC_DEV_IDS, MRPC_TEST, MRPC_TRAIN, PUBLISHED, PublishedFile
 from stages.tasks.form import TaskForm
-from stages.tasks.named import TaskKind, TaskName
+from stages.tasks.kinds import TaskKind
+from stages.tasks.named import TaskName
 
 
 class Site:

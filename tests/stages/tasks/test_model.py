@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from stages.electra.config import ElectraConfig
-from stages.tasks.base import IGNORED, Features
-from stages.tasks.model import constant_loss, init_model, make_layer_scale, make_predict, make_task_loss
-from stages.tasks.named import TaskKind
+from stages.tasks.base import IGNORED, Features, load_work
+from stages.tasks.kinds import TaskKind
+from stages.tasks.model import init_model, make_layer_scale, make_predict, make_task_loss
 from stages.training.optimizer import parameter_paths
 
 CONFIG = ElectraConfig(
@@ -198,9 +198,9 @@ def test_the_loss_of_a_constant_guess() -> None:
         },
     )
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert constant_loss(features, TaskKind.CLASSIFICATION) == pytest.approx(entropy)
-    assert constant_loss(features, TaskKind.TAGGING) == pytest.approx(entropy)
-    assert constant_loss(features, TaskKind.QUESTION_ANSWERING) == pytest.approx(math.log(8))
+    assert load_work(TaskKind.CLASSIFICATION).constant_loss(features) == pytest.approx(entropy)
+    assert load_work(TaskKind.TAGGING).constant_loss(features) == pytest.approx(entropy)
+    assert load_work(TaskKind.QUESTION_ANSWERING).constant_loss(features) == pytest.approx(math.log(8))
 
 
 def _constant_features(**labels: np.ndarray) -> Features:
@@ -210,9 +210,9 @@ def _constant_features(**labels: np.ndarray) -> Features:
 def test_the_loss_of_a_constant_guess_is_the_smallest_one() -> None:
     label = np.array([0, 0, 0, 1])
     weighted = _constant_features(label=label, label_weight=np.array([1.0, 1.0, 1.0, 3.0]))
-    assert constant_loss(weighted, TaskKind.CLASSIFICATION) == pytest.approx(math.log(2))
+    assert load_work(TaskKind.CLASSIFICATION).constant_loss(weighted) == pytest.approx(math.log(2))
     number = _constant_features(label=label.astype(np.float32))
-    assert constant_loss(number, TaskKind.REGRESSION) == pytest.approx(3 / 16)
+    assert load_work(TaskKind.REGRESSION).constant_loss(number) == pytest.approx(3 / 16)
 
     several = np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32)
     weight = np.where(several > 0, 2.0, 1.0)
@@ -223,9 +223,9 @@ def test_the_loss_of_a_constant_guess_is_the_smallest_one() -> None:
             for side, w in zip(several.T > 0, weight.T, strict=True)
         ]
     )
-    found = constant_loss(_constant_features(label=several, label_weight=weight), TaskKind.MULTI_LABEL)
+    found = load_work(TaskKind.MULTI_LABEL).constant_loss(_constant_features(label=several, label_weight=weight))
     assert found == pytest.approx(smallest, rel=1e-4)
 
     none = _constant_features(unanswerable=np.array([1, 1, 0, 0], np.float32))
     expected = math.log(8) / 2 + 1.5 * math.log(2)
-    assert constant_loss(none, TaskKind.ANSWERABILITY) == pytest.approx(expected)
+    assert load_work(TaskKind.ANSWERABILITY).constant_loss(none) == pytest.approx(expected)

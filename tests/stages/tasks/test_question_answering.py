@@ -17,13 +17,9 @@ from stages.tasks.base import Features, Split, TaskOptions
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.squad import Answer, Question, read_squad
 from stages.tasks.named import TaskName
-from stages.tasks.question_answering import (
-    QuestionAnswering,
-    _owned,
-    window_bounds,
-)
+from stages.tasks.question_answering import QuestionAnswering
 from stages.tasks.registry import make_task
-from stages.tasks.spans import Window, rank, window_candidates
+from stages.tasks.spans import Window, owned_tokens, rank, window_bounds, window_candidates
 from stages.tasks.tokens import WordPiece
 
 Write = Callable[[str, str], UPath]
@@ -110,7 +106,7 @@ def test_every_token_is_owned_by_one_window() -> None:
     bounds = window_bounds(57, room=20, stride=7)
     owners = np.zeros(57, int)
     for index, (start, end) in enumerate(bounds):
-        owners[start:end] += _owned(bounds, index)
+        owners[start:end] += owned_tokens(bounds, index)
     assert owners.tolist() == [1] * 57
 
 
