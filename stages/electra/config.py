@@ -4,10 +4,10 @@ Imports nothing heavy: every configuration is checked before any stage runs.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 class Size(StrEnum):
@@ -201,8 +201,7 @@ class ElectraConfig:
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Preset:
+class _Preset(NamedTuple):
     num_hidden_layers: int
     hidden_size: int
     intermediate_size: int
@@ -214,42 +213,10 @@ class _Preset:
 
 # arXiv 2003.10555, table 6. The released small model is 'Small++': its generator has multiplier 1.
 _PRESETS = {
-    Size.TINY: _Preset(
-        num_hidden_layers=4,
-        hidden_size=128,
-        intermediate_size=512,
-        num_attention_heads=2,
-        embedding_size=64,
-        generator_multiplier=1 / 2,
-        mask_fraction=0.15,
-    ),
-    Size.SMALL: _Preset(
-        num_hidden_layers=12,
-        hidden_size=256,
-        intermediate_size=1024,
-        num_attention_heads=4,
-        embedding_size=128,
-        generator_multiplier=1 / 4,
-        mask_fraction=0.15,
-    ),
-    Size.BASE: _Preset(
-        num_hidden_layers=12,
-        hidden_size=768,
-        intermediate_size=3072,
-        num_attention_heads=12,
-        embedding_size=768,
-        generator_multiplier=1 / 3,
-        mask_fraction=0.15,
-    ),
-    Size.LARGE: _Preset(
-        num_hidden_layers=24,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_attention_heads=16,
-        embedding_size=1024,
-        generator_multiplier=1 / 4,
-        mask_fraction=0.25,
-    ),
+    Size.TINY: _Preset(4, 128, 512, 2, 64, 1 / 2, 0.15),
+    Size.SMALL: _Preset(12, 256, 1024, 4, 128, 1 / 4, 0.15),
+    Size.BASE: _Preset(12, 768, 3072, 12, 768, 1 / 3, 0.15),
+    Size.LARGE: _Preset(24, 1024, 4096, 16, 1024, 1 / 4, 0.25),
 }
 
 
@@ -306,22 +273,8 @@ class ModelConfig:
             value = getattr(self, name)
             return getattr(preset, name) if value is None else value
 
-        discriminator = ElectraConfig(
-            vocab_size=vocab_size,
-            embedding_size=chosen("embedding_size"),
-            hidden_size=chosen("hidden_size"),
-            num_hidden_layers=chosen("num_hidden_layers"),
-            num_attention_heads=chosen("num_attention_heads"),
-            intermediate_size=chosen("intermediate_size"),
-            hidden_act=self.hidden_act,
-            hidden_dropout_prob=self.hidden_dropout_prob,
-            attention_probs_dropout_prob=self.attention_probs_dropout_prob,
-            max_position_embeddings=self.max_position_embeddings,
-            type_vocab_size=self.type_vocab_size,
-            initializer_range=self.initializer_range,
-            layer_norm_eps=self.layer_norm_eps,
-            pad_token_id=pad_token_id,
-        )
+        own = {item.name: chosen(item.name) for item in fields(ElectraConfig) if hasattr(self, item.name)}
+        discriminator = ElectraConfig(vocab_size=vocab_size, pad_token_id=pad_token_id, **own)
         if self.shared_encoder:
             return discriminator, discriminator
         multiplier = chosen("generator_multiplier")

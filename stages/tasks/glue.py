@@ -16,8 +16,12 @@ from stages.tasks.named import TASKS, TaskName
 from stages.tasks.targets import Classes, Number, Score
 
 _ACCURACY: Mapping[str, Score] = {"accuracy": scores.accuracy}
+_MATTHEWS: Mapping[str, Score] = {"matthews": scores.matthews, "accuracy": scores.accuracy}
 _PARAPHRASE: Mapping[str, Score] = {"accuracy": scores.accuracy, "f1": scores.binary_f1}
 _ENTAILMENT = ("entailment", "neutral", "contradiction")
+_TWO_WAY_ENTAILMENT = ("entailment", "not_entailment")
+_ZERO_ONE = ("0", "1")
+_SENTENCES = ("sentence1", "sentence2")
 
 
 def make_cola(options: TaskOptions) -> Classification:
@@ -26,41 +30,32 @@ def make_cola(options: TaskOptions) -> Classification:
         TaskName.COLA,
         options,
         names=("unacceptable", "acceptable"),
-        written=("0", "1"),
+        written=_ZERO_ONE,
         texts=("sentence",),
-        score={"matthews": scores.matthews, "accuracy": scores.accuracy},
+        score=_MATTHEWS,
     )
     return replace(task, tsv=replace(task.tsv, header=("source", "label", "mark", "sentence")))
 
 
 def make_sst2(options: TaskOptions) -> Classification:
     """Sentiment of a phrase or sentence from a film review."""
-    return _make(
-        TaskName.SST2, options, names=("negative", "positive"), written=("0", "1"), texts=("sentence",), score=_ACCURACY
-    )
+    return _make(TaskName.SST2, options, names=("negative", "positive"), written=_ZERO_ONE, texts=("sentence",))
 
 
 def make_mrpc(options: TaskOptions) -> Classification:
     """Whether two sentences are paraphrases."""
-    task = _make(
-        TaskName.MRPC,
-        options,
-        names=("not_equivalent", "equivalent"),
-        written=("0", "1"),
-        texts=("sentence1", "sentence2"),
-        score=_PARAPHRASE,
-    )
+    names = ("not_equivalent", "equivalent")
+    task = _make(TaskName.MRPC, options, names=names, written=_ZERO_ONE, texts=_SENTENCES, score=_PARAPHRASE)
     tsv = replace(task.tsv, texts=("#1 String", "#2 String"), label="Quality")
     return replace(task, tsv=tsv, unordered=True)
 
 
 def make_stsb(options: TaskOptions) -> Classification:
     """How similar two sentences are, from 0 to 5."""
-    texts = ("sentence1", "sentence2")
     return Classification(
         name=TaskName.STSB,
-        tsv=Layout(texts=texts, label="score"),
-        tables=Layout(texts=texts, label="label"),
+        tsv=Layout(texts=_SENTENCES, label="score"),
+        tables=Layout(texts=_SENTENCES, label="label"),
         target=Number(
             names=("similarity",), low=0.0, high=5.0, scores={"spearman": scores.spearman, "pearson": scores.pearson}
         ),
@@ -72,28 +67,15 @@ def make_stsb(options: TaskOptions) -> Classification:
 
 def make_qqp(options: TaskOptions) -> Classification:
     """Whether two questions ask the same. Two rows of the published training file are broken in the middle."""
-    task = _make(
-        TaskName.QQP,
-        options,
-        names=("not_duplicate", "duplicate"),
-        written=("0", "1"),
-        texts=("question1", "question2"),
-        score=_PARAPHRASE,
-    )
+    names, texts = ("not_duplicate", "duplicate"), ("question1", "question2")
+    task = _make(TaskName.QQP, options, names=names, written=_ZERO_ONE, texts=texts, score=_PARAPHRASE)
     return replace(task, tsv=replace(task.tsv, label="is_duplicate", max_broken=2))
 
 
 def make_mnli(options: TaskOptions) -> Classification:
     """Entailment over several genres; dev is of the genres of training (matched) and of others (mismatched)."""
-    task = _make(
-        TaskName.MNLI,
-        options,
-        names=_ENTAILMENT,
-        written=_ENTAILMENT,
-        texts=("premise", "hypothesis"),
-        score=_ACCURACY,
-    )
-    tsv = replace(task.tsv, texts=("sentence1", "sentence2"), label="gold_label")
+    task = _make(TaskName.MNLI, options, names=_ENTAILMENT, texts=("premise", "hypothesis"))
+    tsv = replace(task.tsv, texts=_SENTENCES, label="gold_label")
     return replace(task, tsv=tsv, dev_parts=("matched", "mismatched"))
 
 
@@ -103,11 +85,7 @@ def make_ax(options: TaskOptions) -> Classification:
     return replace(
         mnli,
         name=TaskName.AX,
-        target=Classes(
-            names=_ENTAILMENT,
-            written=_ENTAILMENT,
-            scores={"matthews": scores.matthews, "accuracy": scores.accuracy},
-        ),
+        target=Classes(names=_ENTAILMENT, written=_ENTAILMENT, scores=_MATTHEWS),
         primary=TASKS[TaskName.AX].primary,
         dev_tsv=replace(mnli.tsv, texts=("Premise", "Hypothesis"), label="Label"),
         dev_parts=(),
@@ -117,38 +95,18 @@ def make_ax(options: TaskOptions) -> Classification:
 
 def make_qnli(options: TaskOptions) -> Classification:
     """Whether a sentence answers a question."""
-    return _make(
-        TaskName.QNLI,
-        options,
-        names=("entailment", "not_entailment"),
-        written=("entailment", "not_entailment"),
-        texts=("question", "sentence"),
-        score=_ACCURACY,
-    )
+    return _make(TaskName.QNLI, options, names=_TWO_WAY_ENTAILMENT, texts=("question", "sentence"))
 
 
 def make_rte(options: TaskOptions) -> Classification:
     """Entailment, from four years of challenges."""
-    return _make(
-        TaskName.RTE,
-        options,
-        names=("entailment", "not_entailment"),
-        written=("entailment", "not_entailment"),
-        texts=("sentence1", "sentence2"),
-        score=_ACCURACY,
-    )
+    return _make(TaskName.RTE, options, names=_TWO_WAY_ENTAILMENT, texts=_SENTENCES)
 
 
 def make_wnli(options: TaskOptions) -> Classification:
     """Winograd sentences. Dev is adversarial: sentences of training with the other label."""
-    return _make(
-        TaskName.WNLI,
-        options,
-        names=("not_entailment", "entailment"),
-        written=("0", "1"),
-        texts=("sentence1", "sentence2"),
-        score=_ACCURACY,
-    )
+    names = ("not_entailment", "entailment")
+    return _make(TaskName.WNLI, options, names=names, written=_ZERO_ONE, texts=_SENTENCES)
 
 
 def _make(
@@ -156,11 +114,12 @@ def _make(
     options: TaskOptions,
     *,
     names: tuple[str, ...],
-    written: tuple[str, ...],
     texts: tuple[str, ...],
-    score: Mapping[str, Score],
+    written: tuple[str, ...] | None = None,
+    score: Mapping[str, Score] = _ACCURACY,
 ) -> Classification:
-    """A task with the columns of Hugging Face's tables, and a TSV with the same."""
+    """A task with the columns of Hugging Face's tables, and a TSV with the same; labels are written as named."""
+    written = written or names
     numbers = {label: number for number, label in enumerate(names)}
     return Classification(
         name=name,
