@@ -17,14 +17,13 @@ from cluster.parallel import map_items
 from cluster.storage import read_json, write_json
 from stages.context import StageContext
 from stages.data.builders import MIN_LENGTH, Example, LongLines, PackedBuilder, Packing, PairBuilder
+from stages.data.shard_index import SPLITS, Shard, ShardIndex
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 VERSION = 1
 
-SPLITS = ("train", "heldout")
-INDEX = "index.json"
 BYTES_IN_A_MEGABYTE = 1 << 20
 
 
@@ -93,18 +92,18 @@ def run(config: ShardConfig, context: StageContext) -> None:
     counts: dict[str, Any] = {split: _total(reports, split) for split in SPLITS}
     if not counts["train"]["rows"]:
         raise ValueError(f"the {counts['train']['documents']} training documents of {ingest} gave no example")
-    index = {
-        "sequence_length": config.sequence_length,
-        "packing": config.packing,
-        "vocab_size": info["size"],
-        "tokenizer_sha256": info["sha256"],
-        "special_ids": info["special"],
-        "counts": counts,
-    }
-    for split in SPLITS:
-        index[split] = [shard for report in reports if report["split"] == split for shard in report["shards"]]
-    write_json(context.output / INDEX, index)
-    _clean(context.output, keep={shard["file"] for split in SPLITS for shard in index[split]})
+    index = ShardIndex(
+        sequence_length=config.sequence_length,
+        packing=config.packing,
+        vocab_size=info["size"],
+        tokenizer_sha256=info["sha256"],
+        special_ids=info["special"],
+        counts=counts,
+        train=_shards(reports, "train"),
+        heldout=_shards(reports, "heldout"),
+    )
+    index.write(context.output)
+    _clean(context.output, keep={shard.file for shard in (*index.train, *index.heldout)})
     context.tracker.params(counts)
     for split in SPLITS:
         if counts[split]["rows"]:
@@ -212,6 +211,10 @@ def _total(reports: list[dict[str, Any]], split: str) -> dict[str, int]:
     return {
         name: sum(report["counts"].get(name, 0) for report in reports if report["split"] == split) for name in names
     }
+
+
+def _shards(reports: list[dict[str, Any]], split: str) -> tuple[Shard, ...]:
+    return tuple(Shard(**shard) for report in reports if report["split"] == split for shard in report["shards"])
 
 
 def _clean(output: UPath, *, keep: set[str]) -> None:

@@ -4,35 +4,22 @@ Legend: N rows, T tokens.
 """
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from upath import UPath
 
 from cluster.storage import is_local, write_bytes
+from stages.data.shard_index import INDEX, Shard, ShardIndex
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from stages.data.builders import Example
-
-INDEX = "index.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """An entry of the index. `tokens` counts real ones, [CLS] and [SEP] included."""
-
-    file: str
-    rows: int
-    tokens: int
-    sha256: str
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
@@ -86,38 +73,24 @@ class ShardReader:
     Args:
       folder: Output of the `shard` stage.
       split: `train` or `heldout`.
-      identity: The `identity` that the index must have (a checkpoint's), or None for any.
       cache: Folder for copies of remote shards; None: one in the system's temporary folder.
 
     Raises:
       FileNotFoundError: No index, or a shard of it is gone.
-      ValueError: The split has no rows, the index is not the expected one, or a shard is damaged.
+      ValueError: The split has no rows, or the index or a shard is not what the shard stage writes.
     """
 
-    def __init__(self, folder: UPath, split: str, *, identity: str | None = None, cache: Path | None = None) -> None:
-        path = folder / INDEX
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: the shard stage has not finished there")
-        data = path.read_bytes()
-        self.identity = hashlib.sha256(data).hexdigest()
-        if identity is not None and identity != self.identity:
-            raise ValueError(
-                f"{path} is {self.identity[:12]}, expected {identity[:12]}: the examples are not those that "
-                "the run began with; start it in a new output folder"
-            )
-        self.index: dict[str, Any] = json.loads(data)
-        self.split = split
-        self.sequence_length: int = self.index["sequence_length"]
-        self.vocab_size: int = self.index["vocab_size"]
-        self.special_ids: dict[str, int] = self.index["special_ids"]
+    def __init__(self, folder: UPath, split: Literal["train", "heldout"], *, cache: Path | None = None) -> None:
+        self.index = ShardIndex.read(folder)
+        self.sequence_length = self.index.sequence_length
         self._folder = folder
         self._cache = cache or Path(tempfile.gettempdir()) / f"electra-pipeline-shards-{os.getuid()}"
-        self._shards = [Shard(**entry) for entry in self.index[split]]
+        self._shards = self.index.train if split == "train" else self.index.heldout
         self._ends = np.cumsum([shard.rows for shard in self._shards], dtype=np.int64)
         self._columns: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         if not self.num_rows:
             raise ValueError(
-                f"{path}: the split {split!r} has no examples; "
+                f"{folder / INDEX}: the split {split!r} has no examples; "
                 + ("raise ingest.heldout_fraction" if split == "heldout" else "the corpus is too small")
             )
 

@@ -1,6 +1,7 @@
 """Pretrains generator and discriminator together on the shards, in any number of JAX processes."""
 
 from stages.context import StageContext
+from stages.data.shard_index import ShardIndex
 from stages.pretrain.config import PretrainConfig
 
 VERSION = 1
@@ -14,13 +15,12 @@ def run(config: PretrainConfig, context: StageContext) -> None:
       NonFiniteError: A loss became infinite or not a number.
     """
     from cluster.launch import launch
-    from cluster.storage import read_json
 
-    index = read_json(context.inputs["shard"] / "index.json")
-    discriminator, _ = config.model.resolve(index["vocab_size"])
-    if index["sequence_length"] > discriminator.max_position_embeddings:
+    index = ShardIndex.read(context.inputs["shard"])
+    discriminator, _ = config.model.resolve(index.vocab_size)
+    if index.sequence_length > discriminator.max_position_embeddings:
         raise ValueError(
-            f"the shards' sequence_length is {index['sequence_length']}, the model has positions for "
+            f"the shards' sequence_length is {index.sequence_length}, the model has positions for "
             f"{discriminator.max_position_embeddings}: lower shard.sequence_length or raise "
             "pretrain.model.max_position_embeddings"
         )

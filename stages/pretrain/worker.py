@@ -1,7 +1,5 @@
 """One process's part of pretraining: data, model, state, checkpoint, loop, result, in this order."""
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +12,7 @@ from jax.experimental.multihost_utils import process_allgather
 from cluster.devices import peak_flops
 from cluster.distributed import global_batch
 from cluster.mesh import is_split, make_mesh
-from cluster.storage import read_json, write_json, write_text
+from cluster.storage import write_json, write_text
 from stages.context import StageContext
 from stages.data.batches import host_batches
 from stages.data.builders import Packing
@@ -59,12 +57,12 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         )
 
     shard_folder = context.inputs["shard"]
-    index = read_json(shard_folder / "index.json")
     train_rows, heldout_rows = ShardReader(shard_folder, "train"), ShardReader(shard_folder, "heldout")
+    index = train_rows.index
     order = ExampleOrder(train_rows.num_rows, config.batch_size, config.seed)
 
     objective = config.objective.resolve(config.model.size)
-    discriminator, generator = objective.networks(*config.model.resolve(index["vocab_size"]))
+    discriminator, generator = objective.networks(*config.model.resolve(index.vocab_size))
     # Two keys of one seed: initial weights never share bits with the steps' masks.
     step_seed, eval_seed = config.seed, config.seed + 0x5EED
 
@@ -87,9 +85,9 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     loss_fn = make_pretraining_loss(
         graphdef,
         objective=objective,
-        special_ids=index["special_ids"],
-        vocab_size=index["vocab_size"],
-        packed=index["packing"] == Packing.PACKED,
+        special_ids=index.special_ids,
+        vocab_size=index.vocab_size,
+        packed=index.packing == Packing.PACKED,
         dtype=str(config.compute_dtype),
     )
     optimizer = make_optimizer(config.optimizer_config)
@@ -110,7 +108,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     )
     eval_step = make_eval_step(loss_fn, seed=eval_seed, mesh=mesh, shardings=divided)
 
-    identity = {"shards": hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()}
+    identity = {"shards": index.hash}
     checkpoints = Checkpoints(
         context.output / CHECKPOINTS,
         keep=config.keep_checkpoints,
@@ -131,12 +129,12 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         state = state._replace(params=state.params | jax.device_put(loaded, places, may_alias=False))
     first_step = int(state.step)
 
-    num_masked = max_masked(index["sequence_length"], objective.mask_fraction or 0.0)
+    num_masked = max_masked(index.sequence_length, objective.mask_fraction or 0.0)
     flops = pretraining_step_flops(
         discriminator,
         generator,
         batch_size=config.batch_size,
-        sequence_length=index["sequence_length"],
+        sequence_length=index.sequence_length,
         num_masked=num_masked,
         kind=objective.kind,
     )
@@ -154,7 +152,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
 
     def evaluate(params: Any) -> dict[str, np.ndarray]:
         total: dict[str, np.ndarray] = {}
-        batches = _heldout_batches(heldout_rows, config=config, pad_id=index["special_ids"]["pad"])
+        batches = _heldout_batches(heldout_rows, config=config, pad_id=index.special_ids["pad"])
         for number, rows in enumerate(batches):
             sums = fetch(eval_step(params, global_batch(mesh, rows), number))
             total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in sums.items()}

@@ -11,6 +11,7 @@ from upath import UPath
 
 from cluster.storage import read_json
 from stages.context import Group
+from stages.data.shard_index import ShardIndex
 from stages.finetune.config import Init
 from stages.run_warning import RunWarning, WarningKind, read_warnings
 
@@ -95,7 +96,7 @@ class Results:
     probes: tuple[Probe, ...]
     pretraining: Pretraining | None
     documents: Mapping[str, Any]
-    shards: Mapping[str, Any]
+    shards: ShardIndex | None
     vocabulary: Mapping[str, Any]
     gaps: tuple[Gap, ...] = field(default=())
 
@@ -127,7 +128,7 @@ def collect(inputs: Mapping[str, UPath], *, groups: Mapping[str, Group]) -> Resu
         probes=tuple(sorted(probes, key=lambda probe: (probe.task, probe.step))),
         pretraining=_read_pretraining(inputs, gaps),
         documents=_read_object(inputs, "ingest", "counts.json", gaps),
-        shards=_read_object(inputs, "shard", "index.json", gaps),
+        shards=_read_index(inputs, gaps),
         vocabulary=_read_object(inputs, "vocab", "info.json", gaps),
         gaps=tuple(gaps),
     )
@@ -177,6 +178,14 @@ def _read_object(inputs: Mapping[str, UPath], stage: str, name: str, gaps: list[
     if not path.exists():
         gaps.append(Gap(what=stage, reason=f"it left no {name} in {inputs[stage]}"))
     return _read_if_there(path)
+
+
+def _read_index(inputs: Mapping[str, UPath], gaps: list[Gap]) -> ShardIndex | None:
+    try:
+        return ShardIndex.read(inputs["shard"]) if "shard" in inputs else None
+    except FileNotFoundError as error:
+        gaps.append(Gap(what="shard", reason=str(error)))
+        return None
 
 
 def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraining | None:

@@ -62,9 +62,8 @@ def data_tables(results: Results) -> list[Table]:
         hidden = ("special", "sha256")
         shown = {key: value for key, value in results.vocabulary.items() if value is not None and key not in hidden}
         tables.append(Table(title="Vocabulary", columns=("",), rows=tuple(_flat_rows(shown))))
-    counts = results.shards.get("counts", {})
-    if counts:
-        tables.append(_example_table(counts, sequence_length=results.shards["sequence_length"]))
+    if results.shards is not None:
+        tables.append(_example_table(results.shards.counts, sequence_length=results.shards.sequence_length))
     return tables
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from upath import UPath
 
 from pipeline.config.sections import load_config
+from stages.data.shard_index import ShardIndex
 from stages.electra.flops import pretraining_step_flops
 from stages.electra.objectives.corruption import max_masked
 
@@ -71,13 +73,13 @@ def step_flops(path: Path, shards: Path) -> float:
     """Matrix FLOPs of a step."""
     pretrain = load_config(path).pretrain
     assert pretrain is not None
-    index = json.loads((shards / "index.json").read_text())
+    index = ShardIndex.read(UPath(shards))
     objective = pretrain.objective.resolve(pretrain.model.size)
     return pretraining_step_flops(
-        *objective.networks(*pretrain.model.resolve(index["vocab_size"])),
+        *objective.networks(*pretrain.model.resolve(index.vocab_size)),
         batch_size=pretrain.batch_size,
-        sequence_length=index["sequence_length"],
-        num_masked=max_masked(index["sequence_length"], objective.mask_fraction or 0.0),
+        sequence_length=index.sequence_length,
+        num_masked=max_masked(index.sequence_length, objective.mask_fraction or 0.0),
         kind=objective.kind,
     )
 

@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from upath import UPath
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, global_batch
 from cluster.mesh import make_mesh
-from cluster.storage import write_json
 from stages.data.batches import host_batches
-from stages.data.builders import Example
+from stages.data.builders import Example, Packing
 from stages.data.order import ExampleOrder
+from stages.data.shard_index import ShardIndex
 from stages.data.shards import ShardReader, ids_dtype, write_shard
 from stages.electra.config import Size
 from stages.electra.objectives.pretraining_loss import summarize
@@ -58,8 +57,16 @@ def write_shards(folder: UPath, shape: workload.Shape, *, num_batches: int) -> N
         special_ids=workload.SPECIAL_IDS,
         dtype=ids_dtype(workload.VOCAB_SIZE),
     )
-    index = {"sequence_length": shape.sequence_length, "vocab_size": workload.VOCAB_SIZE}
-    write_json(folder / "index.json", index | {"special_ids": workload.SPECIAL_IDS, "train": [asdict(shard)]})
+    ShardIndex(
+        sequence_length=shape.sequence_length,
+        packing=Packing.PAIRS,
+        vocab_size=workload.VOCAB_SIZE,
+        tokenizer_sha256="",
+        special_ids=workload.SPECIAL_IDS,
+        counts={},
+        train=(shard,),
+        heldout=(),
+    ).write(folder)
 
 
 class Watched:

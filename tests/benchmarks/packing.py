@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
     options = parser.parse_args()
     configure(ClusterConfig(cpus_per_process=2))
-    readers = {
-        Packing(reader.index["packing"]): reader for reader in (ShardReader(at, "train") for at in options.shards)
-    }
+    readers = {Packing(reader.index.packing): reader for reader in (ShardReader(at, "train") for at in options.shards)}
     if set(readers) != set(Packing):
         parser.error(f"the shards are both {', '.join(readers)}, must be one of each of {', '.join(Packing)}")
     steps, fill, seconds = {}, {}, {packing: list[float]() for packing in readers}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,9 +19,9 @@ import orbax.checkpoint as ocp
 import pytest
 from upath import UPath
 
-from cluster.storage import write_json
 from stages.context import StageContext
-from stages.data.builders import Example
+from stages.data.builders import Example, Packing
+from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
 from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size
 from stages.electra.files.huggingface import flatten
@@ -61,13 +61,13 @@ SHORT = replace(CONFIG, steps=2, warmup_steps=1, milestones=(100.0,))
 def shards(tmp_path_factory) -> UPath:
     """Shards of sixteen tokens a row, of a vocabulary of sixty."""
     folder, random = UPath(tmp_path_factory.mktemp("shards")), np.random.default_rng(0)
-    index: dict = {"sequence_length": 16, "packing": "pairs", "vocab_size": 60, "special_ids": SPECIAL_IDS}
+    written = {}
     for split, num_rows in (("train", 40), ("heldout", 4)):
         examples = [
             Example(first=random.integers(5, 60, 1 + row % 8).tolist(), second=random.integers(5, 60, row % 5).tolist())
             for row in range(num_rows)
         ]
-        shard = write_shard(
+        written[split] = write_shard(
             folder,
             file=f"{split}/shard-0.arrow",
             examples=examples,
@@ -75,8 +75,16 @@ def shards(tmp_path_factory) -> UPath:
             special_ids=SPECIAL_IDS,
             dtype=np.dtype(np.uint16),
         )
-        index[split] = [asdict(shard)]
-    write_json(folder / "index.json", index)
+    ShardIndex(
+        sequence_length=16,
+        vocab_size=60,
+        packing=Packing.PAIRS,
+        tokenizer_sha256="ab",
+        special_ids=SPECIAL_IDS,
+        counts={},
+        train=(written["train"],),
+        heldout=(written["heldout"],),
+    ).write(folder)
     return folder
 
 
@@ -188,7 +196,7 @@ def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
 
 def test_packed_rows_train_as_far_and_are_refused_where_they_cannot(shards, tmp_path):
     packed = UPath(shutil.copytree(shards, tmp_path / "packed"))
-    write_json(packed / "index.json", json.loads((packed / "index.json").read_text()) | {"packing": "packed"})
+    replace(ShardIndex.read(packed), packing=Packing.PACKED).write(packed)
     short = replace(CONFIG, steps=2, warmup_steps=1)
     result = json.loads((run(tmp_path / "out", packed, short) / "result.json").read_text())
     assert np.isfinite(result["heldout"]["loss/total"])

@@ -1,5 +1,7 @@
 """Reading shards: by row, in batches, from anywhere, with clear words where something is wrong."""
 
+import hashlib
+import json
 import threading
 import time
 
@@ -8,8 +10,9 @@ import pytest
 from upath import UPath
 
 from stages.data.batches import host_batches, process_slice
-from stages.data.builders import Example
+from stages.data.builders import Example, Packing
 from stages.data.order import ExampleOrder
+from stages.data.shard_index import Shard, ShardIndex
 from stages.data.shards import ShardReader, write_shard
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -17,13 +20,8 @@ SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 def _write(folder: UPath, *, shards: tuple[int, ...] = (5, 1, 7), heldout: tuple[int, ...] = (3,)) -> None:
     """Shards whose row n begins with the token 10 + n."""
-    from dataclasses import asdict
-
-    from cluster.storage import write_json
-
-    index: dict = {"sequence_length": 8, "vocab_size": 100, "special_ids": SPECIAL_IDS}
+    written: dict[str, list[Shard]] = {"train": [], "heldout": []}
     for split, sizes in (("train", shards), ("heldout", heldout)):
-        index[split] = []
         number = 10
         for at, size in enumerate(sizes):
             examples = [Example(first=[number + row], second=[9] * (row % 3)) for row in range(size)]
@@ -36,8 +34,17 @@ def _write(folder: UPath, *, shards: tuple[int, ...] = (5, 1, 7), heldout: tuple
                 special_ids=SPECIAL_IDS,
                 dtype=np.dtype(np.uint16),
             )
-            index[split].append(asdict(shard))
-    write_json(folder / "index.json", index)
+            written[split].append(shard)
+    ShardIndex(
+        sequence_length=8,
+        vocab_size=100,
+        packing=Packing.PAIRS,
+        tokenizer_sha256="ab",
+        special_ids=SPECIAL_IDS,
+        counts={},
+        train=tuple(written["train"]),
+        heldout=tuple(written["heldout"]),
+    ).write(folder)
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ def folder(tmp_path) -> UPath:
 
 def test_rows_come_in_the_order_asked_from_whatever_shard(folder: UPath) -> None:
     reader = ShardReader(folder, "train")
-    assert (reader.num_rows, reader.sequence_length, reader.vocab_size) == (13, 8, 100)
+    assert (reader.num_rows, reader.sequence_length, reader.index.vocab_size) == (13, 8, 100)
     rows = reader.rows(np.array([12, 0, 5, 6, 4, 0]))
     assert rows["ids"][:, 1].tolist() == [22, 10, 15, 16, 14, 10]
     assert rows["ids"][0].tolist() == [2, 22, 3, 0, 0, 0, 0, 0]
@@ -108,12 +115,32 @@ def test_a_folder_without_an_index_is_not_finished(tmp_path) -> None:
         ShardReader(UPath(tmp_path), "train")
 
 
-def test_shards_that_changed_under_a_run_are_refused(folder: UPath) -> None:
-    identity = ShardReader(folder, "train").identity
-    ShardReader(folder, "train", identity=identity)
+def test_an_index_is_read_as_it_was_written_and_its_hash_is_that_of_its_json(folder: UPath) -> None:
+    """Checkpoints keep this hash: a change here ends every run that was interrupted."""
+    index = ShardIndex.read(folder)
+    assert (index.packing, [shard.rows for shard in index.train]) == (Packing.PAIRS, [5, 1, 7])
+    text = json.dumps(json.loads((folder / "index.json").read_text()), sort_keys=True)
+    assert index.hash == hashlib.sha256(text.encode()).hexdigest()
+    index.write(folder)
+    assert ShardIndex.read(folder) == index
     _write(folder, shards=(5, 1, 8))
-    with pytest.raises(ValueError, match="the examples are not those that the run began with"):
-        ShardReader(folder, "train", identity=identity)
+    assert ShardIndex.read(folder).hash != index.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"packing": None}, "index.json lacks packing: "),
+        ({"strange": 1}, "index.json has strange: "),
+        ({"train": [{"file": "a", "rows": 1, "tokens": 2}]}, r"index.json: train\[0\] lacks sha256: "),
+    ],
+)
+def test_an_index_with_other_fields_is_refused_with_what_to_do(folder: UPath, change: dict, words: str) -> None:
+    value = json.loads((folder / "index.json").read_text()) | change
+    kept = {name: entry for name, entry in value.items() if entry is not None}
+    (folder / "index.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=f"{words}.* --rerun shard"):
+        ShardReader(folder, "train")
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])

@@ -10,6 +10,8 @@ from typing import Any
 from upath import UPath
 
 from stages.context import Group, NullTracker, StageContext
+from stages.data.builders import Packing
+from stages.data.shard_index import ShardIndex
 from stages.report.config import ReportConfig
 from stages.report.stage import run
 from stages.run_warning import RunWarning
@@ -120,7 +122,16 @@ def whole_run(root: Path) -> dict[str, UPath]:
     write(root / "vocab" / FINGERPRINT / "info.json", info)
     split = {"documents": 11880, "tokens": 1_234_567, "unknown": 12, "dropped": 0, "rows": 10_000}
     counts = {"train": split | {"tokens_written": 1_254_567}, "heldout": {"documents": 120, "rows": 0}}
-    write(root / "shard" / FINGERPRINT / "index.json", {"sequence_length": 128, "counts": counts, "train": []})
+    ShardIndex(
+        sequence_length=128,
+        packing=Packing.PAIRS,
+        vocab_size=4096,
+        tokenizer_sha256="ab" * 32,
+        special_ids={"pad": 0},
+        counts=counts,
+        train=(),
+        heldout=(),
+    ).write(inputs["shard"])
     write(root / "pretrain" / FINGERPRINT / "metrics.jsonl", pretraining_rows())
     write(root / "pretrain" / FINGERPRINT / "result.json", {"steps": 2000})
     table: dict[str, tuple[dict[str, tuple[float, float]], float]] = {

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer
 from upath import UPath
 
-from cluster.storage import write_json
 from stages.context import NullTracker, StageContext
-from stages.data.builders import Example
+from stages.data.builders import Example, Packing
+from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
 from stages.electra.config import ModelConfig, Size
 from stages.export import ExportConfig
@@ -62,10 +61,10 @@ def inputs(tmp_path_factory, vocabulary: list[str], raw_tokenizer: Tokenizer) ->
     (inputs["vocab"] / "tokenizer.json").write_text(raw_tokenizer.to_str())
     (inputs["vocab"] / "tokenizer_config.json").write_text("{}")
     size = len(vocabulary)
-    index: dict = {"sequence_length": 32, "packing": "pairs", "vocab_size": size, "special_ids": SPECIAL_IDS}
+    written = {}
     for split in ("train", "heldout"):
         examples = [Example(first=random.integers(5, size, 20).tolist(), second=[]) for _ in range(8)]
-        shard = write_shard(
+        written[split] = write_shard(
             inputs["shard"],
             file=f"{split}/shard-0.arrow",
             examples=examples,
@@ -73,8 +72,16 @@ def inputs(tmp_path_factory, vocabulary: list[str], raw_tokenizer: Tokenizer) ->
             special_ids=SPECIAL_IDS,
             dtype=np.dtype(np.uint16),
         )
-        index[split] = [asdict(shard)]
-    write_json(inputs["shard"] / "index.json", index)
+    ShardIndex(
+        sequence_length=32,
+        vocab_size=size,
+        packing=Packing.PAIRS,
+        tokenizer_sha256="ab",
+        special_ids=SPECIAL_IDS,
+        counts={},
+        train=(written["train"],),
+        heldout=(written["heldout"],),
+    ).write(inputs["shard"])
     pretrain(CONFIG, StageContext(output=inputs["pretrain"], inputs=inputs))
     return inputs
 
