@@ -13,6 +13,7 @@ from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
 from pipeline.manifest import CONFIG, MANIFEST, find_damage, read_manifest
 from pipeline.node import Stage
 from pipeline.raw_inputs import resolve
+from stages.training.checkpoint_folder import saved_step
 
 
 class Status(StrEnum):
@@ -85,11 +86,9 @@ def _look(folder: UPath, identity: Identity) -> tuple[Status, str]:
 
 def _resume_point(folder: UPath, identity: Identity) -> str:
     """Newest checkpoint, or how much is there."""
-    checkpoints = folder / "checkpoints"
-    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.is_dir() else []
-    if steps:
+    if (step := saved_step(folder)) is not None:
         total = identity["config"].get("steps")
-        return f"at step {max(steps)}" + (f" of {total}" if total else "")
+        return f"at step {step}" + (f" of {total}" if total else "")
     count = sum(1 for path in folder.rglob("*") if path.is_file()) - 1
     return f"with {count} file{'s' if count != 1 else ''} already there" if count > 0 else "from the start"
 

@@ -8,7 +8,6 @@ from stages.finetune.config import DeclaredConfig, FinetuneConfig, FinetuneSecti
 from stages.finetune.runs import expand
 from stages.pretrain.config import PretrainConfig
 from stages.stage_names import probe_name
-from stages.training.checkpoint_folder import CHECKPOINTS
 
 VERSION = 1
 
@@ -69,7 +68,7 @@ def run(config: ProbeConfig, context: StageContext) -> None:
     pretrained = context.inputs["pretrain"]
     networks = read_json(pretrained / "model" / "config.json")
     name = "discriminator" if "discriminator" in networks else "generator"
-    architecture, params = take_network(load_params(pretrained / CHECKPOINTS, step=config.step), name)
+    architecture, params = take_network(load_params(pretrained, step=config.step), name)
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(
             UPath(folder),

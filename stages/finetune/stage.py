@@ -16,12 +16,14 @@ logger = logging.getLogger(__name__)
 def run(config: FinetuneConfig, context: StageContext) -> None:
     """Fine-tunes, scores and writes metrics.jsonl, result.json, the task's prediction files and `model/`.
 
-    In this process, or in `cluster.finetune_processes` of its own. An interrupted run starts again.
+    In this process, or in `cluster.finetune_processes` of its own; from the newest checkpoint in the stage's
+    folder where there is one.
 
     Raises:
       ValueError: A task file is not what its task expects, or the model is too short for `max_length`.
       FileNotFoundError: The data or the model are not there.
       NonFiniteError: A loss became infinite or not a number.
+      PreemptedError: SIGTERM came; the same run goes on from the step that was saved.
     """
     if context.cluster.finetune_processes == 1:
         from cluster.distributed import configure
@@ -48,16 +50,9 @@ def run(config: FinetuneConfig, context: StageContext) -> None:
 
 
 def _in_process(config: FinetuneConfig, context: StageContext) -> None:
-    """One process's part. All do the same with their own rows of each batch; the first one's files are kept."""
-    import tempfile
-
+    """One process's part. All do the same with their own rows of each batch; the first one writes and tells."""
     import jax
-    from upath import UPath
 
     from stages.finetune.worker import finetune
 
-    if jax.process_index() == 0:
-        finetune(config, context)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        finetune(config, replace(context, output=UPath(folder), tracker=NullTracker()))
+    finetune(config, context if jax.process_index() == 0 else replace(context, tracker=NullTracker()))

@@ -1,12 +1,16 @@
-"""A whole fine-tuning run: examples, features, training, scores, files."""
+"""A whole fine-tuning run: examples, features, training, scores, files.
 
+It goes on from its newest checkpoint, in whichever attempt that is. Checkpoints change no result, and leave nothing
+behind when a run is done.
+"""
+
+import hashlib
 import logging
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,29 +18,32 @@ from jax.sharding import Mesh
 from upath import UPath
 
 from cluster.mesh import make_mesh, replicated
-from cluster.storage import local_copy, write_text
+from cluster.storage import write_text
 from stages.context import StageContext
-from stages.electra.config import ElectraConfig, HeadKind
+from stages.electra.config import ElectraConfig
 from stages.electra.files.model_folder import load_backbone
-from stages.examples import load
 from stages.finetune.artifacts import write_results
-from stages.finetune.config import DeclaredConfig, FinetuneConfig, Init, published_layer_decay, published_learning_rate
-from stages.finetune.training import Window, num_steps, train
+from stages.finetune.attempt import Attempt, Best
+from stages.finetune.config import FinetuneConfig, Init, published_layer_decay, published_learning_rate
+from stages.finetune.inputs import find_model, find_task, read_examples, read_tokenizer
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, TaskOptions, load_work
-from stages.tasks.buckets import bucket_lengths
+from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, load_work
+from stages.tasks.buckets import bucket_lengths, num_steps, training_batches
 from stages.tasks.model import init_model, make_layer_scale, make_predict, make_task_loss
 from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
-from stages.tasks.registry import make_task
-from stages.tasks.tokens import WordPiece
+from stages.training.checkpoint import Checkpoints, Kept
+from stages.training.checkpoint_folder import remove_checkpoints
 from stages.training.config import OptimizerConfig
-from stages.training.metrics import MetricsLog
+from stages.training.loop import Intervals, Window, run_loop
+from stages.training.metrics import MetricsLog, Recorder
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
-from stages.training.state import init_state, make_train_step
+from stages.training.state import Params, TrainState, init_state, make_train_step
 
 logger = logging.getLogger(__name__)
 
 _NUM_WINDOWS = 50  # rows of training metrics that a run writes
+# Steps: minutes of a small model on two cores. Writing a checkpoint takes less than a hundredth of that.
+CHECKPOINT_EVERY = 500
 _MUCH_CUT = 0.01  # share of texts that are too long, above which it is said
 _FAULTS = {
     "training": (WarningKind.SKIPPED, "cannot be trained on"),
@@ -45,30 +52,22 @@ _FAULTS = {
 _FLAT = 0.97  # a last loss above this share of a constant guess's means that nothing was learned
 
 
-class _Trained(NamedTuple):
-    """What an attempt came to: the parameters that are kept, the step and the scores that are theirs, all windows."""
-
-    params: Any
-    step: int
-    evaluation: Evaluation
-    windows: Sequence[Window]
-
-
 def finetune(config: FinetuneConfig, context: StageContext) -> None:
     """Trains, scores and writes what `stages.finetune.stage.run` promises. JAX is configured already."""
     started = time.perf_counter()
     with ExitStack() as stack:
-        _finetune(config, context, folder=_model_folder(config, context, stack), started=started)
+        _finetune(config, context, folder=find_model(config, context, stack), started=started)
 
 
 def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, started: float) -> None:
+    is_first = jax.process_index() == 0
     network, backbone = load_backbone(folder)
     config = _resolved(config, network)
     mesh = _make_mesh(config)
-    tokenizer = _read_tokenizer(folder, network)
+    tokenizer = read_tokenizer(folder, network)
 
-    task = _make_task(config)
-    data = _read_data(task, config, context)
+    task = find_task(config)
+    data = read_examples(task, config, context)
     train_features, dev_features = (
         task.features(examples, tokenizer, labels=data.labels, split=split)
         for examples, split in ((data.train, Split.TRAIN), (data.dev, Split.DEV))
@@ -88,8 +87,8 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             head=config.head,
         )
 
-    graphdef, params = init(config.seed)
-    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    graphdef, abstract_params = jax.eval_shape(lambda: init(config.seed))
+    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_params))
     steps = num_steps(train_features.num_rows, batch_size=config.batch_size, epochs=config.epochs)
     optimizer_config = OptimizerConfig(
         learning_rate=config.learning_rate or 0.0,
@@ -103,16 +102,41 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         decay=config.layer_decay or 1.0,
         offset=config.layer_decay_offset,
     )
-    write_text(context.output / "parameters.txt", parameter_table(params, lr_scale=layer_scale))
+    if is_first:
+        write_text(context.output / "parameters.txt", parameter_table(abstract_params, lr_scale=layer_scale))
     optimizer = make_optimizer(optimizer_config, lr_scale=layer_scale)
     dtype = str(config.compute_dtype)
-    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, seed=0, mesh=mesh)
+    train_step = make_train_step(make_task_loss(graphdef, task.kind, dtype=dtype), optimizer, mesh=mesh)
     predict = make_predict(graphdef, dtype=dtype, mesh=mesh)
     schedule = make_schedule(optimizer_config)
 
     lengths = np.concatenate([train_features.lengths, dev_features.lengths])
     buckets = bucket_lengths(lengths, max_length=config.max_length, epochs=config.epochs)
     shape = BatchShape(batch_size=config.batch_size, buckets=buckets, pad=tokenizer.pad, mesh=mesh)
+
+    def score(params: Params) -> Evaluation:
+        wide = replace(shape, batch_size=-(-EVAL_BATCH_SIZE // jax.device_count()) * jax.device_count())
+        logits = predict_rows(params, dev_features, shape=wide, predict=predict)
+        return task.evaluate(data.dev, dev_features, logits, labels=data.labels)
+
+    make_state = jax.jit(
+        lambda params: init_state(params, optimizer, key=jax.random.key(0)),
+        out_shardings=None if mesh is None else replicated(mesh),
+    )
+
+    def fresh(attempt: Attempt) -> TrainState:
+        params = init(attempt.seed(config.seed))[1]
+        return make_state(params if mesh is None else jax.device_get(params))
+
+    attempt = Attempt()
+    state, window = fresh(attempt), Window()
+    identity = {"config": repr(replace(config, model="")), "rows": _hash(train_features, dev_features)}
+    checkpoints = Checkpoints(context.output, keep=2, identity=identity)
+    if (restored := checkpoints.restore_newest(state)) is not None:
+        state, window = restored.state, Window.from_json(restored.window)
+        attempt = Attempt.from_kept(restored.kept)
+        started -= attempt.seconds
+    first_step = int(state.step)
     context.tracker.params(
         {
             "num_parameters": num_parameters,
@@ -125,75 +149,79 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "padded_lengths": str(buckets),
             "published/learning_rate": config.learning_rate,
             "published/layer_decay": config.layer_decay,
+            "resumed_from_step": first_step,
         }
         | {f"train/{name}": count for name, count in train_features.counts.items()}
     )
 
-    def attempt(seed: int) -> _Trained:
-        # A run that was interrupted, or learnt nothing, starts again: its rows belong to work that was lost.
-        log = MetricsLog(context.output / "metrics.jsonl", until_step=-1)
-        windows: list[Window] = []
-        best: _Trained | None = None
-        num_waits = 0
+    def train(attempt: Attempt, state: TrainState, window: Window) -> Best:
+        log = MetricsLog(context.output / "metrics.jsonl", until_step=int(state.step)) if is_first else None
+        recorder = Recorder(log=log, tracker=context.tracker)
+        seed = attempt.seed(config.seed)
+        seeds = np.full(config.batch_size, seed % 2**32, np.uint32)
+
+        def rows_from(step: int) -> Iterator[np.ndarray]:
+            lengths, batch_size = train_features.lengths, config.batch_size
+            return training_batches(lengths, buckets=buckets, batch_size=batch_size, seed=seed, start_step=step)
+
+        def describe_rows(step: int) -> str:
+            examples = train_features.examples[next(rows_from(step))]
+            return f"training examples of this batch: {sorted(set(examples.tolist()))}"
 
         def on_window(window: Window) -> None:
-            windows.append(window)
+            attempt.windows.append(window)
             metrics = {
-                "loss/total": window.loss,
+                "loss/total": _loss([window]),
                 "optimizer/learning_rate": float(schedule(window.step - 1)),
-                "optimizer/gradient_norm": window.sums["optimizer/gradient_norm"] / window.steps,
-                "throughput/examples_per_second": window.sums["examples"] / window.seconds,
-                "throughput/tokens_per_second": window.sums["tokens"] / window.seconds,
+                "optimizer/gradient_norm": float(window.sums["optimizer/gradient_norm"]) / window.steps,
+                "throughput/examples_per_second": float(window.sums["examples"]) / window.seconds,
+                "throughput/tokens_per_second": float(window.sums["tokens"]) / window.seconds,
             }
-            log.append({"step": window.step, "split": "train"} | metrics)
-            log.flush()
-            context.tracker.metrics(metrics, step=window.step)
-            context.tracker.progress(
-                window.step,
-                steps,
-                unit="steps",
-                loss=window.loss,
-                examples_per_second=metrics["throughput/examples_per_second"],
-            )
+            recorder.record(metrics, step=window.step, split="train")
+            recorder.flush()
+            recorder.progress(metrics, step=window.step, num_steps=steps, rate="examples_per_second")
 
-        def on_evaluation(step: int, params: Any) -> bool:
-            nonlocal best, num_waits
+        def evaluate(step: int, params: Params) -> bool:
             logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
-            wide = replace(shape, batch_size=-(-EVAL_BATCH_SIZE // jax.device_count()) * jax.device_count())
-            logits = predict_rows(params, dev_features, shape=wide, predict=predict)
-            found = task.evaluate(data.dev, dev_features, logits, labels=data.labels)
-            log.append({"step": step, "split": "dev"} | dict(found.scores))
-            log.flush()
-            context.tracker.metrics({f"dev/{name}": value for name, value in found.scores.items()}, step=step)
+            found = score(params)
+            recorder.record(found.scores, step=step, split="dev")
+            recorder.flush()
             logger.info("%s: step %d of %d: %s", task.name, step, steps, _as_text(found.scores))
-            score = found.scores[task.primary]
-            if config.patience is None or best is None or score > best.evaluation.scores[task.primary]:
+            primary, best = found.scores[task.primary], attempt.best
+            if step == steps if config.patience is None else best is None or primary > best.score:
                 # Copied: the next step uses these parameters up.
-                best, num_waits = _Trained(jax.device_get(params), step, found, windows), 0
+                attempt.best, attempt.num_waits = Best(step, primary, jax.device_get(params), found), 0
             else:
-                num_waits += 1
-            return num_waits == config.patience
+                attempt.num_waits += 1
+            return attempt.num_waits == config.patience
 
-        state = init_state(init(seed)[1], optimizer)
-        train(
-            state if mesh is None else jax.device_put(jax.device_get(state), replicated(mesh)),
-            train_features,
-            steps=steps,
-            seed=seed,
-            shape=shape,
+        def keep() -> Kept:
+            recorder.flush()
+            return attempt.kept(seconds=time.perf_counter() - started)
+
+        run_loop(
+            state,
+            intervals=Intervals(
+                num_steps=steps,
+                log=max(1, steps // _NUM_WINDOWS),
+                evaluate=max(1, -(-steps // config.evaluations)),
+                checkpoint=CHECKPOINT_EVERY,
+            ),
             train_step=train_step,
-            log_every=max(1, steps // _NUM_WINDOWS),
+            batches=(shape.make(train_features, rows, seed=seeds) for rows in rows_from(int(state.step))),
             on_window=on_window,
-            evaluate_every=max(1, -(-steps // config.evaluations)),
-            on_evaluation=on_evaluation,
+            evaluate=evaluate,
+            describe_rows=describe_rows,
+            window=window,
+            checkpoints=checkpoints,
+            keep=keep,
         )
-        assert best is not None  # the last step is always followed by an evaluation
-        return best
+        assert attempt.best is not None  # the last step is always followed by an evaluation
+        return attempt.best
 
-    lost: list[str] = []
-    for number in range(config.retries + 1):
-        trained = attempt(config.seed if number == 0 else _other_seed(config.seed, number))
-        evaluation, windows = trained.evaluation, trained.windows
+    while True:
+        best, windows = train(attempt, state, window), attempt.windows
+        evaluation = best.evaluation or score(jax.device_put(best.params))
         warnings = _warnings(
             config,
             task,
@@ -203,12 +231,17 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             windows=windows,
         )
         degenerate = [warning.text for warning in warnings if warning.kind is WarningKind.DEGENERATE]
-        if not degenerate:
+        if not degenerate or attempt.number == config.retries:
             break
-        lost += degenerate[:1]
-    if number:
-        text = f"attempt {number + 1}, with other draws; before it: {'; '.join(lost[:number])}"
+        attempt = Attempt(number=attempt.number + 1, lost=(*attempt.lost, degenerate[0]))
+        state, window = fresh(attempt), Window()
+        checkpoints.start_over(state, kept=attempt.kept(seconds=time.perf_counter() - started))
+    if attempt.number:
+        text = f"attempt {attempt.number + 1}, with other draws; before it: {'; '.join(attempt.lost)}"
         warnings.append(RunWarning(WarningKind.RETRIED, text))
+    checkpoints.close()
+    if not is_first:
+        return
     write_results(
         config,
         context,
@@ -216,7 +249,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         data=data,
         network=network,
         folder=folder,
-        params=trained.params,
+        params=best.params,
         evaluation=evaluation,
         warnings=warnings,
         result={
@@ -232,19 +265,20 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "dev_examples": len(data.dev),
             "dev_rows": dev_features.num_rows,
             "steps": steps,
-            "scored_step": trained.step,
-            "attempts": number + 1,
+            "scored_step": best.step,
+            "attempts": attempt.number + 1,
             "learning_rate": config.learning_rate,
             "layer_decay": config.layer_decay,
-            "last_loss": windows[-1].loss,
+            "last_loss": _loss(windows[-1:]),
             "counts": {"train": dict(train_features.counts), "dev": dict(dev_features.counts)},
             "faults": {"train": list(train_features.faults), "dev": list(dev_features.faults)},
             "details": dict(evaluation.details),
-            # The median, which the windows that waited for a compilation do not move.
             "examples_per_second": float(np.median([window.sums["examples"] / window.seconds for window in windows])),
             "seconds": time.perf_counter() - started,
+            "resumed_from_step": first_step,
         },
     )
+    remove_checkpoints(context.output)
 
 
 def _make_mesh(config: FinetuneConfig) -> Mesh | None:
@@ -260,20 +294,20 @@ def _make_mesh(config: FinetuneConfig) -> Mesh | None:
     return mesh
 
 
-def _other_seed(seed: int, attempt: int) -> int:
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
+def _hash(*features: Features) -> str:
+    """Of all that a model is told of these rows, by which a checkpoint knows its run's data."""
+    digest = hashlib.sha256()
+    for each in features:
+        for values in (each.first_length, each.ids, *each.labels.values()):
+            for value in [values] if isinstance(values, np.ndarray) else values:
+                digest.update(np.asarray(value).tobytes())
+    return digest.hexdigest()
 
 
-def _model_folder(config: FinetuneConfig, context: StageContext, stack: ExitStack) -> UPath:
-    """The model's folder on this machine; that of a hub id is downloaded."""
-    location = os.path.expanduser(context.expand(config.model))
-    path = UPath(location)
-    if path.is_dir():
-        return UPath(stack.enter_context(local_copy(path)))
-    load_backbone(location)  # says what is wrong with a location that is neither
-    from huggingface_hub import snapshot_download
-
-    return UPath(snapshot_download(location, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
+def _loss(windows: Sequence[Window]) -> float:
+    """Mean over the targets of all steps of these windows."""
+    loss, targets = (sum(float(window.sums[name]) for window in windows) for name in ("loss", "targets"))
+    return loss / max(1.0, targets)
 
 
 def _resolved(config: FinetuneConfig, network: ElectraConfig) -> FinetuneConfig:
@@ -290,51 +324,6 @@ def _resolved(config: FinetuneConfig, network: ElectraConfig) -> FinetuneConfig:
     )
 
 
-def _read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{folder}: no tokenizer.json; a model is fine-tuned with its own tokenizer, which transformers' "
-            "AutoTokenizer writes (save_pretrained) where there is a vocab.txt"
-        )
-    tokenizer = WordPiece.from_file(path)
-    if tokenizer.vocab_size > network.vocab_size:
-        raise ValueError(
-            f"{path} has {tokenizer.vocab_size} tokens, the model's vocab_size is {network.vocab_size}: "
-            "they do not belong together"
-        )
-    return tokenizer
-
-
-def _make_task(config: FinetuneConfig) -> Task:
-    options = TaskOptions(
-        max_length=config.max_length,
-        doc_stride=config.doc_stride,
-        max_question_length=config.max_question_length,
-        max_answer_length=config.max_answer_length,
-        n_best=config.n_best,
-        double_unordered=config.double_unordered,
-        bioes=config.head is HeadKind.ORIGINAL,
-    )
-    return make_task(config.task, options, form=config.form if isinstance(config, DeclaredConfig) else None)
-
-
-def _read_data(task: Task, config: FinetuneConfig, context: StageContext) -> TaskData:
-    data = load(task, data=config.data, train_file=config.train_file, eval_file=config.eval_file, context=context)
-    return replace(
-        data,
-        train=evenly(data.train, config.max_train_examples),
-        dev=evenly(data.dev, config.max_eval_examples),
-    )
-
-
-def evenly(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
-    """At most `count` examples, evenly spaced: files are often sorted by source or article."""
-    if count is None or count >= len(examples):
-        return examples
-    return [examples[index * len(examples) // count] for index in range(count)]
-
-
 def _warnings(
     config: FinetuneConfig,
     task: Task,
@@ -345,8 +334,7 @@ def _warnings(
     windows: Sequence[Window],
 ) -> list[RunWarning]:
     warnings = [*data.warnings, *evaluation.warnings]
-    last = windows[-max(1, len(windows) // 10) :]
-    loss = sum(window.sums["loss"] for window in last) / max(1.0, sum(window.sums["targets"] for window in last))
+    loss = _loss(windows[-max(1, len(windows) // 10) :])
     constant = load_work(task.kind).constant_loss(features["training"])
     if constant > 0 and loss > _FLAT * constant:
         text = f"flat loss, {loss:.3f} over the last steps; a guess that ignores the input has {constant:.3f}"

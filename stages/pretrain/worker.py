@@ -11,7 +11,7 @@ from jax.experimental.multihost_utils import process_allgather
 
 from cluster.devices import peak_flops
 from cluster.distributed import global_batch
-from cluster.mesh import is_split, make_mesh
+from cluster.mesh import make_mesh
 from cluster.storage import write_json, write_text
 from stages.context import StageContext
 from stages.data.batches import host_batches
@@ -28,13 +28,12 @@ from stages.electra.objectives.objective import ObjectiveKind
 from stages.electra.objectives.pretraining_loss import make_pretraining_loss, summarize
 from stages.electra.sharding import RULES
 from stages.pretrain.config import PretrainConfig
-from stages.training.checkpoint import Checkpoints
-from stages.training.checkpoint_folder import CHECKPOINTS
-from stages.training.loop import Intervals, Recorder, Window, fetch, run_loop
-from stages.training.metrics import MetricsLog
+from stages.training.checkpoint import Checkpoints, Kept
+from stages.training.loop import Intervals, Window, fetch, run_loop
+from stages.training.metrics import MetricsLog, Recorder
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
 from stages.training.sharding import make_shardings
-from stages.training.state import init_state, make_eval_step, make_train_step
+from stages.training.state import Params, TrainState, init_state, make_eval_step, make_train_step
 
 _WAVES = 0x3A7E  # folded into the key of the initial weights
 
@@ -64,7 +63,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     objective = config.objective.resolve(config.model.size)
     discriminator, generator = objective.networks(*config.model.resolve(index.vocab_size))
     # Two keys of one seed: initial weights never share bits with the steps' masks.
-    step_seed, eval_seed = config.seed, config.seed + 0x5EED
+    eval_key = jax.random.key(config.seed + 0x5EED)
 
     def init_model() -> tuple[Any, Any]:
         model = Electra(
@@ -92,25 +91,23 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     )
     optimizer = make_optimizer(config.optimizer_config)
 
-    def fresh() -> Any:
-        return init_state(init_model()[1], optimizer)
+    def fresh() -> TrainState:
+        return init_state(init_model()[1], optimizer, key=jax.random.key(config.seed))
 
     shardings = make_shardings(jax.eval_shape(fresh), rules=RULES, mesh=mesh)
     state = jax.jit(fresh, out_shardings=shardings)()
-    divided = shardings if is_split(mesh) else None
     train_step = make_train_step(
         loss_fn,
         optimizer,
-        seed=step_seed,
         mesh=mesh,
-        shardings=divided,
+        shardings=shardings,
         accumulation_steps=config.gradient_accumulation_steps,
     )
-    eval_step = make_eval_step(loss_fn, seed=eval_seed, mesh=mesh, shardings=divided)
+    eval_step = make_eval_step(loss_fn, key=eval_key, mesh=mesh, shardings=shardings)
 
     identity = {"shards": index.hash}
     checkpoints = Checkpoints(
-        context.output / CHECKPOINTS,
+        context.output,
         keep=config.keep_checkpoints,
         milestones=config.milestone_steps,
         identity=identity,
@@ -141,29 +138,36 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     peak = peak_flops(str(config.compute_dtype)) * jax.process_count()
     schedule = make_schedule(config.optimizer_config)
 
-    def rates(sums: dict[str, np.ndarray], steps: int, seconds: float, step: int) -> dict[str, float]:
-        return {
-            "optimizer/learning_rate": float(schedule(step - 1)),
+    recorder = Recorder(
+        log=MetricsLog(context.output / "metrics.jsonl", until_step=first_step) if is_first else None,
+        tracker=context.tracker if is_first else None,
+    )
+
+    def on_window(window: Window) -> None:
+        sums, steps, seconds = window.sums, window.steps, window.seconds
+        metrics = summarize(sums) | {
+            "optimizer/learning_rate": float(schedule(window.step - 1)),
             "optimizer/gradient_norm": float(sums["optimizer/gradient_norm"]) / steps,
             "throughput/tokens_per_second": float(sums["batch/tokens"]) / seconds,
             "throughput/examples_per_second": config.batch_size * steps / seconds,
             "throughput/mfu": flops * steps / seconds / peak,
         }
+        recorder.record(metrics, step=window.step, split="train")
+        recorder.progress(metrics, step=window.step, num_steps=config.steps, rate="tokens_per_second")
 
-    def evaluate(params: Any) -> dict[str, np.ndarray]:
+    def evaluate(step: int, params: Params) -> bool:
         total: dict[str, np.ndarray] = {}
         batches = _heldout_batches(heldout_rows, config=config, pad_id=index.special_ids["pad"])
         for number, rows in enumerate(batches):
             sums = fetch(eval_step(params, global_batch(mesh, rows), number))
             total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in sums.items()}
-        return total
+        recorder.record(summarize(total), step=step, split="heldout")
+        return False
 
-    recorder = Recorder(
-        log=MetricsLog(context.output / "metrics.jsonl", until_step=first_step) if is_first else None,
-        tracker=context.tracker if is_first else None,
-        summarize=summarize,
-        rates=rates,
-    )
+    def keep() -> Kept:
+        recorder.flush()
+        return Kept()
+
     networks = {"discriminator": discriminator, "generator": generator}
     if objective.kind is ObjectiveKind.ELECTRIC:
         networks.pop("generator")  # its two towers are no network that others could load
@@ -194,20 +198,21 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     )
     state = run_loop(
         state,
-        window=Window.from_json(restored.window if restored is not None else {}),
         intervals=Intervals(
             num_steps=config.steps,
             log=config.log_every,
             evaluate=config.eval_every,
             checkpoint=config.checkpoint_every,
-            milestones=config.milestone_steps,
+            milestones=config.milestone_steps | {config.steps},
         ),
         train_step=train_step,
         batches=(global_batch(mesh, rows) for rows in batches),
+        on_window=on_window,
         evaluate=evaluate,
+        describe_rows=lambda step: f"rows of this batch: {order.indices(step).tolist()}",
+        window=Window.from_json(restored.window if restored is not None else {}),
         checkpoints=checkpoints,
-        recorder=recorder,
-        describe_batch=lambda step: str(order.indices(step).tolist()),
+        keep=keep,
     )
     checkpoints.close()
 

@@ -3,7 +3,7 @@
 B batch, T tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -60,6 +60,16 @@ def epoch_batches(
     return [batches[index] for index in random.permutation(len(batches))]
 
 
+def training_batches(
+    lengths: np.ndarray, *, buckets: Sequence[int], batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[np.ndarray]:
+    """Row numbers of the batches of all steps from one on, epoch after epoch, without end."""
+    epoch, first = divmod(start_step, num_batches(len(lengths), batch_size=batch_size))
+    while True:
+        yield from epoch_batches(lengths, buckets=buckets, batch_size=batch_size, seed=seed, epoch=epoch)[first:]
+        epoch, first = epoch + 1, 0
+
+
 def sorted_batches(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
     """Row numbers of batches in order of length, longest first: for inference."""
     rows = np.argsort(-lengths, kind="stable")
@@ -69,6 +79,11 @@ def sorted_batches(lengths: np.ndarray, *, batch_size: int) -> list[np.ndarray]:
 def num_batches(num_rows: int, *, batch_size: int) -> int:
     """Batches of an epoch."""
     return -(-num_rows // batch_size)
+
+
+def num_steps(num_rows: int, *, batch_size: int, epochs: float) -> int:
+    """Updates of so many passes over the rows, at least one."""
+    return max(1, round(num_batches(num_rows, batch_size=batch_size) * epochs))
 
 
 def make_batch(

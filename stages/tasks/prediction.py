@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from cluster.distributed import global_batch
 from stages.data.batches import process_slice
 from stages.tasks.base import Features
 from stages.tasks.buckets import make_batch, sorted_batches
-from stages.training.state import Batch
+from stages.training.state import Batch, Params
 
 EVAL_BATCH_SIZE = 64
 
@@ -30,21 +29,21 @@ class BatchShape:
     mesh: Mesh | None = None
 
     def make(self, features: Features, rows: np.ndarray, **more: np.ndarray) -> Batch:
-        """The batch of these rows, with `more` [batch_size] values of each."""
+        """The batch of these rows, with `more` [batch_size] values of each, on the devices."""
         made = make_batch(features, rows, buckets=self.buckets, batch_size=self.batch_size, pad=self.pad)
-        batch: Any = {**made, **more}
+        batch = {**made, **more}
         if self.mesh is None:
-            return batch
+            return jax.device_put(batch)
         mine = process_slice(self.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
         return global_batch(self.mesh, {name: values[mine] for name, values in batch.items()})
 
 
 def predict_rows(
-    params: Any,
+    params: Params,
     features: Features,
     *,
     shape: BatchShape,
-    predict: Callable[[Any, Batch], jax.Array],
+    predict: Callable[[Params, Batch], jax.Array],
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Sequence[np.ndarray]:
     """Logits of every row, in the order of the rows, without those of padding.

@@ -1,8 +1,22 @@
-"""The training loop: steps, with logging, evaluation and checkpoints at their intervals."""
+"""The one training loop: steps, and between them rows of metrics, evaluations and checkpoints.
 
-import logging
+It promises:
+- The device does not wait for the host: step n is dispatched before the sums of step n - 1 are fetched.
+- A run that goes on from one of its checkpoints ends with the bits of an undisturbed one. The state holds all that a
+  step changes, the caller gives the batches from the state's step on, and a checkpoint keeps the sums that are in no
+  row yet.
+- No state whose loss or gradient is not finite is evaluated or saved.
+- SIGTERM to any process ends all of them after the same step, which is saved.
+
+It does not promise a checkpoint to a process that is killed: that one goes on from the last. Throughput is of steps
+alone: compilations, evaluations and the start of a checkpoint stop the clock.
+"""
+
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -10,12 +24,8 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-from stages.context import Tracker
-from stages.training.checkpoint import Checkpoints
-from stages.training.metrics import MetricsLog
-from stages.training.state import Batch, Sums, TrainState
-
-logger = logging.getLogger(__name__)
+from stages.training.checkpoint import Checkpoints, Kept
+from stages.training.state import Batch, Params, Sums, TrainState, TrainStep
 
 
 class NonFiniteError(ArithmeticError):
@@ -28,7 +38,15 @@ class PreemptedError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """Steps in all, steps between what happens besides, and further steps after which a checkpoint is written."""
+    """When what happens, in steps.
+
+    Attributes:
+      num_steps: Steps in all.
+      log: Steps between rows of metrics; the last step ends a row too.
+      evaluate: Steps between evaluations; the last step is followed by one too.
+      checkpoint: Steps between checkpoints; the last step is not saved by this.
+      milestones: Further steps that are saved.
+    """
 
     num_steps: int
     log: int
@@ -37,31 +55,8 @@ class Intervals:
     milestones: frozenset[int] = frozenset()
 
     def is_due(self, interval: int, step: int) -> bool:
-        """Whether what happens every `interval` steps happens after `step`: the last step always counts."""
+        """Whether what happens every `interval` steps, and at the end, happens after `step`."""
         return step % interval == 0 or step == self.num_steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorder:
-    """Where the loop's numbers go; on all processes but the first, `log` and `tracker` are None.
-
-    Attributes:
-      summarize: Metrics of summed-up sums.
-      rates: Metrics of (sums of a window, its steps, its seconds, the step it ends with): throughput, learning rate.
-    """
-
-    log: MetricsLog | None
-    tracker: Tracker | None
-    summarize: Callable[[dict[str, np.ndarray]], dict[str, float]]
-    rates: Callable[[dict[str, np.ndarray], int, float, int], dict[str, float]]
-
-    def record(self, metrics: dict[str, float], *, step: int, split: str) -> None:
-        """Keeps a row of metrics of `train` or `heldout`."""
-        if self.log is not None:
-            self.log.append({"step": step, "split": split} | metrics)
-        if self.tracker is not None:
-            prefix = "" if split == "train" else f"{split}/"
-            self.tracker.metrics({prefix + name: value for name, value in metrics.items()}, step=step)
 
 
 @dataclass(kw_only=True)
@@ -71,27 +66,28 @@ class Window:
     A checkpoint keeps them, so that a resumed run writes the row that it cuts as if it had not.
 
     Attributes:
+      step: The last step in it.
       sums: By name.
       steps: How many steps they are of.
       seconds: What these took until the clock was last stopped.
-      started: When it was last started.
+      started: When the clock was started; None where it stands.
     """
 
+    step: int = 0
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    started: float | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Reads back what `to_json` gave, bit for bit; nothing gives an empty window."""
-        if not values:
-            return cls()
-        sums = {name: np.asarray(value, np.float64) for name, value in values["sums"].items()}
-        return cls(sums=sums, steps=values["steps"], seconds=values["seconds"])
+        sums = {name: np.asarray(value, np.float64) for name, value in values.get("sums", {}).items()}
+        return cls(**values | {"sums": sums})
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "step": self.step,
             "sums": {name: np.asarray(value).tolist() for name, value in self.sums.items()},
             "steps": self.steps,
             "seconds": self.seconds,
@@ -101,15 +97,14 @@ class Window:
         self.started = time.perf_counter()
 
     def stop_clock(self) -> None:
-        self.seconds = self.elapsed()
+        if self.started is not None:
+            self.seconds += time.perf_counter() - self.started
+        self.started = None
 
-    def elapsed(self) -> float:
-        """Seconds that the steps took, while the clock runs."""
-        return self.seconds + time.perf_counter() - self.started
-
-    def add(self, sums: dict[str, np.ndarray]) -> None:
+    def add(self, sums: dict[str, np.ndarray], *, step: int) -> None:
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.astype(np.float64)
+        self.step = step
         self.steps += 1
 
 
@@ -123,83 +118,118 @@ def run_loop(
     *,
     window: Window,
     intervals: Intervals,
-    train_step: Any,
+    train_step: TrainStep,
     batches: Iterable[Batch],
-    evaluate: Callable[[Any], dict[str, np.ndarray]],
-    checkpoints: Checkpoints,
-    recorder: Recorder,
-    describe_batch: Callable[[int], str],
+    on_window: Callable[[Window], None],
+    evaluate: Callable[[int, Params], bool],
+    describe_rows: Callable[[int], str],
+    checkpoints: Checkpoints | None = None,
+    keep: Callable[[], Kept] = Kept,
 ) -> TrainState:
-    """Trains from `state.step` to the last step.
-
-    Step n is dispatched before the sums of step n - 1 are fetched, so that the device has work meanwhile.
+    """Trains from `state.step` to the last step, or to where an evaluation ends it.
 
     Args:
       state: Where to go on from; its buffers are used up.
-      window: Sums of the steps before it that are not in a row yet.
+      window: Sums of the steps before it that are in no row yet.
       intervals: When what happens.
-      train_step: From `make_train_step`, compiled here before the clock starts.
-      batches: Global batches from step `state.step` on.
-      evaluate: Held-out sums of parameters.
-      checkpoints: Where states are kept.
-      recorder: Where numbers go.
-      describe_batch: The rows of the batch of a step, for the message of a non-finite loss.
+      train_step: From `make_train_step`; compiled here for each new shape of batches.
+      batches: Global batches from step `state.step` on, as arrays on the devices.
+      on_window: Records the sums of the steps between two rows.
+      evaluate: Given the step and the parameters, which the next step uses up. True ends the run.
+      describe_rows: Names the rows with which the step after so many steps worked, for the message of a loss that is
+        not finite.
+      checkpoints: Where states are kept; None keeps none, and leaves SIGTERM alone.
+      keep: Called before a checkpoint is written: what it holds besides.
 
     Raises:
-      NonFiniteError: With the step, its rows and the last good checkpoint. Nothing after it is saved.
+      NonFiniteError: With the step, its rows and the last good checkpoint.
       PreemptedError: A process got SIGTERM. All have then stopped after the same step and saved it.
     """
-    pending, step = None, int(state.step)
+    step = int(state.step)
+    pending: Sums | None = None
+    compiled: set[tuple[tuple[int, ...], ...]] = set()
 
-    def settle(step: int, sums: Sums) -> None:
-        nonlocal window
-        values = fetch(sums)
+    def settle() -> None:
+        """Fetches the sums of the step that was dispatched last."""
+        nonlocal pending
+        if pending is None:
+            return
+        values, pending = fetch(pending), None
         bad = sorted(name for name, value in values.items() if not np.isfinite(value).all())
         if bad:
-            checkpoints.wait()  # one that is still being written is good, and the newest
+            good = None
+            if checkpoints is not None:
+                checkpoints.wait()  # one that is still being written is good, and the newest
+                good = checkpoints.newest_step()
             raise NonFiniteError(
-                f"step {step}: not finite: {', '.join(bad)}; rows of this batch: {describe_batch(step - 1)}; "
-                f"last good checkpoint: {checkpoints.newest_step() or 'none'}; try a lower learning rate or float32"
+                f"step {step} of {intervals.num_steps}: not finite: {', '.join(bad)}; {describe_rows(step - 1)}; "
+                f"last good checkpoint: {'none' if good is None else good}; try a lower learning rate or float32"
             )
-        window.add(values)
+        window.add(values, step=step)
         if intervals.is_due(intervals.log, step):
-            rates = recorder.rates(window.sums, window.steps, window.elapsed(), step)
-            metrics = recorder.summarize(window.sums) | rates
-            recorder.record(metrics, step=step, split="train")
-            if recorder.tracker is not None:
-                recorder.tracker.progress(
-                    step, intervals.num_steps, unit="steps", loss=metrics["loss/total"],
-                    tokens_per_second=metrics["throughput/tokens_per_second"],
-                )  # fmt: skip
-            window = Window()
+            close_window()
 
-    compiled: Callable[[TrainState, Batch], tuple[TrainState, Sums]] | None = None
-    for batch in batches:
-        if compiled is None:
-            compiled = train_step.lower(state, batch).compile()
+    def close_window() -> None:
+        nonlocal window
+        is_running = window.started is not None
+        window.stop_clock()
+        closed, window = window, Window()
+        if is_running:
             window.start_clock()
-        state, sums = compiled(state, batch)
-        step += 1
-        if pending is not None:
-            settle(*pending)
-        pending = (step, sums)
-        evaluation_due = intervals.is_due(intervals.evaluate, step)
-        preempted = reached_preemption_sync_point(step)
-        checkpoint_due = intervals.is_due(intervals.checkpoint, step) or step in intervals.milestones or preempted
-        if evaluation_due or checkpoint_due:
-            settle(*pending)  # before anything is saved: a checkpoint never holds a non-finite state
-            pending = None
+        on_window(closed)
+
+    with _preemption(checkpoints) as is_preempted:
+        for batch in batches:
+            shapes = tuple(value.shape for value in batch.values())
+            if shapes not in compiled:
+                settle()
+                window.stop_clock()
+                train_step.lower(state, batch).compile()  # jax.jit finds it again
+                compiled.add(shapes)
+                window.start_clock()
+            with jax.transfer_guard("disallow"):
+                state, sums = train_step(state, batch)
+            settle()
+            step, pending = step + 1, sums
+            is_over = step == intervals.num_steps
+            evaluation_due = intervals.is_due(intervals.evaluate, step)
+            preempted = is_preempted(step)
+            checkpoint_due = preempted or step % intervals.checkpoint == 0 or step in intervals.milestones
+            if not (evaluation_due or checkpoint_due):
+                continue
+            settle()
             window.stop_clock()
             if evaluation_due:
-                recorder.record(recorder.summarize(evaluate(state.params)), step=step, split="heldout")
-            if checkpoint_due:
-                if recorder.log is not None:
-                    recorder.log.flush()
-                checkpoints.save(state, step=step, window=window.to_json())
-            if preempted and step < intervals.num_steps:
-                checkpoints.wait()
-                raise PreemptedError(f"a process was told to end; all saved step {step} of {intervals.num_steps}")
+                is_over |= evaluate(step, state.params)
+            if checkpoints is not None and checkpoint_due and (not is_over or step in intervals.milestones):
+                checkpoints.save(state, step=step, window=window.to_json(), kept=keep())
+                if preempted and not is_over:
+                    checkpoints.wait()
+                    raise PreemptedError(f"a process was told to end; step {step} of {intervals.num_steps} is saved")
+            if is_over:
+                break
             window.start_clock()
-    if pending is not None:
-        settle(*pending)
+        settle()
+        if window.steps:
+            close_window()
     return state
+
+
+@contextmanager
+def _preemption(checkpoints: Checkpoints | None) -> Iterator[Callable[[int], bool]]:
+    """Says after each step whether all processes are to end here, because one of them was told to (SIGTERM).
+
+    Several processes agree on the step through `jax.distributed`. A process of its own has none, and listens itself:
+    else SIGTERM would end it at once, or raise whatever its host (Ray) makes of it.
+    """
+    if checkpoints is not None and jax.distributed.is_initialized():
+        yield reached_preemption_sync_point
+    elif checkpoints is None or threading.current_thread() is not threading.main_thread():
+        yield lambda step: False  # only a main thread may listen
+    else:
+        told = threading.Event()
+        before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+        try:
+            yield lambda step: told.is_set()
+        finally:
+            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

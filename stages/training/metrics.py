@@ -1,11 +1,14 @@
 """A run's numbers as a JSON line an entry, which a resumed run continues."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from upath import UPath
 
 from cluster.storage import write_text
+from stages.context import Tracker
 
 
 class MetricsLog:
@@ -34,3 +37,30 @@ class MetricsLog:
     def flush(self) -> None:
         """Writes all rows."""
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder:
+    """Where a run's numbers go; on all processes but the first, `log` and `tracker` are None, and they go nowhere."""
+
+    log: MetricsLog | None
+    tracker: Tracker | None
+
+    def record(self, metrics: Mapping[str, float], *, step: int, split: str) -> None:
+        """Keeps a row of metrics of `train`, `heldout` or `dev`."""
+        if self.log is not None:
+            self.log.append({"step": step, "split": split} | dict(metrics))
+        if self.tracker is not None:
+            prefix = "" if split == "train" else f"{split}/"
+            self.tracker.metrics({prefix + name: value for name, value in metrics.items()}, step=step)
+
+    def progress(self, metrics: Mapping[str, float], *, step: int, num_steps: int, rate: str) -> None:
+        """Shows how far the run is, with its loss and the one of its `throughput/` metrics that is named."""
+        if self.tracker is not None:
+            shown = {"loss": metrics["loss/total"], rate: metrics[f"throughput/{rate}"]}
+            self.tracker.progress(step, num_steps, unit="steps", **shown)
+
+    def flush(self) -> None:
+        """Writes the rows."""
+        if self.log is not None:
+            self.log.flush()

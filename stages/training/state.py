@@ -10,12 +10,11 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cluster.mesh import ROWS
+from cluster.mesh import ROWS, is_split
 
+Params = dict[str, Any]  # nested, of float32 arrays
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
-
-
 Total = Callable[[jax.Array], jax.Array]
 
 
@@ -32,93 +31,113 @@ class LossFn(Protocol):
     """
 
     def __call__(
-        self, params: Any, batch: Any, key_B: jax.Array, *, train: bool, over_devices: Total = ...
+        self, params: Params, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = ...
     ) -> tuple[jax.Array, Sums]: ...
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes.
+    """Everything that a step changes, and the key that it draws from.
 
     Attributes:
       step: Finished updates, int32 scalar.
       params: Nested dict of float32 arrays.
       opt_state: The optimizer's state.
+      key: Random key of all steps, which stays as it is.
     """
 
     step: jax.Array
-    params: Any
+    params: Params
     opt_state: optax.OptState
+    key: jax.Array
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+class TrainStep(Protocol):
+    """A step that `jax.jit` compiles, once a shape of batches: the given state is used up."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, Sums]: ...
+
+    def lower(self, state: TrainState, batch: Batch, /) -> jax.stages.Lowered: ...
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, *, key: jax.Array) -> TrainState:
     """The state before the first step."""
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), key=key)
 
 
 def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
     mesh: Mesh | None = None,
     shardings: TrainState | None = None,
     accumulation_steps: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+) -> TrainStep:
     """A compiled step (state, batch) -> (state, sums); the given state is used up.
 
-    All randomness of row r in step n comes from fold_in(fold_in(key(seed), n), r), so a resumed run repeats it.
+    All randomness of row r in step n comes from fold_in(fold_in(state.key, n), r), so a resumed run repeats it.
     `optimizer/gradient_norm` is added to the sums: the norm before it is clipped.
 
+    A mesh that splits no more than the rows gets a program a device, each with its own rows and the whole state. One
+    that splits the state gets one program on global arrays, which XLA divides.
+
     Args:
-      mesh: Devices over whose axis `data` the rows of a batch are split; the state is whole on each of them.
-        Without one, everything is on one device.
-      shardings: How the state lies on a mesh that splits it as well. The step is then one program on global arrays,
-        which XLA divides.
+      mesh: Devices over which the rows of a batch are split. Without one, everything is on one device.
+      shardings: How the state lies on the mesh; needed where that splits it.
       accumulation_steps: Parts in which each device works through its rows, one after the other, to save memory.
         Their gradients add up to that of the whole batch.
     """
-    if shardings is not None:
-        loss_fn, mesh = _gathering(loss_fn, shardings.params), None
+    divided = _divided(mesh, shardings)
+    if divided is not None:
+        loss_fn, mesh = _gathering(loss_fn, divided.params), None
 
-    def gradients(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Any, Sums]:
+    def gradients(params: Params, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Params, Sums]:
         grad_fn = jax.grad(loss_fn, has_aux=True)
         return grad_fn(params, batch, key_B, train=True, over_devices=over_devices)
 
-    of_rows = gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps, shardings)
+    of_rows = gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps, divided)
     spread = _over_rows(of_rows, mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, sums = spread(state.params, batch, key)
+        grads, sums = spread(state.params, batch, jax.random.fold_in(state.key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sums = sums | {"optimizer/gradient_norm": optax.tree.norm(grads)}
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), sums
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key), sums
 
-    if shardings is None:
+    if divided is None:
         return jax.jit(step, donate_argnums=0)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+    return jax.jit(step, donate_argnums=0, out_shardings=(divided, divided.step))
 
 
 def make_eval_step(
-    loss_fn: LossFn, *, seed: int, mesh: Mesh | None = None, shardings: TrainState | None = None
-) -> Callable[[Any, Batch, int], Sums]:
+    loss_fn: LossFn, *, key: jax.Array, mesh: Mesh | None = None, shardings: TrainState | None = None
+) -> Callable[[Params, Batch, int], Sums]:
     """A compiled (params, batch, index of the batch) -> sums; the same index gives the same masks."""
-    if shardings is not None:
-        loss_fn, mesh = _gathering(loss_fn, shardings.params), None
+    divided = _divided(mesh, shardings)
+    if divided is not None:
+        loss_fn, mesh = _gathering(loss_fn, divided.params), None
 
-    def sums_of(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> Sums:
+    def sums_of(params: Params, batch: Batch, key_B: jax.Array, over_devices: Total) -> Sums:
         return loss_fn(params, batch, key_B, train=False, over_devices=over_devices)[1]
 
     spread = _over_rows(sums_of, mesh)
 
-    def step(params: Any, batch: Batch, index: jax.Array) -> Sums:
-        return spread(params, batch, jax.random.fold_in(jax.random.key(seed), index))
+    def step(params: Params, batch: Batch, index: jax.Array) -> Sums:
+        return spread(params, batch, jax.random.fold_in(key, index))
 
-    return jax.jit(step) if shardings is None else jax.jit(step, out_shardings=shardings.step)
+    return jax.jit(step) if divided is None else jax.jit(step, out_shardings=divided.step)
 
 
-def _gathering(loss_fn: LossFn, shardings: Any) -> LossFn:
+def _divided(mesh: Mesh | None, shardings: TrainState | None) -> TrainState | None:
+    """The shardings where the mesh splits more than rows."""
+    if mesh is None or not is_split(mesh):
+        return None
+    if shardings is None:
+        raise ValueError(f"the mesh {dict(mesh.shape)} splits the state, and no shardings are given")
+    return shardings
+
+
+def _gathering(loss_fn: LossFn, shardings: Params) -> LossFn:
     """`loss_fn` of parameters that lie so: each device gathers what `fsdp` splits, and keeps its part of the gradient.
 
     Left to itself, XLA would rather split the activations as the parameters are, and move those.
@@ -129,7 +148,7 @@ def _gathering(loss_fn: LossFn, shardings: Any) -> LossFn:
         return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
     @jax.custom_vjp
-    def gather(params: Any) -> Any:
+    def gather(params: Params) -> Params:
         return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, shardings))
 
     gather.defvjp(
@@ -141,14 +160,14 @@ def _gathering(loss_fn: LossFn, shardings: Any) -> LossFn:
 
 def _accumulated(
     loss_fn: LossFn, num_parts: int, shardings: Any
-) -> Callable[[Any, Batch, jax.Array, Total], tuple[Any, Sums]]:
+) -> Callable[[Params, Batch, jax.Array, Total], tuple[Params, Sums]]:
     """Makes (params, rows, keys, over_devices) -> gradients and sums, of the rows in `num_parts` equal parts.
 
     Each part's loss divides by the totals of the whole batch, which nothing but a first pass over all parts can
     tell. That pass costs next to nothing: no total depends on the parameters, so XLA drops the networks from it.
     """
 
-    def gradients(params: Any, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Any, Sums]:
+    def gradients(params: Params, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Params, Sums]:
         num_rows = len(key_B)
         if num_rows % num_parts:
             raise ValueError(f"a device has {num_rows} rows, must be a multiple of accumulation_steps = {num_parts}")
@@ -169,12 +188,12 @@ def _accumulated(
 
         totals = [over_devices(jnp.sum(value, axis=0)) for value in jax.lax.map(own_totals, parts)]
 
-        def part_gradients(part: tuple[Batch, jax.Array]) -> tuple[Any, Sums]:
+        def part_gradients(part: tuple[Batch, jax.Array]) -> tuple[Params, Sums]:
             given = iter(totals)
             grad_fn = jax.grad(loss_fn, has_aux=True)
             return grad_fn(params, *part, train=True, over_devices=lambda _: next(given))
 
-        def add(total: tuple[Any, Sums], part: tuple[Batch, jax.Array]) -> tuple[tuple[Any, Sums], None]:
+        def add(total: tuple[Params, Sums], part: tuple[Batch, jax.Array]) -> tuple[tuple[Params, Sums], None]:
             return jax.tree.map(jnp.add, total, part_gradients(part)), None
 
         first = jax.tree.map(lambda x: x[0], parts)
@@ -191,15 +210,15 @@ def _zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _over_rows(
-    function: Callable[[Any, Batch, jax.Array, Total], Any], mesh: Mesh | None
-) -> Callable[[Any, Batch, jax.Array], Any]:
+    function: Callable[[Params, Batch, jax.Array, Total], Any], mesh: Mesh | None
+) -> Callable[[Params, Batch, jax.Array], Any]:
     """Makes (params, batch, key) -> sum over all devices of `function` of their rows.
 
     The result travels as one vector. Left to XLA it would travel leaf by leaf, which between processes on CPUs
     costs a millisecond a leaf: with 80 leaves, six times what a small model's step takes to compute.
     """
 
-    def of_rows(params: Any, batch: Batch, key: jax.Array, *, device: jax.Array | int, over_devices: Total) -> Any:
+    def of_rows(params: Params, batch: Batch, key: jax.Array, *, device: jax.Array | int, over_devices: Total) -> Any:
         num_rows = len(jax.tree.leaves(batch)[0])
         row_B = device * num_rows + jnp.arange(num_rows)
         return function(params, batch, jax.vmap(jax.random.fold_in, (None, 0))(key, row_B), over_devices)
@@ -207,7 +226,7 @@ def _over_rows(
     if mesh is None or mesh.size == 1:
         return partial(of_rows, device=0, over_devices=lambda value: value)
 
-    def on_device(params: Any, batch: Batch, key: jax.Array) -> Any:
+    def on_device(params: Params, batch: Batch, key: jax.Array) -> Any:
         over_devices = partial(jax.lax.psum, axis_name="data")
         # Marked as each device's own: else JAX would add up every gradient over the devices as it arises.
         params = jax.lax.pcast(params, "data", to="varying")

@@ -92,11 +92,11 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
     import jax
 
     from stages.finetune.config import published_layer_decay, published_learning_rate
-    from stages.finetune.training import num_steps, train
-    from stages.tasks.buckets import bucket_lengths, make_batch
+    from stages.tasks.buckets import bucket_lengths, make_batch, num_steps, training_batches
     from stages.tasks.model import init_model, make_layer_scale, make_task_loss
     from stages.tasks.prediction import BatchShape
     from stages.training.config import OptimizerConfig
+    from stages.training.loop import Intervals, Window, run_loop
     from stages.training.optimizer import make_optimizer
     from stages.training.state import init_state, make_train_step
 
@@ -114,9 +114,9 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
             num_layers=config.num_hidden_layers, decay=published_layer_decay(config.hidden_size), offset=1
         ),
     )
-    step = make_train_step(make_task_loss(graphdef, work.task.kind, dtype="float32"), optimizer, seed=0)
+    step = make_train_step(make_task_loss(graphdef, work.task.kind, dtype="float32"), optimizer)
 
-    state, sums = init_state(params, optimizer), {}
+    state, sums = init_state(params, optimizer, key=jax.random.key(0)), {}
     started = time.perf_counter()
     bucket_of = np.searchsorted(buckets, features.lengths)
     for bucket in np.unique(bucket_of):
@@ -127,23 +127,28 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
     facts = {"buckets": [int(length) for length in buckets], "compilation": time.perf_counter() - started}
     turns = Turns(facts, finish=lambda: jax.block_until_ready(sums))
 
-    def take_step(state: Any, batch: Any) -> Any:
-        nonlocal sums
-        turns.before_step()
-        state, sums = step(state, batch)
-        return state, sums
+    class TurnStep:
+        """The step, which waits for its turn."""
 
-    train(
+        lower = step.lower
+
+        def __call__(self, state: Any, batch: Any) -> Any:
+            nonlocal sums
+            turns.before_step()
+            state, sums = step(state, batch)
+            return state, sums
+
+    order = training_batches(features.lengths, buckets=buckets, batch_size=options.batch_size, seed=0)
+    seeds = np.zeros(options.batch_size, np.uint32)
+    run_loop(
         state,
-        features,
-        steps=steps,
-        seed=0,
-        shape=shape,
-        train_step=take_step,
-        log_every=max(1, steps // 50),
+        window=Window(),
+        intervals=Intervals(num_steps=steps, log=max(1, steps // 50), evaluate=steps, checkpoint=steps),
+        train_step=TurnStep(),
+        batches=(shape.make(features, rows, seed=seeds) for rows in order),
         on_window=lambda window: None,
-        evaluate_every=steps,
-        on_evaluation=lambda step, params: None,
+        evaluate=lambda step, params: True,
+        describe_rows=str,
     )
 
 
@@ -152,15 +157,13 @@ def serve_trainer(work: Work, options: argparse.Namespace) -> None:
 
     from torch_trainer import train
 
-    from stages.finetune.training import training_rows
-    from stages.tasks.buckets import make_batch
-    from stages.tasks.prediction import BatchShape
+    from stages.tasks.buckets import make_batch, training_batches
 
     longest = work.task.max_length
-    shape = BatchShape(batch_size=options.batch_size, buckets=(longest,), pad=work.pad)
+    order = training_batches(work.features.lengths, buckets=(longest,), batch_size=options.batch_size, seed=0)
     batches = [
-        make_batch(work.features, rows, buckets=shape.buckets, batch_size=len(rows), pad=work.pad)
-        for rows in islice(training_rows(work.features, shape=shape, seed=0), num_turned_steps(options))
+        make_batch(work.features, rows, buckets=(longest,), batch_size=len(rows), pad=work.pad)
+        for rows in islice(order, num_turned_steps(options))
     ]
     train(work.config, work.task.kind, batches, threads=options.threads, start=lambda: Turns({}))
 

@@ -32,9 +32,9 @@ from stages.data.shard_index import ShardIndex
 from stages.data.shards import ShardReader, ids_dtype, write_shard
 from stages.electra.config import Size
 from stages.electra.objectives.pretraining_loss import summarize
-from stages.training.checkpoint import Checkpoints
-from stages.training.loop import Intervals, Recorder, Window, run_loop
-from stages.training.metrics import MetricsLog
+from stages.training.checkpoint import Checkpoints, Kept
+from stages.training.loop import Intervals, Window, run_loop
+from stages.training.metrics import MetricsLog, Recorder
 
 NEVER = 1 << 40
 SKIPPED = 2  # first steps that are not measured
@@ -111,22 +111,28 @@ def run_training(
     rows = host_batches(reader, order, start_step=0, num_steps=steps)
     watched = Watched((global_batch(mesh, batch) for batch in rows), trace=trace)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(UPath(folder) / "checkpoints", keep=2, identity={})
+        checkpoints = Checkpoints(UPath(folder), keep=2, identity={})
+        recorder = Recorder(log=MetricsLog(UPath(folder) / "metrics.jsonl", until_step=0), tracker=None)
+
+        def on_window(window: Window) -> None:
+            metrics = summarize(window.sums) | {"throughput/steps_per_second": window.steps / window.seconds}
+            recorder.record(metrics, step=window.step, split="train")
+
+        def keep() -> Kept:
+            recorder.flush()
+            return Kept()
+
         run_loop(
             step.init_state(),
             window=Window(),
             intervals=Intervals(num_steps=steps, log=4, evaluate=NEVER, checkpoint=checkpoint_every),
             train_step=step.train_step,
             batches=watched,
-            evaluate=lambda params: {},
+            on_window=on_window,
+            evaluate=lambda step, params: False,
+            describe_rows=str,
             checkpoints=checkpoints,
-            recorder=Recorder(
-                log=MetricsLog(UPath(folder) / "metrics.jsonl", until_step=0),
-                tracker=None,
-                summarize=lambda sums: summarize(sums) if sums else {},
-                rates=lambda sums, steps, seconds, step: {"throughput/steps_per_second": steps / seconds},
-            ),
-            describe_batch=str,
+            keep=keep,
         )
         checkpoints.close()
     return watched.seconds_a_step()

@@ -110,8 +110,10 @@ class OurStep:
         optimizer = make_optimizer(OPTIMIZER)
         mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
         self._batch = global_batch(mesh, {name: values[mine] for name, values in (rows or shape.rows()).items()})
-        self.init_state = jax.jit(lambda: init_state(init_model()[1], optimizer), out_shardings=replicated(mesh))
-        self.train_step = make_train_step(loss_fn, optimizer, seed=0, mesh=mesh)
+        self.init_state = jax.jit(
+            lambda: init_state(init_model()[1], optimizer, key=jax.random.key(0)), out_shardings=replicated(mesh)
+        )
+        self.train_step = make_train_step(loss_fn, optimizer, mesh=mesh)
         self._state = self.init_state()
         self._step = self.train_step.lower(self._state, self._batch).compile()
 

@@ -126,8 +126,8 @@ def train_both(loop: Any, task: str, folder: Path, ours: Any, theirs: Any) -> tu
         ),
         lr_scale=make_layer_scale(num_layers=NUM_LAYERS, decay=ours.layer_decay, offset=1),
     )
-    step = make_train_step(make_task_loss(graphdef, known.kind, dtype="float32"), optimizer, seed=0)
-    state, size = init_state(params, optimizer), features.num_rows
+    step = make_train_step(make_task_loss(graphdef, known.kind, dtype="float32"), optimizer)
+    state, size = init_state(params, optimizer, key=jax.random.key(0)), features.num_rows
     batch = make_batch(features, np.arange(size), buckets=(MAX_LENGTH,), batch_size=size, pad=tokenizer.pad)
     for _ in range(NUM_STEPS):
         state, _ = step(state, {**batch, "seed": jnp.zeros(size, jnp.uint32)})

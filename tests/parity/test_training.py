@@ -81,7 +81,7 @@ def our_training(graphdef: Any, params: Any, *, dtype: str, accumulation_steps: 
         graphdef, objective=OBJECTIVE, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, dtype=dtype
     )
     optimizer = make_optimizer(OPTIMIZER)
-    train_step = make_train_step(loss_fn, optimizer, seed=SEED, accumulation_steps=accumulation_steps)
+    train_step = make_train_step(loss_fn, optimizer, accumulation_steps=accumulation_steps)
 
     @jax.jit
     def draws(params: Any, batch: Any, step: int) -> Any:
@@ -99,7 +99,7 @@ def our_training(graphdef: Any, params: Any, *, dtype: str, accumulation_steps: 
             dtype=dtype,
         )
 
-    state, drawn = init_state(jax.tree.map(jnp.array, params), optimizer), []
+    state, drawn = init_state(jax.tree.map(jnp.array, params), optimizer, key=jax.random.key(SEED)), []
     for step in range(NUM_STEPS):
         batch = make_batch(step)
         drawn.append(jax.device_get(draws(state.params, batch, step)))

@@ -344,9 +344,9 @@ _ON_DEVICES = """
     everywhere = NamedSharding(mesh, PartitionSpec())
     batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
     optimizer = optax.sgd(1.0)  # the parameters then move by their gradients
-    state = jax.device_put(init_state(params, optimizer), everywhere)
-    heldout = make_eval_step(loss, seed=6, mesh=mesh)(state.params, batch, 3)
-    step = make_train_step(loss, optimizer, seed=5, mesh=mesh, accumulation_steps=accumulation_steps)
+    state = jax.device_put(init_state(params, optimizer, key=jax.random.key(5)), everywhere)
+    heldout = make_eval_step(loss, key=jax.random.key(6), mesh=mesh)(state.params, batch, 3)
+    step = make_train_step(loss, optimizer, mesh=mesh, accumulation_steps=accumulation_steps)
     state, sums = step(state, batch)
     leaves = {f"param/{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state.params))}
     named = leaves | sums | {f"heldout/{name}": value for name, value in heldout.items()}

@@ -60,7 +60,7 @@ _TRAIN = """
             same = {"generator_multiplier": None} if "shared_encoder" in options else {}
             networks = tiny(num_hidden_layers=1, **options, **same)
             build = lambda: split(Electra(*networks, **options, rngs_key=KEY))
-            fresh = lambda: init_state(build()[1], optimizer)
+            fresh = lambda: init_state(build()[1], optimizer, key=jax.random.key(5))
             loss = make_pretraining_loss(
                 jax.eval_shape(build)[0],
                 objective=ObjectiveConfig(mask_fraction=0.25),
@@ -71,9 +71,9 @@ _TRAIN = """
             self.fresh = jax.jit(fresh, out_shardings=shardings)
             self.batch = jax.device_put(rows, batch_sharding(mesh))
             shardings = shardings if is_split(mesh) else None
-            self.eval_step = make_eval_step(loss, seed=6, mesh=mesh, shardings=shardings)
+            self.eval_step = make_eval_step(loss, key=jax.random.key(6), mesh=mesh, shardings=shardings)
             step = make_train_step(
-                loss, optimizer, seed=5, mesh=mesh, shardings=shardings, accumulation_steps=accumulation_steps
+                loss, optimizer, mesh=mesh, shardings=shardings, accumulation_steps=accumulation_steps
             )
             self.step = step.lower(self.fresh(), self.batch).compile()
 
@@ -167,7 +167,7 @@ def test_a_device_holds_its_part_of_the_words(computed):
 def state_of(optimizer: OptimizerName = OptimizerName.ADAM, **options: bool) -> TrainState:
     config = OptimizerConfig(learning_rate=1e-3, num_steps=1, warmup_steps=0, optimizer=optimizer)
     electra = partial(Electra, *tiny(), rngs_key=KEY, **options)
-    return jax.eval_shape(lambda: init_state(split(electra())[1], make_optimizer(config)))
+    return jax.eval_shape(lambda: init_state(split(electra())[1], make_optimizer(config), key=jax.random.key(0)))
 
 
 def shardings_of(state: TrainState, *sizes: int) -> TrainState:

@@ -19,9 +19,9 @@ from stages.electra.config import HeadKind
 from stages.electra.files.huggingface import flatten
 from stages.electra.files.model_folder import load_pretrained
 from stages.finetune.config import FinetuneConfig, FinetuneSection, Init, TaskSection
+from stages.finetune.inputs import evenly
 from stages.finetune.runs import expand
 from stages.finetune.stage import run
-from stages.finetune.worker import evenly
 from stages.tasks.base import TaskOptions
 from stages.tasks.named import TaskName
 from stages.tasks.predictor import Predictor
@@ -198,7 +198,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(
         _run(config, tmp_path / "out", finetune_processes=2)
 
 
-def test_a_run_that_was_interrupted_starts_again(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
+def test_rows_of_work_that_was_lost_are_dropped(task_data: Path, model_folder: UPath, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss/total": 7}\n')
     result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=2), tmp_path / "out")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from stages.training.checkpoint import Checkpoints
+from stages.training import checkpoint
+from stages.training.checkpoint import Checkpoints, Kept, load_params
 from stages.training.checkpoint_folder import saved_step
 from stages.training.config import OptimizerConfig
 from stages.training.loop import Window
@@ -27,27 +28,39 @@ def noisy_loss(params, batch, key_B, *, train, over_devices):
 
 
 def fresh_state() -> TrainState:
-    return init_state({"kernel": jnp.ones((3, 3)), "bias": jnp.arange(3.0)}, OPTIMIZER)
+    return init_state({"kernel": jnp.ones((3, 3)), "bias": jnp.arange(3.0)}, OPTIMIZER, key=jax.random.key(1))
 
 
 def assert_same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+    jax.tree.map(np.testing.assert_array_equal, without_key_type(left), without_key_type(right))
+
+
+def without_key_type(tree):
+    def is_key(leaf) -> bool:
+        return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+    return jax.tree.map(lambda leaf: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
 
 
 @pytest.fixture
 def folder(tmp_path) -> UPath:
-    return UPath(tmp_path) / "checkpoints"
+    """A stage's output."""
+    return UPath(tmp_path) / "stage"
+
+
+def kept_steps(folder: UPath) -> list[int]:
+    return sorted(int(entry.name) for entry in (folder / "checkpoints").iterdir())
 
 
 def save_steps(folder: UPath, last: int, **identity: str) -> list[TrainState]:
     """Trains `last` steps and saves each; the states, on the host."""
-    step_fn = make_train_step(noisy_loss, OPTIMIZER, seed=1)
+    step_fn = make_train_step(noisy_loss, OPTIMIZER)
     state, states = fresh_state(), []
     checkpoints = Checkpoints(folder, keep=3, identity=identity)
     for step in range(1, last + 1):
         state, _ = step_fn(state, BATCH)
         checkpoints.save(state, step=step)
-        states.append(jax.tree.map(np.array, state))
+        states.append(without_key_type(state))
     checkpoints.close()
     return states
 
@@ -56,7 +69,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(folder):
     whole = save_steps(folder / "whole", 6)[-1]
     save_steps(folder / "half", 3)
     state = Checkpoints(folder / "half", keep=3, identity={}).restore_newest(fresh_state()).state
-    step_fn = make_train_step(noisy_loss, OPTIMIZER, seed=1)
+    step_fn = make_train_step(noisy_loss, OPTIMIZER)
     for _ in range(3):
         state, _ = step_fn(state, BATCH)
     assert_same(state, whole)
@@ -64,7 +77,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(folder):
 
 def test_only_the_newest_are_kept(folder):
     save_steps(folder, 5)
-    assert sorted(int(entry.name) for entry in folder.iterdir()) == [3, 4, 5]
+    assert kept_steps(folder) == [3, 4, 5]
     assert saved_step(folder) == 5
 
 
@@ -73,7 +86,7 @@ def test_milestones_stay_besides_the_newest(folder):
     for step in range(1, 8):
         checkpoints.save(fresh_state(), step=step)
     checkpoints.close()
-    assert sorted(int(entry.name) for entry in folder.iterdir()) == [2, 4, 6, 7]
+    assert kept_steps(folder) == [2, 4, 6, 7]
 
 
 def test_sums_that_are_not_recorded_yet_come_back_with_the_state_to_the_last_bit(folder):
@@ -89,7 +102,7 @@ def test_sums_that_are_not_recorded_yet_come_back_with_the_state_to_the_last_bit
 
 def test_a_damaged_newest_checkpoint_is_passed_over_loudly_and_written_again(folder, caplog):
     states = save_steps(folder, 3)
-    for file in (folder / "3" / "state").rglob("*"):
+    for file in (folder / "checkpoints" / "3" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     checkpoints = Checkpoints(folder, keep=3, identity={})
@@ -119,4 +132,38 @@ def test_if_none_can_be_read_the_run_stops_instead_of_starting_anew(folder):
         if file.is_file() and "/state/" in str(file):
             file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of the checkpoints \[1, 2\] can be read"):
+        Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())
+
+
+def test_facts_and_the_best_parameters_come_back_where_they_were_kept(folder):
+    checkpoints = Checkpoints(folder, keep=3, identity={})
+    checkpoints.save(fresh_state(), step=1, kept=Kept({"number": 2}))
+    checkpoints.wait()
+    assert checkpoints.restore_newest(fresh_state()).kept == Kept({"number": 2}, None)
+    best = {"kernel": np.full((3, 3), 0.1, np.float32), "bias": np.zeros(3, np.float32)}
+    checkpoints.save(fresh_state(), step=2, kept=Kept({}, best))
+    checkpoints.wait()
+    assert_same(checkpoints.restore_newest(fresh_state()).kept.best, best)
+
+
+def test_a_run_that_starts_over_leaves_its_first_step_alone(folder):
+    save_steps(folder, 3)
+    checkpoints = Checkpoints(folder, keep=3, identity={})
+    checkpoints.start_over(fresh_state(), kept=Kept({"number": 1}))
+    checkpoints.close()
+    assert kept_steps(folder) == [0]
+    restored = Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())
+    assert (int(restored.state.step), restored.kept.facts) == (0, {"number": 1})
+
+
+def test_the_parameters_alone_can_be_loaded(folder):
+    states = save_steps(folder, 2)
+    assert_same(load_params(folder, step=2), states[1].params)
+
+
+def test_a_checkpoint_of_another_version_says_so_in_one_sentence(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_FORMAT", 1)
+    save_steps(folder, 1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"written by another version of this project \(format 1, this one reads 2\)"):
         Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())

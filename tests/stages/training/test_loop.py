@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from stages.training.checkpoint import Checkpoints
+from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.checkpoint_folder import saved_step
 from stages.training.config import OptimizerConfig
-from stages.training.loop import Intervals, NonFiniteError, Recorder, Window, run_loop
-from stages.training.metrics import MetricsLog
+from stages.training.loop import Intervals, NonFiniteError, PreemptedError, Window, run_loop
+from stages.training.metrics import MetricsLog, Recorder
 from stages.training.optimizer import make_optimizer
 from stages.training.state import init_state, make_train_step
 
@@ -36,39 +36,64 @@ def loss_fn(params, batch, key_B, *, train, over_devices=lambda value: value):
     return sums["loss"] / over_devices(sums["rows"]), jax.lax.stop_gradient(sums)
 
 
-def train(folder: Path, *, num_steps: int = NUM_STEPS, checkpoint: int = 7, mesh=None, bad_step=None, batches=None):
-    """Runs the loop from the newest checkpoint to `num_steps`; the parameters."""
-    checkpoints = Checkpoints(UPath(folder) / "checkpoints", keep=3, identity={})
-    state = init_state({"kernel": jnp.arange(3.0)}, OPTIMIZER)
-    if mesh is not None:
-        state = jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
+def fresh_state():
+    return init_state({"kernel": jnp.arange(3.0)}, OPTIMIZER, key=jax.random.key(1))
+
+
+def train(
+    folder: Path,
+    *,
+    num_steps: int = NUM_STEPS,
+    checkpoint: int = 7,
+    mesh=None,
+    bad_step=None,
+    batches=None,
+    ends_at=None,
+):
+    """Runs the loop from the newest checkpoint to `num_steps`, or to an evaluation that ends it; the parameters."""
+    checkpoints = Checkpoints(UPath(folder), keep=3, identity={})
+    sharding = None if mesh is None else jax.NamedSharding(mesh, jax.P())
+    state = jax.jit(fresh_state, out_shardings=sharding)()
     restored = checkpoints.restore_newest(state)
     state = restored.state if restored else state
     first = int(state.step)
 
     def default_batches():
         for step in range(first, num_steps):
-            yield {"scale": np.full(4, np.inf if step + 1 == bad_step else 1.0 + step, np.float32)}
+            yield jax.device_put({"scale": np.full(4, np.inf if step + 1 == bad_step else 1.0 + step, np.float32)})
 
     recorder = Recorder(
         log=MetricsLog(UPath(folder) / "metrics.jsonl", until_step=first) if jax.process_index() == 0 else None,
         tracker=None,
-        summarize=lambda sums: {"loss/total": float(sums["loss"] / sums["rows"])},
-        rates=lambda sums, steps, seconds, step: {"steps": steps},
     )
+
+    def on_window(window: Window) -> None:
+        metrics = {"loss/total": float(window.sums["loss"] / window.sums["rows"]), "steps": window.steps}
+        recorder.record(metrics, step=window.step, split="train")
+
+    def evaluate(step: int, params) -> bool:
+        recorder.record({"loss/total": float(np.sum(params["kernel"]))}, step=step, split="heldout")
+        return step == ends_at
+
+    def keep() -> Kept:
+        recorder.flush()
+        return Kept({"from": first})
+
     state = run_loop(
         state,
         window=Window.from_json(restored.window if restored else {}),
-        intervals=Intervals(num_steps=NUM_STEPS, log=10, evaluate=15, checkpoint=checkpoint, milestones=frozenset([4])),
-        train_step=make_train_step(loss_fn, OPTIMIZER, seed=1, mesh=mesh),
+        intervals=Intervals(
+            num_steps=NUM_STEPS, log=10, evaluate=15, checkpoint=checkpoint, milestones=frozenset([4, NUM_STEPS])
+        ),
+        train_step=make_train_step(loss_fn, OPTIMIZER, mesh=mesh),
         batches=batches(first) if batches else default_batches(),
-        evaluate=lambda params: {"loss": np.sum(params["kernel"]), "rows": np.float64(1)},
+        on_window=on_window,
+        evaluate=evaluate,
+        describe_rows=lambda step: f"rows of the batch after {step} steps",
         checkpoints=checkpoints,
-        recorder=recorder,
-        describe_batch=lambda step: f"rows of the batch after {step} steps",
+        keep=keep,
     )
-    if recorder.log is not None:
-        recorder.log.flush()
+    recorder.flush()
     checkpoints.close()
     return jax.device_get(state.params)
 
@@ -91,13 +116,13 @@ def test_rows_cover_all_steps_and_milestones_are_saved(whole, tmp_path):
     ]  # fmt: skip
     assert [row["steps"] for row in rows(folder) if row["split"] == "train"] == [10, 10, 10]
     train(tmp_path, num_steps=5)
-    assert saved_step(UPath(tmp_path) / "checkpoints") == 4
+    assert saved_step(UPath(tmp_path)) == 4
 
 
 def test_a_run_cut_between_two_rows_repeats_them_to_the_last_bit(whole, tmp_path):
     folder, params = whole
     train(tmp_path, num_steps=16)  # its last checkpoint is of step 14, between the rows of 10 and 20
-    assert saved_step(UPath(tmp_path) / "checkpoints") == 14
+    assert saved_step(UPath(tmp_path)) == 14
     resumed = train(tmp_path)
     np.testing.assert_array_equal(resumed["kernel"], params["kernel"])
     assert rows(tmp_path) == rows(folder)
@@ -107,13 +132,75 @@ def test_a_loss_that_is_not_finite_stops_and_says_what_repeats_it(tmp_path):
     with pytest.raises(NonFiniteError) as caught:
         train(tmp_path, bad_step=14)
     message = str(caught.value)
-    assert message.startswith("step 14: not finite: loss, optimizer/gradient_norm")
-    assert "rows of this batch: rows of the batch after 13 steps" in message
+    assert message.startswith("step 14 of 30: not finite: loss, optimizer/gradient_norm")
+    assert "rows of the batch after 13 steps" in message
     assert "last good checkpoint: 7" in message
     # Nothing of the bad step is saved, so that a resumed run meets it again.
-    assert saved_step(UPath(tmp_path) / "checkpoints") == 7
-    with pytest.raises(NonFiniteError, match="step 14: "):
+    assert saved_step(UPath(tmp_path)) == 7
+    with pytest.raises(NonFiniteError, match="step 14 of 30: "):
         train(tmp_path, bad_step=14)
+
+
+def test_an_evaluation_may_end_the_run_and_its_last_row_is_of_the_steps_there_were(tmp_path):
+    train(tmp_path, ends_at=15)
+    assert [(row["step"], row["split"]) for row in rows(tmp_path)] == [(10, "train"), (15, "heldout"), (15, "train")]
+    assert rows(tmp_path)[-1]["steps"] == 5
+    assert saved_step(UPath(tmp_path)) == 14
+
+
+def test_a_batch_that_is_not_on_the_devices_yet_is_refused_rather_than_copied_silently(tmp_path):
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(tmp_path, batches=lambda first: iter([{"scale": np.ones(4, np.float32)}]))
+
+
+def test_batches_of_several_shapes_are_compiled_once_each_and_outside_of_the_clock(caplog):
+    calls = []
+    step = make_train_step(loss_fn, OPTIMIZER)
+
+    class Watched:
+        def lower(self, state, batch):
+            calls.append(batch["scale"].shape)
+            time.sleep(0.5)  # a compilation that takes long
+            return step.lower(state, batch)
+
+        def __call__(self, state, batch):
+            with jax.log_compiles():
+                return step(state, batch)
+
+    windows = []
+    run_loop(
+        fresh_state(),
+        window=Window(),
+        intervals=Intervals(num_steps=6, log=3, evaluate=6, checkpoint=6),
+        train_step=Watched(),
+        batches=jax.device_put([{"scale": np.ones(4 + n % 2, np.float32)} for n in range(6)]),
+        on_window=windows.append,
+        evaluate=lambda step, params: False,
+        describe_rows=str,
+    )
+    assert calls == [(4,), (5,)]
+    assert "Compiling" not in caplog.text
+    with jax.log_compiles():
+        step(fresh_state(), {"scale": jnp.ones(6)})
+    assert "Compiling" in caplog.text  # where a shape is new, it would have been said
+    assert [window.step for window in windows] == [3, 6]
+    assert sum(window.seconds for window in windows) < 0.5
+
+
+def test_sigterm_to_a_process_of_its_own_saves_the_step_and_a_new_try_ends_with_the_same_bits(whole, tmp_path):
+    def batches(first):
+        for step in range(first, NUM_STEPS):
+            if step == 8 and first == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield jax.device_put({"scale": np.full(4, 1.0 + step, np.float32)})
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match="step 9 of 30 is saved"):
+        train(tmp_path, checkpoint=1000, batches=batches)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert saved_step(UPath(tmp_path)) == 9
+    np.testing.assert_array_equal(train(tmp_path)["kernel"], whole[1]["kernel"])
+    assert rows(tmp_path) == rows(whole[0])
 
 
 _PROCESS = """
@@ -160,9 +247,9 @@ def test_sigterm_to_one_process_makes_both_save_the_same_step_and_a_new_try_goes
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     printed = [process.communicate()[0].splitlines()[-1] for process in processes]  # gloo prints before it
-    step = saved_step(UPath(tmp_path) / "checkpoints")
+    step = saved_step(UPath(tmp_path))
     assert 6 < step < NUM_STEPS
-    assert printed == [f"a process was told to end; all saved step {step} of {NUM_STEPS}"] * 2
+    assert printed == [f"a process was told to end; step {step} of {NUM_STEPS} is saved"] * 2
     resumed = train(tmp_path)  # by one process now
     np.testing.assert_allclose(resumed["kernel"], whole[1]["kernel"], rtol=1e-5)
     for ours, theirs in zip(rows(tmp_path), rows(whole[0]), strict=True):

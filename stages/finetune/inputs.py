@@ -1,0 +1,79 @@
+"""What a fine-tuning reads: the model's folder, its tokenizer, the task and its examples."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from upath import UPath
+
+from cluster.storage import local_copy
+from stages.context import StageContext
+from stages.electra.config import ElectraConfig, HeadKind
+from stages.electra.files.model_folder import load_backbone
+from stages.examples import load
+from stages.finetune.config import DeclaredConfig, FinetuneConfig
+from stages.tasks.base import Task, TaskData, TaskOptions
+from stages.tasks.registry import make_task
+from stages.tasks.tokens import WordPiece
+
+
+def find_model(config: FinetuneConfig, context: StageContext, stack: ExitStack) -> UPath:
+    """The model's folder on this machine; that of a hub id is downloaded."""
+    location = os.path.expanduser(context.expand(config.model))
+    path = UPath(location)
+    if path.is_dir():
+        return UPath(stack.enter_context(local_copy(path)))
+    load_backbone(location)  # says what is wrong with a location that is neither
+    from huggingface_hub import snapshot_download
+
+    return UPath(snapshot_download(location, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
+
+
+def read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:
+    """The model's own; one that does not fit the model is an error."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer.json; a model is fine-tuned with its own tokenizer, which transformers' "
+            "AutoTokenizer writes (save_pretrained) where there is a vocab.txt"
+        )
+    tokenizer = WordPiece.from_file(path)
+    if tokenizer.vocab_size > network.vocab_size:
+        raise ValueError(
+            f"{path} has {tokenizer.vocab_size} tokens, the model's vocab_size is {network.vocab_size}: "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def find_task(config: FinetuneConfig) -> Task:
+    """The task, known by name or declared."""
+    options = TaskOptions(
+        max_length=config.max_length,
+        doc_stride=config.doc_stride,
+        max_question_length=config.max_question_length,
+        max_answer_length=config.max_answer_length,
+        n_best=config.n_best,
+        double_unordered=config.double_unordered,
+        bioes=config.head is HeadKind.ORIGINAL,
+    )
+    return make_task(config.task, options, form=config.form if isinstance(config, DeclaredConfig) else None)
+
+
+def read_examples(task: Task, config: FinetuneConfig, context: StageContext) -> TaskData:
+    """As many of the task's examples as the run asks for."""
+    data = load(task, data=config.data, train_file=config.train_file, eval_file=config.eval_file, context=context)
+    return replace(
+        data,
+        train=evenly(data.train, config.max_train_examples),
+        dev=evenly(data.dev, config.max_eval_examples),
+    )
+
+
+def evenly(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
+    """At most `count` examples, evenly spaced: files are often sorted by source or article."""
+    if count is None or count >= len(examples):
+        return examples
+    return [examples[index * len(examples) // count] for index in range(count)]
