@@ -145,28 +145,13 @@ class Classification:
     ) -> Features:
         del labels
         columns = [tokenizer.encode(texts) for texts in zip(*(example.texts for example in examples), strict=True)]
-        both_orders = split is Split.TRAIN and self.unordered and self.options.double_unordered
         rows = list(enumerate(zip(*columns, strict=True)))
-        if both_orders:
+        if split is Split.TRAIN and self.unordered and self.options.double_unordered:
             rows += [(number, texts[::-1]) for number, texts in rows]
-        ids, first_length, truncated = [], [], 0
-        for _, texts in rows:
-            kept = truncate(texts, max_tokens=self.options.max_length - 1 - len(texts))
-            truncated += sum(map(len, kept)) < sum(map(len, texts))
-            row = [tokenizer.cls, *kept[0], tokenizer.sep]
-            first_length.append(len(row))
-            for text in kept[1:]:
-                row += [*text, tokenizer.sep]
-            ids.append(np.array(row, np.int32))
         numbers = np.array([number for number, _ in rows], np.int32)
         gold = {} if split is Split.TEST else self.target.arrays([example.label for example in examples])
-        return Features(
-            ids=ids,
-            first_length=np.array(first_length, np.int32),
-            examples=numbers,
-            labels={name: values[numbers] for name, values in gold.items()},
-            counts={"truncated": truncated},
-        )
+        joined = join_texts([texts for _, texts in rows], tokenizer, max_length=self.options.max_length)
+        return replace(joined, examples=numbers, labels={name: values[numbers] for name, values in gold.items()})
 
     def evaluate(
         self,
@@ -242,6 +227,26 @@ def _by_example(features: Features, logits: Sequence[np.ndarray]) -> np.ndarray:
     logits_NC = np.zeros_like(rows_NC)
     logits_NC[features.examples] = rows_NC
     return logits_NC
+
+
+def join_texts(rows: Sequence[Sequence[Sequence[int]]], tokenizer: WordPiece, *, max_length: int) -> Features:
+    """Inputs of rows of one text or two: [CLS] text [SEP], or [CLS] text [SEP] text [SEP], cut to `max_length`."""
+    ids, first_length, truncated = [], [], 0
+    for texts in rows:
+        kept = truncate(texts, max_tokens=max_length - 1 - len(texts))
+        truncated += sum(map(len, kept)) < sum(map(len, texts))
+        row = [tokenizer.cls, *kept[0], tokenizer.sep]
+        first_length.append(len(row))
+        for text in kept[1:]:
+            row += [*text, tokenizer.sep]
+        ids.append(np.array(row, np.int32))
+    return Features(
+        ids=ids,
+        first_length=np.array(first_length, np.int32),
+        examples=np.arange(len(ids), dtype=np.int32),
+        labels={},
+        counts={"truncated": truncated},
+    )
 
 
 def truncate(texts: Sequence[Sequence[int]], *, max_tokens: int) -> list[Sequence[int]]:

@@ -13,18 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from upath import UPath
 
-from stages.electra.config import HeadKind, ProblemType
+from stages.electra.config import ProblemType
 from stages.electra.files.huggingface import Architecture, ConversionError, flatten
 from stages.electra.files.locate import OWN_HEAD
 from stages.electra.files.model_folder import Pretrained, load_pretrained
-from stages.electra.models import classes as models
+from stages.electra.joint_model import Params, split
+from stages.electra.network import Discriminator, LanguageModel, Network, SequenceClassifier, TokenClassifier
 from stages.electra.tokenizer import ElectraTokenizer
-from stages.tasks.base import Split, TaskOptions
-from stages.tasks.classification import truncate
+from stages.tasks.base import Features, Split, TaskOptions
+from stages.tasks.classification import join_texts
 from stages.tasks.files.squad import Question
 from stages.tasks.kinds import TaskKind
 from stages.tasks.model import init_model, make_predict
-from stages.tasks.question_answering import NULL_THRESHOLD, QuestionAnswering
+from stages.tasks.prediction import BatchShape, predict_rows
+from stages.tasks.question_answering import NULL_THRESHOLD, QuestionAnswering, kind_of_head
+from stages.tasks.tagging import Sentence, Tagging
 from stages.tasks.tokens import WordPiece
 
 BATCH_SIZE = 16
@@ -32,7 +35,6 @@ BATCH_SIZE = 16
 _BUCKET = 64
 
 Row = Mapping[str, Any]
-Input = tuple[list[int], int]  # token ids, how many of them are of type 0
 
 _COLUMNS: Mapping[Architecture, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # required, optional
@@ -41,6 +43,12 @@ _COLUMNS: Mapping[Architecture, tuple[tuple[str, ...], tuple[str, ...]]] = {
     Architecture.SEQUENCE_CLASSIFICATION: (("text",), ("text_pair",)),
     Architecture.TOKEN_CLASSIFICATION: (("text",), ()),
     Architecture.QUESTION_ANSWERING: (("question", "context"), ()),
+}
+_NETWORKS: Mapping[Architecture, type[Network]] = {  # questions have one of their own
+    Architecture.PRETRAINING: Discriminator,
+    Architecture.MASKED_LM: LanguageModel,
+    Architecture.SEQUENCE_CLASSIFICATION: SequenceClassifier,
+    Architecture.TOKEN_CLASSIFICATION: TokenClassifier,
 }
 
 
@@ -75,17 +83,26 @@ class Predictor:
             raise ValueError(f"{location}: cannot predict with {self.architecture}; can with {', '.join(_COLUMNS)}")
         self._problem_type = model.config.problem_type
         self._labels = model.id2label or {number: f"LABEL_{number}" for number in range(model.config.num_labels)}
-        self._max_length = model.config.max_position_embeddings
-        self._kind = _question_kind(model)
-        self._forward = (
-            _make_answering(model, self._kind)
-            if self.architecture is Architecture.QUESTION_ANSWERING
-            else _make_forward(model)
+        max_length = model.config.max_position_embeddings
+        self._options = TaskOptions(
+            max_length=max_length,
+            doc_stride=max(1, max_length // 4),
+            max_question_length=max(1, max_length // 4),
         )
+        if self.architecture is Architecture.QUESTION_ANSWERING:
+            self._kind, graphdef, params = _answering(model)
+        else:
+            network = _NETWORKS[self.architecture]
+            graphdef, _ = jax.eval_shape(lambda: split(network(model.config, rngs_key=jax.random.key(0))))
+            params = model.params
+        self._params = jax.tree.map(jnp.asarray, params)
+        self._predict = make_predict(graphdef, dtype="float32")
         tokenizer = ElectraTokenizer.from_pretrained(location)
         tokenizer.check(model.config)
         self._raw = tokenizer.backend
         self._tokenizer = WordPiece(tokenizer.backend)
+        buckets = (*range(_BUCKET, max_length, _BUCKET), max_length)
+        self._shape = BatchShape(batch_size=BATCH_SIZE, buckets=buckets, pad=self._tokenizer.pad)
 
     @property
     def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -128,35 +145,15 @@ class Predictor:
                 )
         return rows
 
-    def _logits(self, inputs: Sequence[Input]) -> list[np.ndarray]:
-        """A row's [C], or its [T, …] for as many tokens as it has."""
-        result: list[np.ndarray] = []
-        for start in range(0, len(inputs), BATCH_SIZE):
-            chunk = inputs[start : start + BATCH_SIZE]
-            width = -(-max(len(ids) for ids, _ in chunk) // _BUCKET) * _BUCKET
-            width = min(width, self._max_length)
-            ids_BT = np.full((BATCH_SIZE, width), self._tokenizer.pad, np.int32)
-            length_B, first_B = np.ones(BATCH_SIZE, np.int32), np.ones(BATCH_SIZE, np.int32)
-            for row, (ids, first) in enumerate(chunk):
-                ids_BT[row, : len(ids)] = ids
-                length_B[row], first_B[row] = len(ids), first
-            logits = np.asarray(self._forward(ids_BT, length_B, first_B))
-            per_token = self.architecture is not Architecture.SEQUENCE_CLASSIFICATION
-            result += [logits[row, : len(ids)] if per_token else logits[row] for row, (ids, _) in enumerate(chunk)]
-        return result
+    def _logits(self, features: Features) -> Sequence[np.ndarray]:
+        return predict_rows(self._params, features, shape=self._shape, predict=self._predict)
 
-    def _encode(self, rows: Sequence[Row]) -> list[Input]:
-        """[CLS] text [SEP], or [CLS] text [SEP] text_pair [SEP], cut to what the model has positions for."""
-        inputs = []
-        for row in rows:
-            texts = [str(row["text"])] + ([str(row["text_pair"])] if row.get("text_pair") is not None else [])
-            kept = truncate(self._tokenizer.encode(texts), max_tokens=self._max_length - 1 - len(texts))
-            ids = [self._tokenizer.cls, *kept[0], self._tokenizer.sep]
-            first = len(ids)
-            for text in kept[1:]:
-                ids += [*text, self._tokenizer.sep]
-            inputs.append((ids, first))
-        return inputs
+    def _encode(self, rows: Sequence[Row]) -> Features:
+        pairs = [(row["text"], row.get("text_pair")) for row in rows]
+        texts = [
+            self._tokenizer.encode([str(text)] if pair is None else [str(text), str(pair)]) for text, pair in pairs
+        ]
+        return join_texts(texts, self._tokenizer, max_length=self._options.max_length)
 
     def _classify(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         return [self._judge(logits_C) for logits_C in self._logits(self._encode(rows))]
@@ -177,21 +174,14 @@ class Predictor:
         return {"label": self._labels[best], "probability": float(probabilities[best])}
 
     def _tag(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        sentences = [str(row["text"]).split() for row in rows]
-        inputs, starts = [], []
-        for words in sentences:
-            ids, positions = [self._tokenizer.cls], []
-            for pieces in self._tokenizer.encode_words(words):
-                if len(ids) + len(pieces) > self._max_length - 1:
-                    raise ValueError(f"a text of {len(words)} words is longer than {self._max_length} tokens: split it")
-                positions.append(len(ids))
-                ids += pieces
-            inputs.append(([*ids, self._tokenizer.sep], len(ids) + 1))
-            starts.append(positions)
-        return [
-            {"words": words, "labels": [self._labels[int(number)] for number in logits_TC[positions].argmax(-1)]}
-            for words, positions, logits_TC in zip(sentences, starts, self._logits(inputs), strict=True)
-        ]
+        """A text that is longer than a row is tagged in parts, as when a model is scored."""
+        words = [str(row["text"]).split() for row in rows]
+        sentences = [Sentence(words=tuple(each), tags=("",) * len(each), lines=()) for each in words]
+        task = Tagging(name="predict", columns=(), options=self._options)
+        features = task.features(sentences, self._tokenizer, labels=(), split=Split.TEST)
+        labels = [self._labels[number] for number in range(len(self._labels))]
+        found = task.predict(features, self._logits(features), labels=labels)
+        return [{"words": each, "labels": list(tags)} for each, tags in zip(words, found, strict=True)]
 
     def _answer(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """The best span over all windows of each context."""
@@ -199,15 +189,9 @@ class Predictor:
             Question(id=str(number), text=str(row["question"]), context=str(row["context"]), answers=())
             for number, row in enumerate(rows)
         ]
-        quarter = max(1, self._max_length // 4)
-        task = QuestionAnswering(
-            name="predict",
-            kind=self._kind,
-            options=TaskOptions(max_length=self._max_length, doc_stride=quarter, max_question_length=quarter),
-        )
-        windows = task.features(questions, self._tokenizer, labels=(), split=Split.DEV)
-        inputs = [(ids.tolist(), int(first)) for ids, first in zip(windows.ids, windows.first_length, strict=True)]
-        found, odds = task.candidates(windows, self._logits(inputs), num_questions=len(questions))
+        task = QuestionAnswering(name="predict", kind=self._kind, options=self._options)
+        features = task.features(questions, self._tokenizer, labels=(), split=Split.DEV)
+        found, odds = task.candidates(features, self._logits(features), num_questions=len(questions))
         answers = []
         for question, candidates, odds_of_none in zip(questions, found, odds, strict=True):
             best = max(candidates, key=lambda candidate: candidate.score, default=None)
@@ -219,54 +203,31 @@ class Predictor:
         return answers
 
     def _find_replaced(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        inputs = self._encode(rows)
+        features = self._encode(rows)
         return [
             {
                 "tokens": [self._raw.id_to_token(number) for number in ids[1:-1]],
-                "replaced": _sigmoid(logits_T[1:-1]).tolist(),
+                "replaced": _sigmoid(logits_T[1 : len(ids) - 1]).tolist(),
             }
-            for (ids, _), logits_T in zip(inputs, self._logits(inputs), strict=True)
+            for ids, logits_T in zip(features.ids, self._logits(features), strict=True)
         ]
 
     def _fill_masks(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        inputs = self._encode(rows)
+        features = self._encode(rows)
         mask = self._raw.token_to_id("[MASK]")
         answers = []
-        for (ids, _), logits_TV in zip(inputs, self._logits(inputs), strict=True):
-            best = logits_TV.argmax(-1)
-            filled = [int(best[place]) if number == mask else number for place, number in enumerate(ids)]
-            answers.append({"text": self._raw.decode(filled[1:-1], skip_special_tokens=False)})
+        for ids, logits_TV in zip(features.ids, self._logits(features), strict=True):
+            filled = np.where(ids == mask, logits_TV.argmax(-1), ids)
+            answers.append({"text": self._raw.decode(filled[1:-1].tolist(), skip_special_tokens=False)})
         return answers
 
 
-def _make_forward(model: Pretrained) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
-    """(ids, lengths, lengths of type 0) -> logits."""
-    network = getattr(models, model.architecture)(model.config, params=model.params)
-
-    def forward(ids_BT: np.ndarray, length_B: np.ndarray, first_B: np.ndarray) -> jax.Array:
-        positions = np.arange(ids_BT.shape[1])[None, :]
-        mask_BT = positions < length_B[:, None]
-        types_BT = (positions >= first_B[:, None]) & mask_BT
-        return network(ids_BT, mask_BT.astype(np.int32), types_BT.astype(np.int32)).logits
-
-    return forward
-
-
-def _question_kind(model: Pretrained) -> TaskKind:
-    """Whether a model that answers may also say that there is no answer."""
-    has_none = model.own_head is not None and "unanswerable" in model.own_head
-    return TaskKind.ANSWERABILITY if has_none else TaskKind.QUESTION_ANSWERING
-
-
-def _make_answering(model: Pretrained, kind: TaskKind) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
-    """(ids, lengths, lengths of type 0) -> logits as `stages.tasks.answers.AnswerNetwork` gives them."""
+def _answering(model: Pretrained) -> tuple[TaskKind, Any, Params]:
+    """Kind, structure and parameters of a model that answers questions."""
     head = model.own_head or model.params["head"]
+    kind, head_kind = kind_of_head(head)
     graphdef, expected = init_model(
-        kind,
-        config=model.config,
-        num_labels=model.config.num_labels,
-        seed=0,
-        head=HeadKind.ORIGINAL if "end" in head else HeadKind.HUGGINGFACE,
+        kind, config=model.config, num_labels=model.config.num_labels, seed=0, head=head_kind
     )
     shapes, found = ({name: leaf.shape for name, leaf in flatten(tree).items()} for tree in (expected["head"], head))
     if shapes != found:
@@ -274,14 +235,7 @@ def _make_answering(model: Pretrained, kind: TaskKind) -> Callable[[np.ndarray, 
         raise ConversionError(
             f"{OWN_HEAD} does not belong to this model: {', '.join(wrong)} missing or of another shape"
         )
-    predict = make_predict(graphdef, dtype="float32")
-    params = model.params | {"head": head}
-
-    def forward(ids_BT: np.ndarray, length_B: np.ndarray, first_B: np.ndarray) -> jax.Array:
-        batch = {"ids": ids_BT, "length": length_B, "first_length": first_B}
-        return predict(params, jax.tree.map(jnp.asarray, batch))
-
-    return forward
+    return kind, graphdef, model.params | {"head": head}
 
 
 def _softmax(logits_C: np.ndarray) -> np.ndarray:

@@ -310,6 +310,12 @@ def _make_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array", un
     return AnswerNetwork(config, kind=head, unanswerable=unanswerable, rngs_key=key)
 
 
+def kind_of_head(head: "Params") -> tuple[TaskKind, HeadKind]:
+    """What the parameters of a head that answers say of it: whether it may answer 'none', and whose it is."""
+    kind = TaskKind.ANSWERABILITY if "unanswerable" in head else TaskKind.QUESTION_ANSWERING
+    return kind, HeadKind.ORIGINAL if "end" in head else HeadKind.HUGGINGFACE
+
+
 def _span_losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
     """The mean of the cross-entropies of start and end."""
     import jax.numpy as jnp

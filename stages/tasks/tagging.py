@@ -135,10 +135,7 @@ class Tagging:
                 tags.append(np.array([*row_tags, IGNORED], np.int32))
                 owners.append(owner)
         # Where each word starts is kept apart from the labels: a word whose tag training never saw is IGNORED.
-        starts = [
-            np.concatenate([[0], np.cumsum([len(pieces[word][:room]) for word in sentence.words])[:-1]])
-            for sentence in examples
-        ]
+        starts = [np.cumsum([0, *(len(pieces[word][:room]) for word in sentence.words)])[:-1] for sentence in examples]
         return Features(
             ids=ids,
             first_length=np.array([len(row) for row in ids], np.int32),
@@ -148,6 +145,19 @@ class Tagging:
             details={"starts": starts},
         )
 
+    def predict(
+        self, features: Features, logits: Sequence[np.ndarray], *, labels: Sequence[str]
+    ) -> list[Sequence[str]]:
+        """The tags of each sentence, of those that the model knows."""
+        starts = features.details["starts"]
+        classes: list[list[np.ndarray]] = [[] for _ in starts]
+        for owner, logits_TC in zip(features.examples, logits, strict=True):
+            classes[owner].append(np.argmax(logits_TC, axis=-1)[1:-1])  # without [CLS] and [SEP]
+        return [
+            [labels[number] for number in np.concatenate(parts)[places]]
+            for parts, places in zip(classes, starts, strict=True)
+        ]
+
     def evaluate(
         self,
         examples: Sequence[Sentence],
@@ -156,13 +166,7 @@ class Tagging:
         *,
         labels: tuple[str, ...],
     ) -> Evaluation:
-        classes: list[list[np.ndarray]] = [[] for _ in examples]
-        for owner, logits_TC in zip(features.examples, logits, strict=True):
-            classes[owner].append(np.argmax(logits_TC, axis=-1)[1:-1])  # without [CLS] and [SEP]
-        predicted: list[Sequence[str]] = [
-            [labels[number] for number in np.concatenate(parts)[starts]]
-            for parts, starts in zip(classes, features.details["starts"], strict=True)
-        ]
+        predicted = self.predict(features, logits, labels=labels)
         gold: list[Sequence[str]] = [sentence.tags for sentence in examples]
         unseen = sorted({tag for tags in gold for tag in tags} - set(labels))
         num_unseen = sum(tag in unseen for tags in gold for tag in tags)

@@ -79,6 +79,14 @@ def test_a_tagger_gives_each_word_a_label(export):
     assert len(answer["labels"]) == 3
 
 
+def test_a_tagger_gives_every_word_of_a_text_a_label_however_long_and_none_to_an_empty_one(export):
+    model = ElectraForTokenClassification(CONFIG.change(id2label={0: "O", 1: "B-NP", 2: "I-NP"}))
+    long, short, empty = Predictor(export(model)).answers(["the cats sat here " * 10, "the cats", " "])
+    assert len(long["labels"]) == len(long["words"]) == 40
+    assert len(short["labels"]) == 2
+    assert (empty["words"], empty["labels"]) == ([], [])
+
+
 def test_an_answer_is_a_part_of_its_context_however_long(export):
     predictor = Predictor(export(ElectraForQuestionAnswering(CONFIG)))
     context = "the cat sat here " * 10
