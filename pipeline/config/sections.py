@@ -126,7 +126,8 @@ def _complete(tree: Tree) -> Tree:
 def _trains_one_network(pretrain: object) -> bool:
     """A masked language model has no discriminator: what is fine-tuned is the generator."""
     objective = pretrain.get("objective") if isinstance(pretrain, dict) else None
-    return isinstance(objective, dict) and objective.get("kind") == ObjectiveKind.MASKED_LANGUAGE_MODELING
+    kind = objective.get("kind") if isinstance(objective, dict) else None
+    return any(kind == one and one.traits.trains_one_network for one in ObjectiveKind)
 
 
 def _replaces_pretraining(model: object) -> bool:
@@ -156,9 +157,9 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
                 length,
                 f"must be at most pretrain.model.max_position_embeddings = {positions}: lower it or raise that",
             )
-        is_electric = config.pretrain.objective.kind is ObjectiveKind.ELECTRIC
-        if is_electric and config.shard.packing is Packing.PACKED:
-            wrong(("shard", "packing"), config.shard.packing, "must be pairs: electric reads one text a row")
+        kind = config.pretrain.objective.kind
+        if kind.traits.has_towers and config.shard.packing is Packing.PACKED:
+            wrong(("shard", "packing"), config.shard.packing, f"must be pairs: {kind} reads one text a row")
     if config.tracking is not None and config.tracking.uri is None and "://" in config.output:
         wrong(
             ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"

@@ -26,19 +26,19 @@ def pretraining_step_flops(
     Attention is counted, gathers are not, and logits of words only where they are computed: at the `num_masked`
     positions a row, or at all. A network that is None is not trained.
     """
+    traits = kind.traits
     all_tokens, masked_tokens = batch_size * sequence_length, batch_size * num_masked
     forward = 0.0
     if discriminator is not None:
         D = discriminator.hidden_size
         forward += encoder_flops(discriminator, tokens=all_tokens, sequence_length=sequence_length)
-        if kind.restores:
-            restored = all_tokens if kind is ObjectiveKind.ALL_TOKENS_MLM else masked_tokens
-            forward += restored * _word_flops(D, discriminator)
-        else:
+        if traits.restores:
+            forward += (all_tokens if traits.copies else masked_tokens) * _word_flops(D, discriminator)
+        if traits.detects:
             forward += all_tokens * (2 * D * D + 2 * D)
     if generator is not None:
-        towers = 2 if kind is ObjectiveKind.ELECTRIC else 1
-        guessed = all_tokens + masked_tokens if kind is ObjectiveKind.ELECTRIC else masked_tokens
+        towers = traits.generator_towers
+        guessed = all_tokens + masked_tokens if traits.has_towers else masked_tokens
         forward += towers * encoder_flops(generator, tokens=all_tokens, sequence_length=sequence_length)
         forward += guessed * _word_flops(towers * generator.hidden_size, generator)
     return 3.0 * forward

@@ -69,6 +69,7 @@ class Electra(nnx.Module):
         shared_encoder: bool = False,
         rngs_key: jax.Array,
     ) -> None:
+        traits = kind.traits
         is_untied = embedding_sharing is EmbeddingSharing.UNTIED
         if discriminator is not None and generator is not None:
             shared = ("vocab_size", "max_position_embeddings", "type_vocab_size")
@@ -89,15 +90,15 @@ class Electra(nnx.Module):
         self.embeddings = Embeddings(first, rngs_key=keys[0])
         # Any, not `Encoder | None`: who calls a network knows that it is there.
         is_shared = shared_encoder and discriminator is not None
-        encoder, num_towers = (TwoTowers, 2) if kind is ObjectiveKind.ELECTRIC else (Encoder, 1)
+        encoder = TwoTowers if traits.has_towers else Encoder
         self.generator: Any = encoder(generator, rngs_key=keys[1]) if generator and not is_shared else None
         self.generator_head: Any = (
-            GeneratorHead(generator, num_inputs=num_towers * generator.hidden_size, rngs_key=keys[2])
+            GeneratorHead(generator, num_inputs=traits.generator_towers * generator.hidden_size, rngs_key=keys[2])
             if generator
             else None
         )
         self.discriminator: Any = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
-        head = GeneratorHead if kind.restores else DiscriminatorHead
+        head = GeneratorHead if traits.restores else DiscriminatorHead
         self.discriminator_head: Any = head(discriminator, rngs_key=keys[4]) if discriminator else None
         own_key = jax.random.fold_in(rngs_key, 5)
         has_own = is_untied and discriminator
@@ -106,7 +107,7 @@ class Electra(nnx.Module):
         self.difference: Any = jax.tree.map(jnp.zeros_like, self.embeddings) if is_disentangled else None
         self.copy_head: Any = (
             Dense(glorot_uniform(jax.random.fold_in(rngs_key, 6), (discriminator.hidden_size, 1)))
-            if kind is ObjectiveKind.ALL_TOKENS_MLM and discriminator
+            if traits.copies and discriminator
             else None
         )
 

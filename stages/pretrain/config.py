@@ -3,11 +3,8 @@
 from dataclasses import dataclass, field
 
 from stages.electra.config import ModelConfig
-from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
+from stages.electra.objectives.objective import ObjectiveConfig
 from stages.training.config import ComputeDtype, OptimizerConfig, OptimizerName, ScheduleName
-
-# The objectives whose networks are those of released models.
-_CONTINUED = (ObjectiveKind.REPLACED_TOKEN_DETECTION, ObjectiveKind.MASKED_LANGUAGE_MODELING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +89,20 @@ class PretrainConfig:
         for percentage in self.milestones:
             if not 0 < percentage <= 100:
                 raise ValueError(f"milestones has {percentage}, must be percentages above 0 and at most 100")
-        if self.objective.kind is ObjectiveKind.ELECTRIC:
+        traits = self.objective.kind.traits
+        if traits.has_towers:
             for name in ("shared_encoder", "local_attention"):
                 if getattr(self.model, name):
-                    raise ValueError(f"model.{name} is true, but electric's generator has two towers: leave it out")
+                    raise ValueError(
+                        f"model.{name} is true, but {self.objective.kind}'s generator has two towers: leave it out"
+                    )
         if self.init_from is not None:
-            if self.objective.kind not in _CONTINUED:
+            if not traits.is_continued:
                 raise ValueError(f"init_from is given, but {self.objective.kind} starts from random weights only")
             if self.model.local_attention:
                 raise ValueError("model.local_attention is true, but init_from has weights to start with: choose one")
             for name, is_trained in (
-                ("discriminator", self.objective.kind is ObjectiveKind.REPLACED_TOKEN_DETECTION),
+                ("discriminator", not traits.trains_one_network),
                 ("generator", not self.objective.uniform_generator),
             ):
                 if getattr(self.init_from, name) is not None and not is_trained:

@@ -24,7 +24,6 @@ from stages.electra.flops import pretraining_step_flops
 from stages.electra.joint_model import Electra, split
 from stages.electra.locality import look_at_neighbours
 from stages.electra.objectives.corruption import max_masked
-from stages.electra.objectives.objective import ObjectiveKind
 from stages.electra.objectives.pretraining_loss import make_pretraining_loss, summarize
 from stages.electra.sharding import RULES
 from stages.pretrain.config import PretrainConfig
@@ -169,8 +168,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         return Kept()
 
     networks = {"discriminator": discriminator, "generator": generator}
-    if objective.kind is ObjectiveKind.ELECTRIC:
-        networks.pop("generator")  # its two towers are no network that others could load
+    if objective.kind.traits.has_towers:
+        networks.pop("generator")  # two towers are no network that others could load
     if is_first:
         write_text(context.output / "parameters.txt", parameter_table(abstract_params))
         write_json(

@@ -31,6 +31,41 @@ class Masked(NamedTuple):
     weights_BP: jax.Array
 
 
+class Guesses(NamedTuple):
+    """What the generator predicted, at the masked positions [B, P] or at every token [B, T].
+
+    Attributes:
+      counted: Where a prediction counts.
+      losses: Cross-entropy of the right token.
+      is_best: Whether no token was likelier.
+    """
+
+    counted: jax.Array
+    losses: jax.Array
+    is_best: jax.Array
+
+
+class Corrupted(NamedTuple):
+    """A batch as the two networks see it.
+
+    Attributes:
+      masked: What the generator sees and must guess.
+      guesses: The generator's predictions.
+      samples_BP: The tokens drawn from them.
+      ids_BT: What the discriminator sees.
+      replaced_BT: True where that is to be called replaced.
+      noise_logit_BT: Log-odds of each token being noise, known beforehand: the discriminator's logit is added to
+        them. Without a gradient. None where nothing is known.
+    """
+
+    masked: Masked
+    guesses: Guesses
+    samples_BP: jax.Array
+    ids_BT: jax.Array
+    replaced_BT: jax.Array
+    noise_logit_BT: jax.Array | None = None
+
+
 def max_masked(num_tokens: int, mask_fraction: float) -> int:
     """The most positions that a sequence of `num_tokens` can have masked."""
     # The original's max_predictions_per_seq. A sequence must have one slot, however short it is.
@@ -126,3 +161,8 @@ def write(ids_BT: jax.Array, positions_BP: jax.Array, values_BP: jax.Array, *, w
         return jnp.where(count_T > 0, sum_T // jnp.maximum(count_T, 1), ids_T)
 
     return jax.vmap(write_row)(ids_BT, positions_BP, values_BP, where_BP)
+
+
+def vectors_at(x_BTD: jax.Array, positions_BP: jax.Array) -> jax.Array:
+    """The vectors at these positions, [B, P, D]."""
+    return jnp.take_along_axis(x_BTD, positions_BP[..., None], axis=1)

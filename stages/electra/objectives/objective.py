@@ -28,14 +28,58 @@ class ObjectiveKind(StrEnum):
     ELECTRIC = "electric"
 
     @property
-    def detects(self) -> bool:
-        """Whether a discriminator gives each token one logit."""
-        return self in (ObjectiveKind.REPLACED_TOKEN_DETECTION, ObjectiveKind.ELECTRIC)
+    def traits(self) -> "Traits":
+        """What distinguishes it from the others."""
+        return _TRAITS[self]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What distinguishes an objective: the only place that tells one kind from another.
+
+    Attributes:
+      detects: The network of full size gives each token one logit, whether it was replaced.
+      restores: The network of full size predicts the words of a text in which some were replaced.
+      copies: It may copy what it sees, and so predicts every token rather than the replaced ones.
+      generator_towers: Encoders of the generator. Two of them, which read a text from either end, see no token that
+        they predict: they predict every token, one text a row, and are no network that others could load.
+      is_continued: Its networks are those of released models, so that it may go on from their weights.
+      meaningless: Fields of `ObjectiveConfig` that it has no use for.
+    """
+
+    detects: bool = False
+    restores: bool = False
+    copies: bool = False
+    generator_towers: int = 1
+    is_continued: bool = False
+    meaningless: tuple[str, ...] = ()
 
     @property
-    def restores(self) -> bool:
-        """Whether a network of the discriminator's size predicts the words of a corrupted text."""
-        return self in (ObjectiveKind.REPLACE_MLM, ObjectiveKind.ALL_TOKENS_MLM)
+    def trains_one_network(self) -> bool:
+        """Whether the masked language model alone is trained, at full size."""
+        return not self.detects and not self.restores
+
+    @property
+    def has_towers(self) -> bool:
+        """Whether the generator is a pair of towers."""
+        return self.generator_towers > 1
+
+
+_TRAITS = {
+    ObjectiveKind.REPLACED_TOKEN_DETECTION: Traits(detects=True, is_continued=True),
+    ObjectiveKind.MASKED_LANGUAGE_MODELING: Traits(
+        is_continued=True,
+        meaningless=("temperature", "disallow_correct", "uniform_generator", "discriminator_weight"),
+    ),
+    ObjectiveKind.REPLACE_MLM: Traits(restores=True, meaningless=("discriminator_weight",)),
+    ObjectiveKind.ALL_TOKENS_MLM: Traits(restores=True, copies=True, meaningless=("discriminator_weight",)),
+    # Its discriminator needs the probability of each token under what the samples are drawn from.
+    ObjectiveKind.ELECTRIC: Traits(
+        detects=True,
+        generator_towers=2,
+        meaningless=("temperature", "disallow_correct", "uniform_generator", "masking"),
+    ),
+}
 
 
 class Masking(StrEnum):
@@ -84,15 +128,7 @@ class ObjectiveConfig:
         for name in ("generator_weight", "discriminator_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
-        meaningless: tuple[str, ...] = ()
-        if self.kind is ObjectiveKind.MASKED_LANGUAGE_MODELING:
-            meaningless = ("temperature", "disallow_correct", "uniform_generator", "discriminator_weight")
-        elif self.kind is ObjectiveKind.ELECTRIC:
-            # Its discriminator needs the probability of each token under what the samples are drawn from.
-            meaningless = ("temperature", "disallow_correct", "uniform_generator", "masking")
-        elif self.kind.restores:
-            meaningless = ("discriminator_weight",)
-        for name in meaningless:
+        for name in self.kind.traits.meaningless:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise ValueError(f"{name} is {getattr(self, name)}, which means nothing to {self.kind}: leave it out")
         if self.uniform_generator and self.temperature != 1:
@@ -115,7 +151,7 @@ class ObjectiveConfig:
         self, discriminator: ElectraConfig, generator: ElectraConfig
     ) -> tuple[ElectraConfig | None, ElectraConfig | None]:
         """Which discriminator and generator are trained, of those of a model."""
-        if self.kind is ObjectiveKind.MASKED_LANGUAGE_MODELING:
+        if self.kind.traits.trains_one_network:
             return None, discriminator
         return discriminator, None if self.uniform_generator else generator
 

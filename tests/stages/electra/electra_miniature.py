@@ -11,7 +11,7 @@ import numpy as np
 from stages.electra.config import ElectraConfig, ModelConfig, Size
 from stages.electra.files.huggingface import flatten, unflatten
 from stages.electra.joint_model import Electra, merge, split
-from stages.electra.objectives.pretraining_loss import segments
+from stages.electra.layout import segments
 
 VOCAB_SIZE = 200
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

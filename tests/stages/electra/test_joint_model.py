@@ -11,8 +11,8 @@ from stages.electra.config import HeadKind
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge, split
 from stages.electra.layers import Dense, dropout, hashed_words
+from stages.electra.layout import segments
 from stages.electra.network import SequenceClassifier, SpanPredictor, TokenClassifier
-from stages.electra.objectives.pretraining_loss import segments
 
 
 def run(electra, batch, network="discriminate", seed=None, **options):

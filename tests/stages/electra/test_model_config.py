@@ -1,7 +1,9 @@
 """Sizes are the paper's, and a wrong field says so with its numbers."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +124,36 @@ def test_configurations_load_without_jax():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def compared_kinds(code: str) -> list[int]:
+    """The lines that compare or match a member of `ObjectiveKind`."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        and any(isinstance(part, ast.Name) and part.id == "ObjectiveKind" for part in ast.walk(node))
+    ]
+
+
+def test_objectives_are_told_apart_in_the_table_of_their_traits_alone():
+    root = Path(__file__).parents[3]
+    files = [file for room in ("pipeline", "stages", "cluster") for file in (root / room).rglob("*.py")]
+    assert not {file.name: lines for file in files if (lines := compared_kinds(file.read_text()))}
+
+
+def test_a_comparison_of_kinds_is_found_and_a_default_is_none():
+    assert compared_kinds("a = 1\nif kind is ObjectiveKind.ELECTRIC: pass") == [2]
+    assert compared_kinds("if kind in (ObjectiveKind.ELECTRIC, None): pass") == [1]
+    assert compared_kinds("match kind:\n  case ObjectiveKind.ELECTRIC: pass") == [2]
+    assert compared_kinds("def f(kind: ObjectiveKind = ObjectiveKind.ELECTRIC): pass") == []
+
+
+@pytest.mark.parametrize("kind", ObjectiveKind)
+def test_every_objective_has_traits_that_name_fields_and_fit_together(kind):
+    traits = kind.traits
+    assert set(traits.meaningless) <= ObjectiveConfig.__dataclass_fields__.keys()
+    assert traits.restores or not traits.copies
+    discriminator, generator = ObjectiveConfig(kind=kind).networks(*ModelConfig(size=Size.TINY).resolve(100))
+    assert generator is not None
+    assert (discriminator is None) == traits.trains_one_network

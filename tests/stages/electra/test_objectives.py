@@ -11,9 +11,10 @@ from stages.electra.config import EmbeddingSharing
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge
 from stages.electra.layers import split_keys
+from stages.electra.layout import segments
 from stages.electra.losses import word_losses
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
-from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss, segments, summarize
+from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss, summarize
 
 BATCH = make_batch([NUM_TOKENS, 17, 9, 3, 2, 0])
 KEY_B = jax.random.split(jax.random.key(7), 6)
@@ -52,7 +53,7 @@ def computed(kind: ObjectiveKind):
         x_BTD = model.discriminator_hidden(corrupted.ids_BT, *segments(BATCH))
         shown_BT = BATCH["ids"] if kind is ObjectiveKind.ELECTRIC else corrupted.masked.ids_BT
         words_BTV = model.generate(shown_BT, *segments(BATCH))
-        if kind.detects:
+        if kind.traits.detects:
             return corrupted, words_BTV, model.discriminator_head(x_BTD, dtype=jnp.float32), None
         restored_BTV = model.discriminator_head(x_BTD, model.embeddings.word.embedding[...], dtype=jnp.float32)
         copy_BT = None if model.copy_head is None else model.copy_head(x_BTD, dtype=jnp.float32)[..., 0]

@@ -83,7 +83,7 @@ def one_step(
         (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             params, batch, row_keys(4, len(LENGTHS)), train=True
         )
-        norms = {name: optax.global_norm(part) for name, part in grads.items()}
+        norms = {name: optax.tree.norm(part) for name, part in grads.items()}
         return loss, sums, norms
 
     loss, sums, norms = jax.device_get(step(params))

@@ -18,13 +18,12 @@ from stages.electra.config import EmbeddingSharing
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge
 from stages.electra.layers import split_keys
+from stages.electra.layout import lay_out, segments
+from stages.electra.objectives.detection import area_under_curve
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.objectives.pretraining_loss import (
-    area_under_curve,
     corrupt,
-    lay_out,
     make_pretraining_loss,
-    segments,
     summarize,
 )
 

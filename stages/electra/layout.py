@@ -1,0 +1,52 @@
+"""Which tokens of a batch a network may see, their types and their positions, all from the lengths of the texts.
+
+Shapes: `B` batch, `T` tokens.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Layout(NamedTuple):
+    """What a network is given of a batch beside its tokens.
+
+    Attributes:
+      mask: True at real tokens, [B, T]; where rows hold several texts, at the tokens that each token sees, [B, T, T].
+      types_BT: 0 in the first segment, 1 in the second.
+      positions_BT: Where they do not count from 0 in each row.
+    """
+
+    mask: jax.Array
+    types_BT: jax.Array
+    positions_BT: jax.Array | None
+
+
+def real_tokens(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """True at the tokens that are no padding, [B, T]."""
+    return jnp.arange(batch["ids"].shape[1])[None] < batch["length"][:, None]
+
+
+def segments(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Which tokens are real, and their types: 0 for the `first_length` first ones of a row, 1 for the others."""
+    mask_BT = real_tokens(batch)
+    is_second_BT = jnp.arange(mask_BT.shape[1])[None] >= batch["first_length"][:, None]
+    return mask_BT, (mask_BT & is_second_BT).astype(jnp.int32)
+
+
+def lay_out(batch: Mapping[str, jax.Array], *, packed_by: int | None = None) -> Layout:
+    """Lays out rows of one text each or, with `packed_by`, of several.
+
+    Each of several begins with the token `packed_by`, sees itself alone and counts its positions from 0.
+    """
+    mask_BT, types_BT = segments(batch)
+    if packed_by is None:
+        return Layout(mask_BT, types_BT, None)
+    begins_BT = batch["ids"] == packed_by
+    text_BT = jnp.cumsum(begins_BT, axis=1)
+    mask_BTT = (text_BT[:, :, None] == text_BT[:, None]) & mask_BT[:, None]
+    place_1T = jnp.arange(begins_BT.shape[1])[None]
+    positions_BT = place_1T - jax.lax.cummax(jnp.where(begins_BT, place_1T, 0), axis=1)
+    return Layout(mask_BTT, types_BT, positions_BT)
