@@ -92,7 +92,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     steps = num_steps(train_features.num_rows, batch_size=config.batch_size, epochs=config.epochs)
     optimizer_config = OptimizerConfig(
         learning_rate=config.learning_rate or 0.0,
-        num_steps=steps,
+        steps=steps,
         warmup_steps=round(steps * config.warmup_fraction),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from stages.electra.config import ModelConfig
 from stages.electra.objectives.objective import ObjectiveConfig
-from stages.training.config import ComputeDtype, OptimizerConfig, OptimizerName, ScheduleName
+from stages.training.config import ComputeDtype, OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +25,16 @@ class InitFrom:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Pretraining of one generator and discriminator.
+class PretrainConfig(OptimizerConfig):
+    """Pretraining, with the fields of its optimizer and schedule besides.
 
     Attributes:
       seed: Of initial weights, order of examples, masks, samples and dropout.
       model: Size preset and the fields that differ from it.
       init_from: Released weights to go on from; None starts from random ones.
       objective: What is learnt, masking and loss weights.
-      steps: Updates in all.
       batch_size: Examples a step, over all processes.
       gradient_accumulation_steps: Parts in which each device works through its examples of a step, to save memory.
-      learning_rate: Peak learning rate.
-      warmup_steps: Steps over which it rises from 0.
-      optimizer: Adam or, for large batches, LAMB.
-      schedule: How the learning rate falls to 0.
-      decay_fraction: Share of the steps in which the schedule `wsd` does.
       log_every: Steps between rows of training metrics.
       eval_every: Steps between evaluations on held-out text.
       eval_batches: Batches of held-out text an evaluation reads at most.
@@ -50,22 +44,11 @@ class PretrainConfig:
     """
 
     model: ModelConfig
-    steps: int
     batch_size: int
-    learning_rate: float
-    warmup_steps: int
     seed: int = 0
     init_from: InitFrom | None = None
     gradient_accumulation_steps: int = 1
-    optimizer: OptimizerName = OptimizerName.ADAM
-    schedule: ScheduleName = ScheduleName.LINEAR
-    decay_fraction: float = 0.1
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_eps: float = 1e-6
     compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
     log_every: int = 100
     eval_every: int = 1000
@@ -75,6 +58,7 @@ class PretrainConfig:
     milestones: tuple[float, ...] = (6.25, 12.5, 25.0, 50.0, 100.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             "batch_size",
             "gradient_accumulation_steps",
@@ -107,26 +91,8 @@ class PretrainConfig:
             ):
                 if getattr(self.init_from, name) is not None and not is_trained:
                     raise ValueError(f"init_from has a {name}, but this objective trains none: leave it out")
-        _ = self.optimizer_config  # checks its part of the fields
 
     @property
     def milestone_steps(self) -> frozenset[int]:
         """The steps of the milestones."""
         return frozenset(max(1, round(self.steps * percentage / 100)) for percentage in self.milestones)
-
-    @property
-    def optimizer_config(self) -> OptimizerConfig:
-        """The optimizer's hyperparameters."""
-        return OptimizerConfig(
-            learning_rate=self.learning_rate,
-            num_steps=self.steps,
-            warmup_steps=self.warmup_steps,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            decay_fraction=self.decay_fraction,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-            adam_b1=self.adam_b1,
-            adam_b2=self.adam_b2,
-            adam_eps=self.adam_eps,
-        )

@@ -88,7 +88,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         packed=index.packing == Packing.PACKED,
         dtype=str(config.compute_dtype),
     )
-    optimizer = make_optimizer(config.optimizer_config)
+    optimizer = make_optimizer(config)
 
     def fresh() -> TrainState:
         return init_state(init_model()[1], optimizer, key=jax.random.key(config.seed))
@@ -135,7 +135,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         kind=objective.kind,
     )
     peak = peak_flops(str(config.compute_dtype)) * jax.process_count()
-    schedule = make_schedule(config.optimizer_config)
+    schedule = make_schedule(config)
 
     recorder = Recorder(
         log=MetricsLog(context.output / "metrics.jsonl", until_step=first_step) if is_first else None,

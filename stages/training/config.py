@@ -32,7 +32,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: Peak of the schedule; the linear one decays from step 0, so that its peak is a little lower.
-      num_steps: Steps until the rate reaches 0.
+      steps: Steps until the rate reaches 0.
       warmup_steps: Steps over which the rate rises from 0.
       optimizer: What makes an update of the clipped gradient.
       schedule: How the rate falls to 0.
@@ -42,7 +42,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float
-    num_steps: int
+    steps: int
     warmup_steps: int
     optimizer: OptimizerName = OptimizerName.ADAM
     schedule: ScheduleName = ScheduleName.LINEAR
@@ -56,16 +56,16 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, must be above 0")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}, must be at least 1")
-        if not 0 <= self.warmup_steps <= self.num_steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}, must be from 0 to num_steps = {self.num_steps}")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}, must be at least 1")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, must be from 0 to steps = {self.steps}")
         if not 0 < self.decay_fraction <= 1:
             raise ValueError(f"decay_fraction is {self.decay_fraction}, must be above 0 and at most 1")
         if self.schedule is ScheduleName.WSD and self.warmup_steps > self.decay_start:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}, must be at most {self.decay_start:g}, where the decay begins: "
-                f"decay_fraction is {self.decay_fraction} of num_steps = {self.num_steps}"
+                f"decay_fraction is {self.decay_fraction} of steps = {self.steps}"
             )
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is {self.weight_decay}, must not be negative")
@@ -80,4 +80,4 @@ class OptimizerConfig:
     @property
     def decay_start(self) -> float:
         """The step at which the decay of `wsd` begins."""
-        return self.num_steps * (1 - self.decay_fraction)
+        return self.steps * (1 - self.decay_fraction)

@@ -38,23 +38,23 @@ def scale_by_uncorrected_adam(*, b1: float, b2: float, eps: float) -> optax.Grad
 def make_schedule(config: OptimizerConfig) -> Callable[[jax.Array | int], jax.Array]:
     """lr(step) = peak x min(1, step / warmup_steps) x decay(step); step counts finished updates.
 
-    With s = step, n = num_steps, w = warmup_steps, d = decay_fraction x n, the decay is
+    With s = step, n = steps, w = warmup_steps, d = decay_fraction x n, the decay is
 
         linear  1 - s / n, from step 0 on as in the original
         cosine  (1 + cos(pi p)) / 2, p = (s - w) / (n - w) from 0 to 1 (Loshchilov and Hutter, 2017)
         wsd     1 until n - d, then (n - s) / d (Hu et al., MiniCPM, 2024, section 4)
     """
-    num_steps, warmup_steps = config.num_steps, config.warmup_steps
+    steps, warmup_steps = config.steps, config.warmup_steps
 
     def decay(step: jax.Array) -> jax.Array:
         match config.schedule:
             case ScheduleName.LINEAR:
-                return jnp.maximum(0.0, 1.0 - step / num_steps)
+                return jnp.maximum(0.0, 1.0 - step / steps)
             case ScheduleName.COSINE:
-                progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+                progress = (step - warmup_steps) / max(1, steps - warmup_steps)
                 return (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0))) / 2
             case ScheduleName.WSD:
-                return jnp.clip((num_steps - step) / (num_steps * config.decay_fraction), 0.0, 1.0)
+                return jnp.clip((steps - step) / (steps * config.decay_fraction), 0.0, 1.0)
 
     def schedule(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.result_type(float))

@@ -108,7 +108,7 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
     graphdef, params = init_model(work.task.kind, config=config, num_labels=config.num_labels, seed=0)
     optimizer = make_optimizer(
         OptimizerConfig(
-            learning_rate=published_learning_rate(config.hidden_size), num_steps=steps, warmup_steps=steps // 10
+            learning_rate=published_learning_rate(config.hidden_size), steps=steps, warmup_steps=steps // 10
         ),
         lr_scale=make_layer_scale(
             num_layers=config.num_hidden_layers, decay=published_layer_decay(config.hidden_size), offset=1

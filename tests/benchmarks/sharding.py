@@ -29,7 +29,7 @@ MESHES = [MeshConfig(fsdp=fsdp, tensor=tensor) for fsdp, tensor in ((1, 1), (2, 
 def state_of(size: Size) -> TrainState:
     """Shapes of the state of a published size."""
     networks = ModelConfig(size=size).resolve(VOCAB_SIZE)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-4, num_steps=1, warmup_steps=0))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-4, steps=1, warmup_steps=0))
     key = jax.random.key(0)
     return jax.eval_shape(lambda: init_state(split(Electra(*networks, rngs_key=key))[1], optimizer, key=key))
 

@@ -24,7 +24,7 @@ from stages.training.state import init_state, make_train_step
 
 VOCAB_SIZE = 30522
 SPECIAL_IDS = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
-OPTIMIZER = OptimizerConfig(learning_rate=1e-4, num_steps=1_000_000, warmup_steps=10_000)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4, steps=1_000_000, warmup_steps=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def train_both(loop: Any, task: str, folder: Path, ours: Any, theirs: Any) -> tu
     optimizer = make_optimizer(
         OptimizerConfig(
             learning_rate=ours.learning_rate,
-            num_steps=NUM_STEPS,
+            steps=NUM_STEPS,
             warmup_steps=round(NUM_STEPS * ours.warmup_fraction),
             weight_decay=ours.weight_decay,
             clip_norm=ours.clip_norm,

@@ -33,7 +33,7 @@ REAL = np.arange(NUM_TOKENS) < LENGTHS[:, None]
 FIRST = (LENGTHS + 1) // 2
 TYPES = (REAL & (np.arange(NUM_TOKENS) >= FIRST[:, None])).astype(np.int64)
 OBJECTIVE = ObjectiveConfig(mask_fraction=0.25)
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, num_steps=NUM_STEPS, warmup_steps=5)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, steps=NUM_STEPS, warmup_steps=5)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
 
 

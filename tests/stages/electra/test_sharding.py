@@ -53,7 +53,7 @@ _TRAIN = """
 
     folder = Path(sys.argv[1])
     rows = make_batch([24, 17, 9, 3, 2, 1, 0, 24, 20, 20, 13, 13, 8, 8, 24, 5])
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, num_steps=NUM_STEPS, warmup_steps=5))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, steps=NUM_STEPS, warmup_steps=5))
 
     class Run:
         def __init__(self, mesh, *, accumulation_steps=1, **options):
@@ -165,7 +165,7 @@ def test_a_device_holds_its_part_of_the_words(computed):
 
 
 def state_of(optimizer: OptimizerName = OptimizerName.ADAM, **options: bool) -> TrainState:
-    config = OptimizerConfig(learning_rate=1e-3, num_steps=1, warmup_steps=0, optimizer=optimizer)
+    config = OptimizerConfig(learning_rate=1e-3, steps=1, warmup_steps=0, optimizer=optimizer)
     electra = partial(Electra, *tiny(), rngs_key=KEY, **options)
     return jax.eval_shape(lambda: init_state(split(electra())[1], make_optimizer(config), key=jax.random.key(0)))
 

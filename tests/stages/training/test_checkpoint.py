@@ -16,7 +16,7 @@ from stages.training.loop import Window
 from stages.training.optimizer import make_optimizer
 from stages.training.state import TrainState, init_state, make_train_step
 
-OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, num_steps=10, warmup_steps=0))
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, steps=10, warmup_steps=0))
 
 
 BATCH = {"length": jnp.ones(1)}

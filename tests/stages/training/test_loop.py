@@ -25,7 +25,7 @@ from stages.training.optimizer import make_optimizer
 from stages.training.state import init_state, make_train_step
 
 NUM_STEPS = 30
-OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, num_steps=NUM_STEPS, warmup_steps=0))
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, steps=NUM_STEPS, warmup_steps=0))
 
 
 def loss_fn(params, batch, key_B, *, train, over_devices=lambda value: value):

@@ -26,7 +26,7 @@ def make_params(rng: np.random.Generator) -> dict:
 
 def rate_in_words(config: OptimizerConfig, step: int) -> float:
     """The schedules as their papers have them, in Python's float64."""
-    n, w = config.num_steps, config.warmup_steps
+    n, w = config.steps, config.warmup_steps
     warmup = min(1.0, step / w)
     if config.schedule is ScheduleName.COSINE:
         return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * max(0, step - w) / (n - w)))
@@ -41,7 +41,7 @@ def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy(name, schedul
     rng = np.random.default_rng(0)
     config = OptimizerConfig(
         learning_rate=0.01,
-        num_steps=50,
+        steps=50,
         warmup_steps=7,
         optimizer=name,
         schedule=schedule,
@@ -93,13 +93,13 @@ def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy(name, schedul
     ],
 )
 def test_the_rate_falls_as_its_schedule_says(schedule, at):
-    config = OptimizerConfig(learning_rate=1.0, num_steps=100, warmup_steps=10, schedule=schedule, decay_fraction=0.2)
+    config = OptimizerConfig(learning_rate=1.0, steps=100, warmup_steps=10, schedule=schedule, decay_fraction=0.2)
     rate = make_schedule(config)
     assert {step: pytest.approx(float(rate(step)), abs=1e-6) for step in at} == at
 
 
 def test_the_rate_is_zero_at_first_peaks_after_warmup_and_ends_at_zero():
-    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, num_steps=100, warmup_steps=10))
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, steps=100, warmup_steps=10))
     assert float(schedule(0)) == 0.0
     assert float(schedule(10)) == pytest.approx(0.9)
     assert max(float(schedule(step)) for step in range(101)) == pytest.approx(0.9)
@@ -107,7 +107,7 @@ def test_the_rate_is_zero_at_first_peaks_after_warmup_and_ends_at_zero():
 
 
 def test_no_warmup_is_not_a_division_by_zero():
-    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, num_steps=4, warmup_steps=0))
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, steps=4, warmup_steps=0))
     assert [float(schedule(step)) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
@@ -126,7 +126,7 @@ def test_biases_and_layer_norms_are_not_decayed_and_embeddings_are(path, decayed
 
 
 def test_layer_scales_multiply_the_update_of_their_layer_only():
-    config = OptimizerConfig(learning_rate=0.1, num_steps=10, warmup_steps=0, weight_decay=0.0)
+    config = OptimizerConfig(learning_rate=0.1, steps=10, warmup_steps=0, weight_decay=0.0)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make_params(np.random.default_rng(0)))
     grads = jax.tree.map(jnp.ones_like, params)
 
@@ -143,8 +143,8 @@ def test_layer_scales_multiply_the_update_of_their_layer_only():
     ("change", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"warmup_steps": 11}, "warmup_steps is 11, must be from 0 to num_steps = 10"),
-        ({"num_steps": 0}, "num_steps is 0"),
+        ({"warmup_steps": 11}, "warmup_steps is 11, must be from 0 to steps = 10"),
+        ({"steps": 0}, "steps is 0"),
         ({"adam_b2": 1.0}, "adam_b2 is 1.0"),
         ({"adam_eps": 0.0}, "adam_eps is 0.0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
@@ -157,7 +157,7 @@ def test_layer_scales_multiply_the_update_of_their_layer_only():
 )
 def test_impossible_hyperparameters_are_refused_with_the_numbers(change, message):
     with pytest.raises(ValueError, match=message):
-        OptimizerConfig(**({"learning_rate": 1e-3, "num_steps": 10, "warmup_steps": 1} | change))
+        OptimizerConfig(**({"learning_rate": 1e-3, "steps": 10, "warmup_steps": 1} | change))
 
 
 def test_the_parameter_table_names_every_parameter_once():
