@@ -8,7 +8,8 @@ from typing import Any
 
 from upath import UPath
 
-from pipeline.config.errors import ConfigError, Problem, UsageError, did_you_mean
+from cluster.nearest import did_you_mean
+from pipeline.config.errors import ConfigError, Problem, UsageError
 from pipeline.config.sections import REFERENCE, PipelineConfig
 from pipeline.fingerprint import plain
 from pipeline.node import Stage

@@ -1,7 +1,6 @@
 """Mistakes of the user, each shown with its place, what was found and what is allowed."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -40,9 +39,3 @@ class ConfigError(UsageError):
         self.problems = tuple(problems)
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         super().__init__(f"The config has {count}:\n\n" + "\n\n".join(str(problem) for problem in self.problems))
-
-
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """` Did you mean `x`?` where one of `allowed` is near `name`, else nothing."""
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean `{near[0]}`?" if near else ""

@@ -10,7 +10,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipeline.config.errors import Problem, did_you_mean
+from cluster.nearest import did_you_mean
+from pipeline.config.errors import Problem
 from pipeline.config.tree import Keys, Tree, dotted
 
 STRICT = ConfigDict(extra="forbid", strict=True)

@@ -1,12 +1,11 @@
 """What fine-tunings are configured by: the YAML section, its tasks, one run. Light, so that it is checked at once."""
 
-import difflib
-import logging
 import re
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from cluster.nearest import did_you_mean
 from stages.electra.config import HeadKind
 from stages.tasks.form import ClassWeights, TaskForm
 from stages.tasks.kinds import TaskKind
@@ -14,9 +13,6 @@ from stages.tasks.named import TaskName
 from stages.training.config import ComputeDtype
 
 EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR = "{export}/discriminator", "{export}/generator"
-
-
-logger = logging.getLogger(__name__)
 
 
 class Init(StrEnum):
@@ -111,29 +107,18 @@ class DeclaredConfig(FinetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSection:
-    """One task of the YAML section `finetune.tasks`: its data, and what differs from the section's defaults.
+class Overrides:
+    """What both the YAML section `finetune` and each of its tasks may set of their runs (see `FinetuneConfig`).
 
-    A task that is not known by name says what it is: `kind` and what `stages.tasks.form.TaskForm` lists.
+    A value is taken from the task, else from the section, else from what was published for the task.
 
     Attributes:
-      data: Folder of its files; None fetches those that a task known by name publishes, unless both are named.
-      model: As the section's: RTE may start from `{finetune/mnli/seed-0}/model`, a task above it.
+      model: Hugging Face folder or hub id; None takes the discriminator that this pipeline exports. RTE may start from
+        `{finetune/mnli/seed-0}/model`, a task above it.
+      seeds: One run for each; None takes the configuration's own seed.
     """
 
-    data: str | None = None
     model: str | None = None
-    kind: TaskKind | None = None
-    texts: tuple[str, ...] | None = None
-    label: str | None = None
-    labels: tuple[str | int, ...] | None = None
-    separator: str | None = None
-    range: tuple[float, float] | None = None
-    metric: str | None = None
-    class_weights: dict[str, float] | ClassWeights | None = None
-    columns: tuple[str, ...] | None = None
-    train_file: str | None = None
-    eval_file: str | None = None
     seeds: tuple[int, ...] | None = None
     epochs: float | None = None
     max_length: int | None = None
@@ -159,6 +144,33 @@ class TaskSection:
 
     def __post_init__(self) -> None:
         _check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSection(Overrides):
+    """One task of the YAML section `finetune.tasks`: its data, and what differs from the section's defaults.
+
+    A task without a built-in name says what it is: `kind`, and the fields of `stages.tasks.form.TaskForm`.
+
+    Attributes:
+      data: Folder of its files; None fetches those that a built-in task publishes, unless both are named.
+    """
+
+    data: str | None = None
+    kind: TaskKind | None = None
+    texts: tuple[str, ...] | None = None
+    label: str | None = None
+    labels: tuple[str | int, ...] | None = None
+    separator: str | None = None
+    range: tuple[float, float] | None = None
+    metric: str | None = None
+    class_weights: dict[str, float] | ClassWeights | None = None
+    columns: tuple[str, ...] | None = None
+    train_file: str | None = None
+    eval_file: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.form  # checks it
 
     @property
@@ -179,44 +191,21 @@ class TaskSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSection:
+class FinetuneSection(Overrides):
     """The YAML section `finetune`: defaults of all tasks, and the tasks.
 
-    A value is taken from the task, else from here, else from what was published for the task.
-
     Attributes:
-      model: Hugging Face folder or hub id; None takes the discriminator that this pipeline exports.
-      seeds: Seeds of each task; None takes the configuration's own seed.
+      tasks: By name.
       from_random: Fine-tune from random weights too, to show what pretraining gave.
       probes: Tasks to fine-tune, besides, from the checkpoint of each milestone of pretraining, as soon as it is there.
-      tasks: By name.
     """
 
     tasks: dict[str, TaskSection] = field(default_factory=dict)
-    model: str | None = None
-    seeds: tuple[int, ...] | None = None
     from_random: bool = False
     probes: tuple[str, ...] = ()
-    epochs: float | None = None
-    max_length: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    layer_decay: float | None = None
-    layer_decay_offset: int | None = None
-    weight_decay: float | None = None
-    warmup_fraction: float | None = None
-    clip_norm: float | None = None
-    double_unordered: bool | None = None
-    max_train_examples: int | None = None
-    max_eval_examples: int | None = None
-    evaluations: int | None = None
-    patience: int | None = None
-    retries: int | None = None
-    head: HeadKind | None = None
-    compute_dtype: ComputeDtype | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         for name, task in self.tasks.items():
             _check_name(name, task)
         for name in self.probes:
@@ -231,11 +220,9 @@ def _check_name(name: str, task: TaskSection) -> None:
             raise ValueError(f"tasks.{name}: {name} is known by name; give a task of your own (kind) another one")
         return
     if task.form is None:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
         raise ValueError(
-            f"tasks.{name}: no task is known by this name.{hint}\nallowed: {', '.join(known)}; or any other name "
-            f"with kind: one of {', '.join(TaskKind)}"
+            f"tasks.{name}: no task is known by this name.{did_you_mean(name, known)}\nallowed: {', '.join(known)}; "
+            f"or any other name with kind: one of {', '.join(TaskKind)}"
         )
     if task.data is None and not task.names_both_files:
         raise ValueError(f"tasks.{name}: data is missing, must be the folder of the task's files")
@@ -243,7 +230,7 @@ def _check_name(name: str, task: TaskSection) -> None:
         raise ValueError(f"tasks.{name}: a name has letters, digits, _ and - only, and begins with a letter")
 
 
-def _check(config: FinetuneConfig | TaskSection | FinetuneSection) -> None:
+def _check(config: FinetuneConfig | Overrides) -> None:
     """The limits of each field, wherever it is given."""
 
     def require(name: str, allowed: Any, limits: str) -> None:

@@ -288,6 +288,19 @@ def test_a_task_of_ones_own_is_declared_in_yaml_alone(write):
         assert message in found
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "task"),
+    [("doc_stride", 64, 32), ("max_question_length", 48, 24), ("max_answer_length", 16, 8), ("n_best", 10, 5)],
+)
+def test_the_section_sets_windows_and_answers_of_all_tasks_unless_a_task_says_otherwise(write, name, section, task):
+    path = write(MINIMAL + "finetune: {tasks: {squad_v1: {data: a}, squad_v2: {data: b}}}\n")
+    overrides = [f"finetune.{name}={section}", f"finetune.tasks.squad_v2.{name}={task}"]
+    runs = {stage.name: stage.config for stage in build_stages(load_config(path, overrides=overrides))}
+    assert getattr(runs["finetune/squad_v1/seed-0"], name) == section
+    assert getattr(runs["finetune/squad_v2/seed-0"], name) == task
+    assert f"{name} is 0, must be at least 1" in mistakes(path, f"finetune.{name}=0")
+
+
 def test_the_mesh_is_no_part_of_any_stage(write):
     path = write(MINIMAL)
     split = load_config(path, overrides=["cluster.mesh={fsdp: 2, tensor: 2}"])

@@ -1,7 +1,6 @@
 """Converts a model of any format to a Hugging Face folder: `python -m stages.electra.files.convert SOURCE TARGET`."""
 
 import argparse
-import difflib
 import json
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.nearest import did_you_mean
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import default_card
 from stages.electra.files.google_tf import Part
@@ -104,9 +104,7 @@ def parse_changes(overrides: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{override!r} is not name=value")
         known = ElectraConfig.__dataclass_fields__
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ValueError(f"{name} is not a field of a model configuration{hint}")
+            raise ValueError(f"{name} is not a field of a model configuration.{did_you_mean(name, known)}")
         try:
             changes[name] = json.loads(text)
         except json.JSONDecodeError:

@@ -1,7 +1,6 @@
 """Rows of task files: tab-separated, CSV, JSON lines, Parquet; each row knows its place, for error messages."""
 
 import csv
-import difflib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.nearest import did_you_mean
 from stages.tasks.files.reading import read_lines, read_text
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -152,14 +152,9 @@ def _read_parquet(path: UPath, needed: Sequence[str]) -> list[Row]:
     return [Row(place=f"{path}: row {number}", values=row) for number, row in enumerate(values, start=1)]
 
 
-def _near(missing: Sequence[str], found: Sequence[str]) -> str:
-    near = difflib.get_close_matches(missing[0], found, n=1)
-    return f". Did you mean {near[0]!r}?" if near else ""
-
-
 def _require(place: str, found: Sequence[str], needed: Sequence[str]) -> None:
     if missing := [name for name in needed if name not in found]:
         raise ValueError(
             f"{place} lacks {', '.join(map(repr, missing))}; "
-            f"expected the columns {', '.join(needed)}; found {', '.join(found)}{_near(missing, found)}"
+            f"expected the columns {', '.join(needed)}; found {', '.join(found)}.{did_you_mean(missing[0], found)}"
         )

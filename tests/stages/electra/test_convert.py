@@ -187,7 +187,7 @@ def test_a_folder_is_converted_with_a_vocabulary_and_a_card(source, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "num_atention_heads=3"], "did you mean num_attention_heads"),
+        (["--set", "num_atention_heads=3"], "Did you mean `num_attention_heads`"),
         (["--set", "num_attention_heads=3"], "hidden_size 32 is not a multiple of num_attention_heads 3"),
         (["--set", "vocab_size=7"], "it would fit vocab_size 200"),
         (["--which", "generator"], "missing generator_lm_head.bias"),

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from stages.context import NullTracker, StageContext
 from stages.electra.config import HeadKind
 from stages.electra.files.huggingface import flatten
 from stages.electra.files.model_folder import load_pretrained
-from stages.finetune.config import FinetuneConfig, FinetuneSection, Init, TaskSection
+from stages.finetune.config import FinetuneConfig, FinetuneSection, Init, Overrides, TaskSection
 from stages.finetune.inputs import evenly
 from stages.finetune.runs import expand
 from stages.finetune.stage import run
@@ -341,6 +341,12 @@ def test_texts_that_are_cut_are_told(task_data: Path, model_folder: UPath, tmp_p
     result = _run(_config(TaskName.COLA, task_data, model_folder, epochs=1, max_length=16), tmp_path / "out")
     text = "8 of 8 training texts were cut at max_length = 16 tokens"
     assert {"kind": "truncated", "text": text} in result["warnings"]
+
+
+def test_every_setting_of_a_run_can_be_set_for_all_tasks_or_for_one() -> None:
+    of_one_task = {"task", "data", "train_file", "eval_file", "seed", "init"}
+    settings = {item.name for item in fields(FinetuneConfig)} - of_one_task
+    assert {item.name for item in fields(Overrides)} == settings | {"seeds"}
 
 
 def test_a_section_unfolds_into_tasks_seeds_and_starts() -> None:

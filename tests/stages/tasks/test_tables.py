@@ -79,7 +79,7 @@ def test_two_files_of_one_name_are_refused(write: Write) -> None:
         ("x.csv", "text,label\na,0\na,0,1\n", "x.csv:3: expected 2 columns .* found 3"),
         ("x.csv", 'text,label\n"a"b,0\n', "x.csv:2: not valid CSV"),
         ("x.csv", "body,label\n", r"x.csv:1: the header lacks 'text'; .*found body, label"),
-        ("x.csv", "texts,label\n", r"found texts, label. Did you mean 'texts'\?"),
+        ("x.csv", "texts,label\n", r"found texts, label. Did you mean `texts`\?"),
         ("x.csv", "", "x.csv is empty; expected a header with text, label"),
         ("x.csv", 'text,label\na,0\n"b\nc,0\nd,1\n', r"x.csv:3: not valid CSV: .* \(in line 5\); is a quote open"),
         ("x.csv", 'text,label\n"a\nb",0\nc\n', r"x.csv:4: expected 2 columns"),
