@@ -71,12 +71,11 @@ def execute_command(command: Command) -> int:
         print_summary(plan, config=config, output=output)
         return 0
     warn_of_loss(output)
-    from pipeline.session import run_session
+    from pipeline.session import Session
 
-    return run_session(
-        config,
+    return Session(
+        config=config,
         name=Path(command.config).stem,
-        # Planned again under the lease: another runner may have done something meanwhile.
         make_plan=lambda: _plan(stages, output=output, fresh=fresh),
         chosen=chosen,
         fresh=fresh,
@@ -85,7 +84,7 @@ def execute_command(command: Command) -> int:
         again=command.as_text(),
         verbose=command.verbose,
         wait=command.wait,
-    )
+    ).run()
 
 
 def format_config(config: PipelineConfig) -> str:

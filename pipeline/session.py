@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
@@ -24,110 +25,107 @@ from pipeline.tracking.driver import Recording
 _STOPPED_CLOSE_SECONDS = 20.0
 
 
-def run_session(
-    config: PipelineConfig,
-    *,
-    name: str,
-    make_plan: Callable[[], Sequence[PlannedStage]],
-    chosen: set[str],
-    fresh: frozenset[str],
-    output: UPath,
-    config_yaml: str,
-    again: str,
-    verbose: bool,
-    wait: bool,
-) -> int:
-    """Runs the chosen stages that are not done and returns the exit code.
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One run of the chosen stages that are not done.
 
-    Args:
-      name: Of the run in MLflow.
-      make_plan: Looks at the output folder again.
+    Attributes:
+      name: Name of the run in MLflow.
+      make_plan: Looks at the output folder; called under the lease, since another runner may have worked there.
+      chosen: Names of the stages to run.
       fresh: Stages whose folders are emptied first.
-      again: The command that goes on where this one stopped.
+      config_yaml: The resolved config, kept in MLflow.
+      again: The command that resumes this run.
       wait: Wait for another runner instead of giving up.
     """
-    try:
-        with Lease(output, wait=wait) as lease:
-            plan = make_plan()
-            for planned in plan:
-                if planned.name in fresh:
-                    empty_folder(planned.folder)
-            return _run(
-                config, plan, lease=lease, name=name, chosen=chosen, fresh=fresh, output=output,
-                config_yaml=config_yaml, again=again, verbose=verbose,
-            )  # fmt: skip
-    except (LeaseHeldError, LeaseLostError, ConnectionError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
 
+    config: PipelineConfig
+    name: str
+    make_plan: Callable[[], Sequence[PlannedStage]]
+    chosen: set[str]
+    fresh: frozenset[str]
+    output: UPath
+    config_yaml: str
+    again: str
+    verbose: bool
+    wait: bool
 
-def _run(
-    config: PipelineConfig,
-    plan: Sequence[PlannedStage],
-    *,
-    lease: Lease,
-    name: str,
-    chosen: set[str],
-    fresh: frozenset[str],
-    output: UPath,
-    config_yaml: str,
-    again: str,
-    verbose: bool,
-) -> int:
-    console = Console()
-    by_name = {planned.name: planned for planned in plan}
-    connect(config.cluster, verbose=verbose)
-    # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. Ray, when connected, sets a handler of its own.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-    todo = [planned.stage for planned in plan if planned.name in chosen and planned.status is not Status.DONE]
-    if shortages := find_shortages(todo, config.cluster, available=cluster_resources()):
-        if is_own_cluster(config.cluster):
-            raise UsageError(
-                "\n".join([*shortages, "Ask for less (cluster.* in the config), or join a larger cluster."])
-            )
-        console.print("\n".join([*shortages, "It waits until machines join."]), style="yellow", highlight=False)
-    recording = Recording(
-        plan, tracking=config.tracking, output=output, name=name, config_yaml=config_yaml, fresh=fresh
-    )
-    latest: Mapping[str, StageResult] = {}
-    lost: list[str] = []
-    try:
-        with make_display(console, stages=list(by_name)) as display:
+    def run(self) -> int:
+        """Runs and returns the exit code."""
+        try:
+            with Lease(self.output, wait=self.wait) as lease:
+                plan = self.make_plan()
+                for planned in plan:
+                    if planned.name in self.fresh:
+                        empty_folder(planned.folder)
+                return self._run(plan, lease=lease)
+        except (LeaseHeldError, LeaseLostError, ConnectionError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
 
-            def watch(results: Mapping[str, StageResult]) -> None:
-                nonlocal latest
-                latest = results
-                lease.check()
-                display.update(results, recording.watch(results, by_name))
+    def _run(self, plan: Sequence[PlannedStage], *, lease: Lease) -> int:
+        console = Console()
+        by_name = {planned.name: planned for planned in plan}
+        connect(self.config.cluster, verbose=self.verbose)
+        # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. After `connect`, which sets Ray's own handler.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
+        todo = [planned.stage for planned in plan if planned.name in self.chosen and planned.status is not Status.DONE]
+        if shortages := find_shortages(todo, self.config.cluster, available=cluster_resources()):
+            if is_own_cluster(self.config.cluster):
+                raise UsageError(
+                    "\n".join([*shortages, "Ask for less (cluster.* in the config), or join a larger cluster."])
+                )
+            message = "\n".join([*shortages, "The run waits until machines join."])
+            console.print(message, style="yellow", highlight=False)
+        recording = Recording(
+            plan,
+            tracking=self.config.tracking,
+            output=self.output,
+            name=self.name,
+            config_yaml=self.config_yaml,
+            fresh=self.fresh,
+        )
+        latest: Mapping[str, StageResult] = {}
+        lost: list[str] = []
+        try:
+            with make_display(console, stages=list(by_name)) as display:
 
-            run_plan(plan, names=chosen, cluster=config.cluster, tracker_of=recording.tracker_of, watch=watch)
-    except BaseException as error:
-        # `ray job stop` kills after three seconds: what matters first.
-        lease.release()
-        if isinstance(error, KeyboardInterrupt):
-            print(f"\nStopped. What is finished is kept; this goes on where it stopped:\n  {again}", file=sys.stderr)
-        lost = recording.close(latest, seconds=_STOPPED_CLOSE_SECONDS)
-        raise
-    else:
-        if config.tracking is not None:
-            console.print("Writing to MLflow what is left.", style="dim")
-        lost = recording.close(latest)
-    finally:
-        for what in lost:
-            print(f"Not written to MLflow: {what}", file=sys.stderr)
-    failed = [result for result in latest.values() if result.state is State.FAILED]
-    for result in failed:
-        print(f"\n{result.name} failed: {result.error}\n  log: {result.log}", file=sys.stderr)
-    blocked = [result for result in latest.values() if result.state is State.BLOCKED]
-    for result in blocked:
-        print(f"{result.name} was not run: it needs {result.blocked_by}, which failed", file=sys.stderr)
-    if failed:
-        print(f"\nWhat is finished is kept. When the cause is mended, this goes on:\n  {again}", file=sys.stderr)
-    print_summary(plan, config=config, output=output, finished=_finished(latest))
-    return 1 if failed else 0
+                def watch(results: Mapping[str, StageResult]) -> None:
+                    nonlocal latest
+                    latest = results
+                    lease.check()
+                    display.update(results, recording.watch(results, by_name))
+
+                run_plan(
+                    plan, names=self.chosen, cluster=self.config.cluster, tracker_of=recording.tracker_of, watch=watch
+                )
+        except BaseException as error:
+            # `ray job stop` kills after three seconds: do what matters first.
+            lease.release()
+            if isinstance(error, KeyboardInterrupt):
+                print(f"\nStopped. Finished work is kept. To resume:\n  {self.again}", file=sys.stderr)
+            lost = recording.close(latest, seconds=_STOPPED_CLOSE_SECONDS)
+            raise
+        else:
+            if self.config.tracking is not None:
+                console.print("Writing remaining records to MLflow…", style="dim")
+            lost = recording.close(latest)
+        finally:
+            for what in lost:
+                print(f"Not written to MLflow: {what}", file=sys.stderr)
+        failed = [result for result in latest.values() if result.state is State.FAILED]
+        for result in failed:
+            print(f"\n{result.name} failed: {result.error}\n  log: {result.log}", file=sys.stderr)
+        blocked = [result for result in latest.values() if result.state is State.BLOCKED]
+        for result in blocked:
+            print(f"{result.name} was not run: it needs {result.blocked_by}, which failed", file=sys.stderr)
+        if failed:
+            print(f"\nFinished work is kept. After fixing the cause, resume with:\n  {self.again}", file=sys.stderr)
+        print_summary(plan, config=self.config, output=self.output, finished=_finished(latest))
+        return 1 if failed else 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,6 +152,11 @@ def read_records(path: UPath) -> tuple[Mapping[str, Any], ...]:
     return tuple(sorted(records, key=lambda record: record["step"]))
 
 
+def select_records(records: Iterable[Mapping[str, Any]], metric: str, *, split: str) -> list[Mapping[str, Any]]:
+    """The rows of a split that have a metric."""
+    return [row for row in records if row.get("split") == split and row.get(metric) is not None]
+
+
 def _read_record(name: str, folder: UPath) -> StageRecord:
     return StageRecord(
         name=name,
@@ -168,6 +173,11 @@ def _read_if_there(path: UPath) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _read_config(folder: UPath) -> Mapping[str, Any]:
+    """A stage's configuration; {} where it never began."""
+    return _read_if_there(folder / "config.json").get("config", {})
 
 
 def _read_object(inputs: Mapping[str, UPath], stage: str, name: str, gaps: list[Gap]) -> Mapping[str, Any]:
@@ -206,7 +216,7 @@ def _read_result(name: str, folder: UPath, gaps: list[Gap]) -> tuple[Mapping[str
     path = folder / "result.json"
     if not path.exists():
         reason = _why_unfinished(name, folder, missing="result.json")
-        config = _read_if_there(folder / "config.json").get("config", {})
+        config = _read_config(folder)
         gaps.append(Gap(what=name, reason=reason, task=config.get("task"), init=config.get("init")))
         return None
     result = _read_if_there(path)
@@ -231,8 +241,8 @@ def _read_probe(name: str, folder: UPath, gaps: list[Gap]) -> Probe | None:
     if found is None:
         return None
     result, scores = found
-    step = _read_if_there(folder / "config.json").get("config", {}).get("step")
-    return Probe(task=result["task"], step=int(step), primary=result["primary"], score=scores[result["primary"]])
+    step = int(_read_config(folder)["step"])
+    return Probe(task=result["task"], step=step, primary=result["primary"], score=scores[result["primary"]])
 
 
 def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]) -> FineTuning | None:
@@ -240,8 +250,8 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
     if found is None:
         return None
     result, scores = found
-    identity = _read_if_there(folder / "config.json")
-    generated = _is_generated(identity, inputs)
+    config = _read_config(folder)
+    generated = _is_generated(config, inputs)
     curve = folder / "metrics.jsonl"
     return FineTuning(
         stage=name,
@@ -254,7 +264,7 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
         result=result,
         curve=read_records(curve) if curve.exists() else (),
         generated=generated,
-        incomparable="its data is generated" if generated else _cut(identity, result),
+        incomparable="its data is generated" if generated else _cut(config, result),
     )
 
 
@@ -265,15 +275,14 @@ def _why_unfinished(name: str, folder: UPath, *, missing: str) -> str:
     return f"{errors[-1]} (log: {log})" if errors else f"not finished: no {missing} in {folder}"
 
 
-def _is_generated(identity: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:
+def _is_generated(config: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:
     """Whether the data lies in the `sample` stage's folder."""
-    data = str(identity.get("config", {}).get("data", ""))
+    data = str(config.get("data", ""))
     return "{sample}" in data or ("sample" in inputs and data.startswith(str(inputs["sample"])))
 
 
-def _cut(identity: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _cut(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Says that only a part of the task's data was used."""
-    config = identity.get("config", {})
     for limit, count, verb in (
         ("max_eval_examples", "dev_examples", "scored"),
         ("max_train_examples", "train_examples", "trained"),

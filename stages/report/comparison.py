@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from upath import UPath
@@ -122,22 +122,10 @@ def as_json(outputs: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]
             "init": str(row.init),
             "metric": row.metric,
             "outputs": [
-                {
-                    "output": output,
-                    "seeds": {str(seed): score for seed, score in statistics.seeds.items()},
-                    "median": statistics.median,
-                    "mean": statistics.mean,
-                    "standard_deviation": statistics.deviation,
-                    "degenerate": degenerate,
-                }
-                if statistics is not None
-                else {"output": output}
+                {"output": output} | (statistics.as_json() | {"degenerate": degenerate} if statistics else {})
                 for output, statistics, degenerate in zip(outputs, row.statistics, row.degenerate, strict=True)
             ],
-            "differences": [
-                {"means": found.means, "spread": found.spread, "verdict": found.verdict} if found else None
-                for found in row.differences
-            ],
+            "differences": [asdict(found) | {"verdict": found.verdict} if found else None for found in row.differences],
         }
         for row in rows
     ]

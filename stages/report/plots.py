@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stages.finetune.config import Init
-from stages.report.collect import FineTuning, Results
+from stages.report.collect import FineTuning, Results, select_records
 from stages.report.outcomes import median_run
 from stages.report.statistics import Summary
 
@@ -203,7 +203,7 @@ def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
 
 
 def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    chosen = [row for row in records if row.get("split", "train") == split and row.get(metric) is not None]
+    chosen = select_records(records, metric, split=split)
     steps = np.array([row["step"] for row in chosen], np.float64)
     return steps, np.array([row[metric] for row in chosen], np.float64)
 

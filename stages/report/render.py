@@ -10,7 +10,7 @@ import jinja2
 import yaml
 
 from stages.finetune.config import Init
-from stages.report.collect import Results, StageRecord
+from stages.report.collect import Results, StageRecord, select_records
 from stages.report.data_tables import MISSING, data_tables, format_duration, format_number, format_value
 from stages.report.outcomes import outcome_tables
 from stages.report.plots import Plot, metric_label
@@ -212,10 +212,7 @@ def _last(results: Results, split: str, metric: str) -> float | None:
 
 
 def _rows(results: Results, split: str, metric: str) -> list[Mapping[str, Any]]:
-    if results.pretraining is None:
-        return []
-    rows = results.pretraining.metrics
-    return [row for row in rows if row.get("split") == split and row.get(metric) is not None]
+    return select_records(results.pretraining.metrics, metric, split=split) if results.pretraining else []
 
 
 def _pretraining_rows(results: Results) -> dict[str, Any] | None:

@@ -29,6 +29,15 @@ class Statistics:
     def count(self) -> int:
         return len(self.seeds)
 
+    def as_json(self) -> dict[str, Any]:
+        """For scores.json and `pipeline.compare --json`."""
+        return {
+            "seeds": {str(seed): score for seed, score in self.seeds.items()},
+            "median": self.median,
+            "mean": self.mean,
+            "standard_deviation": self.deviation,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
@@ -198,17 +207,8 @@ def _task_as_json(task: TaskSummary) -> dict[str, Any]:
         "incomparable_with_published": task.incomparable or None,
         "difference_of_medians": task.difference,
         "metrics": {
-            str(init): {name: _statistics_as_json(value) for name, value in by_name.items()}
+            str(init): {name: value.as_json() for name, value in by_name.items()}
             for init, by_name in task.metrics.items()
         },
         "published": published,
-    }
-
-
-def _statistics_as_json(value: Statistics) -> dict[str, Any]:
-    return {
-        "seeds": {str(seed): score for seed, score in value.seeds.items()},
-        "median": value.median,
-        "mean": value.mean,
-        "standard_deviation": value.deviation,
     }
