@@ -1,16 +1,129 @@
-"""Files on any fsspec location: written whole or not at all, read as JSON, brought near for what needs a path."""
+"""Files on any fsspec location: listed, written whole or not at all, read as JSON, copied to this machine."""
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from upath import UPath
+
+_ETAGS = ("ETag", "etag", "md5Hash", "md5", "crc32c", "checksum", "mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file as its storage lists it.
+
+    Attributes:
+      location: Its URL, or its path on this machine, relative if it was asked for by a relative one.
+      size: In bytes; None if a server does not say.
+      etag: What tells its content from an earlier one at the same URL; None on this machine.
+    """
+
+    location: str
+    size: int | None
+    etag: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of its location; a URL's query is not part of it."""
+        path = urlsplit(self.location).path if _is_http(self.location) else self.location
+        return path.rpartition("/")[2]
+
+    def absolute(self) -> "StoredFile":
+        """The same file for processes that have another working folder."""
+        return self if "://" in self.location else replace(self, location=os.path.abspath(self.location))
+
+
+def list_files(
+    location: str, *, deep: bool = False, keep: Callable[[str], bool] = lambda name: True
+) -> list[StoredFile]:
+    """The file of this name, or the files in the folder of this name that are not hidden, sorted; else nothing.
+
+    Links to files are followed, links to folders inside the folder are not.
+
+    Args:
+      location: A path or URL. No character in it is a wildcard.
+      deep: Whether to list the folders in the folder too.
+      keep: Which of a folder's files to list, by name.
+    """
+    fs, path, shown = _open(location)
+    if not _is_http(location) and fs.isdir(path):  # a web server has no folders
+        found = fs.find(path, maxdepth=None if deep else 1, detail=True)
+        return [file for file in _listed(fs, found, root=path, shown=shown) if keep(file.name)]
+    try:
+        return _listed(fs, {path: fs.info(path)}, root=path, shown=shown)
+    except FileNotFoundError:
+        return []
+
+
+def match_files(
+    location: str, *, literal: str = "", keep: Callable[[str], bool] = lambda name: True
+) -> list[StoredFile]:
+    """What `list_files` lists, or if that is nothing, the files that match a pattern of `*`, `?`, `[…]` and `**`.
+
+    As in a shell, no wildcard finds hidden files; half-written ones are.
+
+    Args:
+      location: A path or URL. The `?` of a web address begins its query.
+      literal: A beginning of `location` in which no character is a wildcard.
+      keep: As in `list_files`, for a folder.
+    """
+    from fsspec.utils import glob_translate
+
+    wildcard = re.search(r"[*[]" if _is_http(location) else r"[*?[]", location[len(literal) :])
+    itself = list_files(location, deep=True, keep=keep)
+    if itself or wildcard is None:
+        return itself
+    folder, slash, _ = location[: len(literal) + wildcard.start()].rpartition("/")
+    pattern = location[len(folder + slash) :]
+    if _is_http(location):
+        pattern = pattern.replace("?", "[?]")
+    matches = re.compile(glob_translate(pattern)).match
+    fs, path, shown = _open(folder or slash or ".")
+    found = fs.find(path, maxdepth=None if "**" in pattern else pattern.count("/") + 1, detail=True)
+    found = {name: info for name, info in found.items() if matches(name[len(path) :].lstrip("/"))}
+    return _listed(fs, found, root=path, shown=shown, hidden=pattern.rpartition("/")[2].startswith("."))
+
+
+def _is_http(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
+
+
+def _open(location: str) -> tuple[Any, str, str]:
+    """A location's file system, its path there, and the location without what only a person needs (`~`, `//`)."""
+    from fsspec.core import url_to_fs
+
+    if "://" in location.removeprefix("file://"):
+        return *url_to_fs(location), location.rstrip("/")
+    shown = str(Path(os.path.expanduser(location.removeprefix("file://"))))
+    return *url_to_fs(os.path.abspath(shown)), shown
+
+
+def _listed(fs: Any, found: Mapping[str, Any], *, root: str, shown: str, hidden: bool = False) -> list[StoredFile]:
+    """Those of `fs.find(root)`'s entries that are files, located below `shown`, by which the user knows `root`."""
+    is_local = "://" not in shown
+    files = []
+    for name, info in sorted(found.items()):
+        below = name[len(root) :]
+        # Of a link, only the system knows what is behind it.
+        is_file = info["type"] == "file" or (info["type"] == "other" and is_local and os.path.isfile(name))
+        if not is_file or ("/." in below and not hidden):
+            continue
+        if below and _is_http(shown):
+            info = fs.info(name)  # a page of links says no more than names
+        etag = None if is_local else next((str(info[key]) for key in _ETAGS if info.get(key)), None)
+        location = below.lstrip("/") if shown == "." else shown + below
+        files.append(StoredFile(location=location, size=info.get("size"), etag=etag))
+    return files
 
 
 def is_local(path: UPath) -> bool:

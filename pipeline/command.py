@@ -14,7 +14,6 @@ from pipeline.dag import build_stages, select, with_ancestors
 from pipeline.fingerprint import plain
 from pipeline.node import Stage
 from pipeline.plan import PlannedStage, Status, make_plan, output_folder
-from pipeline.raw_inputs import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,18 +161,16 @@ def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Comm
 
 
 def _require_sources(plan: Sequence[PlannedStage], chosen: set[str]) -> None:
-    """Local inputs of stages that will run must be there, however late they run.
+    """The raw inputs of stages that will run must be there, however late they run.
 
     Raises:
-      ConfigError: Some match nothing.
+      ConfigError: Some are not.
     """
-    problems: dict[str, Problem] = {}
-    for planned in plan:
-        if planned.name not in chosen or planned.status is Status.DONE:
-            continue
-        for source in planned.stage.sources:
-            if "://" not in source and not resolve([source]):
-                message = f"matches no file (looked in {Path.cwd()})"
-                problems.setdefault(source, Problem(f"input of {planned.name}", "", source, message))
+    problems = {
+        location: Problem(f"input of {planned.name}", "", location, fault)
+        for planned in reversed(plan)
+        if planned.name in chosen and planned.status is not Status.DONE
+        for location, fault in planned.faults.items()
+    }
     if problems:
         raise ConfigError(list(problems.values()))

@@ -1,21 +1,22 @@
 """Which stages a configuration asks for, and which of them reads from which. The only place where stages are wired."""
 
 import fnmatch
-import functools
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from upath import UPath
 
 from cluster.nearest import did_you_mean
+from cluster.storage import StoredFile, list_files
 from pipeline.config.errors import ConfigError, Problem, UsageError
 from pipeline.config.sections import REFERENCE, PipelineConfig
 from pipeline.fingerprint import plain
-from pipeline.node import Stage
+from pipeline.node import Source, Stage
 from stages import examples, export, ingest, probe, shard, vocab
 from stages.context import Group
-from stages.examples import ExamplesConfig
+from stages.data.sources import find_texts
+from stages.electra.files.hub import find_model_files
 from stages.finetune import stage as finetune
 from stages.finetune.runs import expand, expand_examples
 from stages.pretrain import stage as pretrain
@@ -57,33 +58,36 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     # These stages wait for tasks of their own, which need the cores: num_cpus=0.
     add("sample", sample, config.sample)
     if config.ingest is not None:
-        add("ingest", ingest, config.ingest, sources=_raw(config.ingest.sources), num_cpus=0)
+        texts = _outside(find_texts, *config.ingest.sources)
+        add("ingest", ingest, config.ingest, sources=texts, num_cpus=0)
     if config.vocab is not None:
-        adopted = config.vocab.file
-        add("vocab", vocab, config.vocab, needs=() if adopted else ("ingest",), sources=_raw((adopted,)), num_cpus=0)
+        adopted = _outside(list_files, config.vocab.file)
+        add("vocab", vocab, config.vocab, needs=() if config.vocab.file else ("ingest",), sources=adopted, num_cpus=0)
     add("shard", shard, config.shard, needs=("ingest", "vocab"), num_cpus=0)
     read = expand_examples(config.finetune) if config.finetune is not None else {}
     for name, wanted in read.items():
-        add(name, examples, wanted, group=Group.EXAMPLES, sources=_raw(_files(wanted)), num_cpus=1)
+        found = _outside(list_files, *wanted.sources)
+        add(name, examples, wanted, group=Group.EXAMPLES, sources=found, num_cpus=1)
     start = config.pretrain.init_from if config.pretrain is not None else None
-    folders = [model for model in (start.discriminator, start.generator) if model and _is_path(model)] if start else []
+    released: tuple[Source, ...] = ()
+    for network, revision in start.revisions.items() if start else ():
+        released += _outside(find_model_files, getattr(start, network), revision=revision)
     processes = config.cluster.num_processes
     needs = ("vocab", "shard")
-    add("pretrain", pretrain, config.pretrain, needs=needs, sources=_raw(folders), num_processes=processes)
+    add("pretrain", pretrain, config.pretrain, needs=needs, sources=released, num_processes=processes)
     if config.pretrain is not None:
         add("export", export, config.export, needs=("vocab", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
     processes = config.cluster.finetune_processes
     alone = processes == 1  # then it computes in its own task
     for name, run in runs.items():
-        model = run.model if _is_path(run.model) else None
         add(
             name,
             finetune,
             run,
             group=Group.FINETUNE,
             needs=(examples_name(run.task),),  # which has seen what the task's files hold
-            sources=_raw((model,)),
+            sources=_outside(find_model_files, run.model, revision=run.revision),
             accelerated=alone,
             num_processes=0 if alone else processes,
         )
@@ -91,7 +95,7 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     if config.finetune is not None and config.pretrain is not None:
         probes = expand_probes(config.finetune, config.pretrain, seed=config.seed)
     for name, settings in probes.items():
-        early = functools.partial(_has_checkpoint, step=settings.step)
+        early = partial(_has_checkpoint, step=settings.step)
         add(
             name,
             probe,
@@ -105,7 +109,7 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     every = [stage.name for stage in stages]
     add("report", report, config.report, needs=every, may_lack=(*read, *runs, *probes))
     if config.submission is not None:
-        diagnostics = _raw((config.submission.diagnostics,))
+        diagnostics = _outside(list_files, config.submission.diagnostics)
         add("submission", submission, config.submission, needs=every, sources=diagnostics, accelerated=True)
     return tuple(stages)
 
@@ -144,26 +148,12 @@ def _has_checkpoint(folders: Mapping[str, UPath], *, step: int) -> bool:
     return has_checkpoint(folders["pretrain"], step)
 
 
-def _is_path(model: str) -> bool:
-    """Whether a model is a folder; else it is a name on the Hugging Face hub."""
-    return model.startswith(("/", "./", "../", "~")) or os.path.isdir(model)
-
-
-def _files(examples: ExamplesConfig) -> Iterator[str]:
-    """Where a task's examples are: its folder, or the two files that are named, perhaps relative to the folder."""
-    named = [file for file in (examples.train_file, examples.eval_file) if file is not None]
-    if examples.data is not None and len(named) < 2:
-        yield examples.data
-    for file in named:
-        if file.startswith(("/", "~")) or "://" in file:
-            yield file
-        elif examples.data is not None:
-            yield f"{examples.data.rstrip('/')}/{file}"
-
-
-def _raw(locations: Iterable[str | None]) -> tuple[str, ...]:
-    """Locations outside the pipeline: those that mention no stage."""
-    return tuple(location for location in locations if location and not REFERENCE.search(location))
+def _outside(
+    find: Callable[..., Sequence[StoredFile]], *locations: str | None, revision: str | None = None
+) -> tuple[Source, ...]:
+    """The sources among these locations: those that are given and mention no stage."""
+    given = (location for location in locations if location and not REFERENCE.search(location))
+    return tuple(Source(location, find, revision) for location in given)
 
 
 def _references(section: Any, *, stage: str, known: Sequence[str]) -> set[str]:

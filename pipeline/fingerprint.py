@@ -39,6 +39,9 @@ def fingerprint(identity: Identity) -> str:
 def plain(value: Any, *, at: str) -> Any:
     """Dataclasses, enums and tuples to what JSON can hold.
 
+    A field whose metadata says `omit_default` is left out where it has its default: it was added later, and results
+    from before it are still the same.
+
     Raises:
       TypeError: A value has no form that is the same in every process and on every machine (a set, a path, a
         function, an array).
@@ -53,7 +56,12 @@ def plain(value: Any, *, at: str) -> Any:
             raise ValueError(f"{at} is {value}, an identity needs finite numbers")
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name), at=f"{at}.{field.name}") for field in fields(value)}
+        named = ((field, getattr(value, field.name)) for field in fields(value))
+        return {
+            field.name: plain(item, at=f"{at}.{field.name}")
+            for field, item in named
+            if not (field.metadata.get("omit_default") and item == field.default)
+        }
     if isinstance(value, list | tuple):
         return [plain(item, at=f"{at}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping):

@@ -1,12 +1,32 @@
 """What the pipeline knows of a stage."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from upath import UPath
 
+from cluster.storage import StoredFile
 from stages.context import Group, StageContext
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raw input of a stage.
+
+    Attributes:
+      location: Where it is, as the user wrote it.
+      find: Lists those of its files that the stage reads; if there are none, nothing, or an error that says why.
+      revision: Of a model on the Hugging Face hub.
+    """
+
+    location: str
+    find: Callable[..., Sequence[StoredFile]]
+    revision: str | None = None
+
+    def files(self) -> Sequence[StoredFile]:
+        """What `find` lists."""
+        return self.find(self.location) if self.revision is None else self.find(self.location, revision=self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +43,7 @@ class Stage:
       early_need: The one of `needs` that `early` judges; all others must be done.
       may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
       group: Which of several alike it is one of; their folders and runs in MLflow lie together.
-      sources: Raw inputs (paths, globs, URLs) that the stage reads from outside the pipeline.
+      sources: Raw inputs that the stage reads from outside the pipeline.
       num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
         cluster's `cpus_per_process`.
       accelerated: True where the task itself computes on an accelerator.
@@ -39,7 +59,7 @@ class Stage:
     early_need: str = ""
     may_lack: tuple[str, ...] = ()
     group: Group | None = None
-    sources: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
     num_cpus: int | None = None
     accelerated: bool = False
     num_processes: int = 0

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -12,7 +12,7 @@ from cluster.storage import read_json
 from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
 from pipeline.manifest import CONFIG, MANIFEST, find_damage, read_manifest
 from pipeline.node import Stage
-from pipeline.raw_inputs import resolve
+from pipeline.raw_inputs import Resolver
 from stages.training.checkpoint_folder import saved_step
 
 
@@ -30,6 +30,7 @@ class PlannedStage:
 
     Attributes:
       why: What it would resume from, or what differs from the nearest finished run of the stage.
+      faults: What is wrong with its raw inputs, by location; it cannot run then.
     """
 
     stage: Stage
@@ -37,6 +38,7 @@ class PlannedStage:
     folder: UPath
     status: Status
     why: str
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -57,12 +59,16 @@ class PlannedStage:
 def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, ...]:
     """Looks at the output folder; changes nothing in it."""
     planned: dict[str, PlannedStage] = {}
-    for stage in stages:
-        needs = {name: planned[name].fingerprint for name in stage.needs}
-        identity = make_identity(stage, needs=needs, sources=resolve(stage.sources))
-        folder = output / stage.name / fingerprint(identity)
-        status, why = _look(folder, identity)
-        planned[stage.name] = PlannedStage(stage=stage, identity=identity, folder=folder, status=status, why=why)
+    with Resolver() as resolver:
+        for stage in stages:
+            needs = {name: planned[name].fingerprint for name in stage.needs}
+            raw = resolver.resolve(stage.sources)
+            identity = make_identity(stage, needs=needs, sources=raw.files)
+            folder = output / stage.name / fingerprint(identity)
+            status, why = _look(folder, identity)
+            planned[stage.name] = PlannedStage(
+                stage=stage, identity=identity, folder=folder, status=status, why=why, faults=raw.faults
+            )
     return tuple(planned.values())
 
 

@@ -40,6 +40,17 @@ class ExamplesConfig:
     eval_file: str | None = None
     form: TaskForm | None = None
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What is read: the folder, or the two files that are named, perhaps relative to the folder."""
+        named = [file for file in (self.train_file, self.eval_file) if file is not None]
+        folder = [self.data] if self.data is not None and len(named) < 2 else []
+        files = (
+            file if file.startswith(("/", "~")) or "://" in file else self.data and f"{self.data.rstrip('/')}/{file}"
+            for file in named
+        )
+        return (*folder, *(file for file in files if file is not None))
+
 
 def run(config: ExamplesConfig, context: StageContext) -> None:
     """Leaves result.json, which counts the examples, and the published files, where fine-tuning finds them.

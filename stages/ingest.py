@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from upath import UPath
 
 from cluster.parallel import map_items
-from cluster.storage import read_json, write_bytes, write_json
+from cluster.storage import StoredFile, read_json, write_bytes, write_json
 from stages.context import StageContext
 from stages.data.documents import Errors, read_documents
-from stages.data.sources import SourceFile, resolve_sources
+from stages.data.sources import find_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class _Group:
     """Source files that one worker reads, one after the other."""
 
     number: int
-    files: tuple[SourceFile, ...]
+    files: tuple[StoredFile, ...]
 
     def folder(self, output: UPath) -> UPath:
         return output / "work" / f"group-{self.number:05d}"
@@ -94,9 +94,12 @@ def run(config: IngestConfig, context: StageContext) -> None:
       FileNotFoundError: A source matches nothing.
       ValueError: A file cannot be read as config says, or no document is left.
     """
-    files = resolve_sources([context.expand(source) for source in config.sources])
+    named: dict[str, StoredFile] = {}  # each file once, where it is named first
     for source in config.sources:
+        for file in map(StoredFile.absolute, find_texts(source, expand=context.expand)):
+            named.setdefault(file.location, file)
         context.tracker.dataset(name="corpus", source=context.expand(source), context="training")
+    files = list(named.values())
     groups = _grouped(files)
     read = 0
 
@@ -121,8 +124,8 @@ def run(config: IngestConfig, context: StageContext) -> None:
     work.fs.rm(work.path, recursive=True)
 
 
-def _grouped(files: list[SourceFile]) -> list[_Group]:
-    groups: list[list[SourceFile]] = [[]]
+def _grouped(files: list[StoredFile]) -> list[_Group]:
+    groups: list[list[StoredFile]] = [[]]
     size = 0
     for file in files:
         if size >= GROUP_BYTES:
@@ -152,8 +155,10 @@ def _read_group(group: _Group, *, config: IngestConfig, output: UPath) -> dict[s
                 continue
             data = text.encode()
             digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-            writers["heldout" if digest < threshold else "train"].add(text, file.name, digest=digest, size=len(data))
-        files.append({"path": file.name, "bytes": file.size, **counts})
+            writers["heldout" if digest < threshold else "train"].add(
+                text, file.location, digest=digest, size=len(data)
+            )
+        files.append({"path": file.location, "bytes": file.size, **counts})
     for split, writer in writers.items():
         writer.flush()
         buffer = io.BytesIO()

@@ -37,7 +37,8 @@ def expand_probes(section: FinetuneSection, pretrain: PretrainConfig, *, seed: i
         first = next(run for run in runs.values() if run.task == task)
         for step in _before_the_end(pretrain.milestone_steps, pretrain.steps):
             # The weights come from the checkpoint; naming the finished model would wait for it.
-            probes[probe_name(task, step=step)] = ProbeConfig(step=step, finetune=replace(first, model="checkpoint"))
+            finetune = replace(first, model="checkpoint", revision=None)
+            probes[probe_name(task, step=step)] = ProbeConfig(step=step, finetune=finetune)
     return probes
 
 

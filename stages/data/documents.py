@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import IO, Any, cast
 
-from stages.data.sources import SourceFile
+from upath import UPath
 
+from cluster.storage import StoredFile
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
 # A longer document is cut at a line: a file without blank lines is one document and must not fill the memory.
 MAX_DOCUMENT_BYTES = 8 << 20
 
@@ -29,7 +33,18 @@ class Errors(StrEnum):
     SKIP = "skip"
 
 
-def read_documents(file: SourceFile, *, text_field: str, errors: Errors, counts: Counter[str]) -> Iterator[str]:
+def split_suffixes(name: str) -> tuple[str, str]:
+    """Format and compression suffix of a file name, lower case; empty where there is none.
+
+    >>> split_suffixes("Wiki.TXT.gz")
+    ('.txt', '.gz')
+    """
+    name = name.lower()
+    compression = next((end for end in COMPRESSIONS if name.endswith(end)), "")
+    return os.path.splitext(name.removesuffix(compression))[1], compression
+
+
+def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts: Counter[str]) -> Iterator[str]:
     """The documents of one file, in order; none is empty.
 
     Args:
@@ -41,10 +56,9 @@ def read_documents(file: SourceFile, *, text_field: str, errors: Errors, counts:
     Raises:
       ValueError: Undecodable bytes under `Errors.STOP`, a damaged file, a line that is not JSON, no such field.
     """
-    readers = {".txt": _from_text, ".jsonl": _from_json_lines, ".parquet": _from_parquet}
-    kind, compression = file.suffixes
+    kind, compression = split_suffixes(file.name)
     with _opened(file, compression) as stream:
-        for lines in readers[kind](file, stream, text_field, _Decoder(file, errors, counts), counts):
+        for lines in FORMATS[kind](file, stream, text_field, _Decoder(file, errors, counts), counts):
             text = "\n".join(stripped for line in lines if (stripped := line.strip()))
             if text:
                 yield text
@@ -57,7 +71,7 @@ class _UndecodableError(Exception):
 
 
 class _Decoder:
-    def __init__(self, file: SourceFile, errors: Errors, counts: Counter[str]) -> None:
+    def __init__(self, file: StoredFile, errors: Errors, counts: Counter[str]) -> None:
         self._file, self._errors, self._counts = file, errors, counts
 
     def __call__(self, data: bytes, *, offset: int, where: str) -> tuple[str, bool]:
@@ -71,15 +85,15 @@ class _Decoder:
                 raise _UndecodableError from None
             wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
             hint = "it looks like UTF-16: convert it to UTF-8" if wide else "set ingest.errors to replace or skip"
-            unpacked = " of the decompressed text" if self._file.suffixes[1] else ""
+            unpacked = " of the decompressed text" if split_suffixes(self._file.name)[1] else ""
             raise ValueError(
-                f"{self._file.name}: byte 0x{data[error.start]:02x} at offset {offset + error.start}{unpacked}"
+                f"{self._file.location}: byte 0x{data[error.start]:02x} at offset {offset + error.start}{unpacked}"
                 f"{where} is not valid UTF-8; {hint}"
             ) from None
 
 
 def _from_text(
-    file: SourceFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
+    file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
 ) -> Iterator[list[str]]:
     lines: list[str] = []
     size, offset = 0, 0
@@ -121,7 +135,7 @@ def _from_text(
 
 
 def _from_json_lines(
-    file: SourceFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
+    file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
 ) -> Iterator[list[str]]:
     offset = 0
     for number, data in enumerate(stream, 1):
@@ -140,16 +154,18 @@ def _from_json_lines(
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{file.name}:{number}: not a JSON object: {error.msg}, column {error.colno}") from None
+            raise ValueError(
+                f"{file.location}:{number}: not a JSON object: {error.msg}, column {error.colno}"
+            ) from None
         if not isinstance(row, dict) or text_field not in row:
             found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else f"a {type(row).__name__}"
             raise ValueError(
-                f"{file.name}:{number}: no text under {text_field!r}, found {found}; set ingest.text_field"
+                f"{file.location}:{number}: no text under {text_field!r}, found {found}; set ingest.text_field"
             )
         text = row[text_field]
         if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"{file.name}:{number}: {text_field!r} is a {type(text).__name__}, expected a string or null"
+                f"{file.location}:{number}: {text_field!r} is a {type(text).__name__}, expected a string or null"
             )
         if text and not text.isascii():  # JSON can escape half a surrogate pair, which no UTF-8 holds
             where = f" of {text_field!r} in line {number} (half a surrogate pair)"
@@ -163,7 +179,7 @@ def _from_json_lines(
 
 
 def _from_parquet(
-    file: SourceFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
+    file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
 ) -> Iterator[list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -171,15 +187,14 @@ def _from_parquet(
     try:
         table = pq.ParquetFile(stream)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{file.name}: not a whole Parquet file: {error}") from error
+        raise ValueError(f"{file.location}: not a whole Parquet file: {error}") from error
     schema = table.schema_arrow
     if text_field not in schema.names:
-        raise ValueError(
-            f"{file.name}: no column {text_field!r}, found {', '.join(map(repr, schema.names))}; set ingest.text_field"
-        )
+        found = ", ".join(map(repr, schema.names))
+        raise ValueError(f"{file.location}: no column {text_field!r}, found {found}; set ingest.text_field")
     kind = schema.field(text_field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"{file.name}: column {text_field!r} holds {kind}, expected strings")
+        raise ValueError(f"{file.location}: column {text_field!r} holds {kind}, expected strings")
     number = 0
     for batch in table.iter_batches(batch_size=256, columns=[text_field]):
         # Arrow does not check what it reads: take the bytes, decode them here.
@@ -193,6 +208,10 @@ def _from_parquet(
                 continue
             counts["replaced"] += replaced
             yield from _cut(text.split("\n"), counts)
+
+
+# The readers by suffix: what can be read, and what of a folder is.
+FORMATS = {".txt": _from_text, ".jsonl": _from_json_lines, ".parquet": _from_parquet}
 
 
 def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
@@ -211,11 +230,11 @@ def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _opened(file: SourceFile, compression: str) -> Iterator[IO[bytes]]:
+def _opened(file: StoredFile, compression: str) -> Iterator[IO[bytes]]:
     import zstandard
 
     damaged = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-    with cast(IO[bytes], file.path.open("rb")) as raw:
+    with cast(IO[bytes], UPath(file.location).open("rb")) as raw:
         try:
             if compression == ".gz":
                 yield cast(IO[bytes], gzip.GzipFile(fileobj=raw))
@@ -226,7 +245,7 @@ def _opened(file: SourceFile, compression: str) -> Iterator[IO[bytes]]:
             else:
                 yield raw
         except damaged as error:
-            raise ValueError(f"{file.name}: damaged or cut off: {error}; fetch it again") from error
+            raise ValueError(f"{file.location}: damaged or cut off: {error}; fetch it again") from error
 
 
 class _ZstdFile(io.RawIOBase):

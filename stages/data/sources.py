@@ -1,100 +1,42 @@
-"""Which files a list of paths, globs, folders and URLs names. Light: reads names and sizes only."""
+"""Which files a list of paths, globs, folders and URLs means. Light: reads names and sizes only."""
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from upath import UPath
 
-COMPRESSIONS = (".gz", ".xz", ".zst")
-FORMATS = (".txt", ".jsonl", ".parquet")
+from cluster.storage import StoredFile, match_files
+from stages.data.documents import COMPRESSIONS, FORMATS, split_suffixes
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """One raw file: where it is, and its size in bytes as stored (None where a server does not say)."""
+def find_texts(source: str, *, expand: Callable[[str], str] = str) -> list[StoredFile]:
+    """The files that a source means, by name. The plan asks here too: what is not read changes no identity.
 
-    path: UPath
-    size: int | None
-
-    @property
-    def name(self) -> str:
-        """The location as text, for messages and for the `source` column."""
-        return str(self.path)
-
-    @property
-    def suffixes(self) -> tuple[str, str]:
-        """Format and compression, as (`.txt`, `.gz`) or (`.txt`, ``)."""
-        return split_suffixes(self.path.name)
-
-
-def split_suffixes(name: str) -> tuple[str, str]:
-    """Format and compression suffix of a file name, lower case; empty where there is none.
-
-    >>> split_suffixes("Wiki.TXT.gz")
-    ('.txt', '.gz')
-    """
-    name = name.lower()
-    compression = next((end for end in COMPRESSIONS if name.endswith(end)), "")
-    return os.path.splitext(name.removesuffix(compression))[1], compression
-
-
-def resolve_sources(sources: Sequence[str]) -> list[SourceFile]:
-    """All files that the sources name, each once: in the order of the sources, by name within each.
+    Args:
+      source: A path, URL or glob, or a folder, of which those files are meant that can be read.
+      expand: Puts folders in the place of `{stage}`; there are no wildcards in them.
 
     Raises:
-      FileNotFoundError: A source matches nothing; the message shows what lies near it.
+      FileNotFoundError: It matches nothing; the message shows what lies near it.
       ValueError: A file's format is not one that can be read.
     """
-    files: dict[str, SourceFile] = {}
-    for source in sources:
-        for path, size in _matches(source):
-            file = SourceFile(path=path, size=size)
-            if file.suffixes[0] not in FORMATS:
-                raise ValueError(
-                    f"source {source!r}: {file.name} is no {', '.join(FORMATS)} file, plain or with "
-                    f"{', '.join(COMPRESSIONS)} after it; rename it, or use a glob that leaves it out"
-                )
-            files.setdefault(file.name, file)
-    return list(files.values())
-
-
-def _matches(source: str) -> Iterator[tuple[UPath, int | None]]:
-    path = UPath(os.path.expanduser(source))
-    fs: Any = path.fs
-    # A `?` begins the query of a URL; only elsewhere is it a wildcard.
-    if any(character in source for character in ("*[" if path.protocol.startswith("http") else "*?[")):
-        # As in a shell, a wildcard finds no hidden file (which half-written ones are).
-        found = {
-            name: info
-            for name, info in fs.glob(path.path, detail=True).items()
-            if info["type"] != "directory" and (not _is_hidden(name) or _is_hidden(path.path))
-        }
-    elif fs.isdir(path.path):
-        found = {name: info for name, info in fs.find(path.path, detail=True).items() if _is_text(name, path.path)}
-    elif fs.exists(path.path):
-        found = {path.path: fs.info(path.path)}
-    else:
-        found = {}
+    location, stage = expand(source), expand(source[: source.rfind("}") + 1])
+    found = match_files(location, literal=stage, keep=_is_text)
     if not found:
-        raise FileNotFoundError(f"source {source!r} matches no file; {_nearby(path)}")
-    for name in sorted(found):
-        yield (
-            UPath(fs.unstrip_protocol(name) if path.protocol else name, **path.storage_options),
-            found[name].get("size"),
-        )
+        nearby = _nearby(UPath(os.path.expanduser(location)))
+        raise FileNotFoundError(f"source {source!r} matches no file; {nearby}")
+    for file in found:
+        if not _is_text(file.name):
+            raise ValueError(
+                f"source {source!r}: {file.location} is no {', '.join(FORMATS)} file, plain or with "
+                f"{', '.join(COMPRESSIONS)} after it; rename it, or use a glob that leaves it out"
+            )
+    return found
 
 
-def _is_hidden(name: str) -> bool:
-    return name.rsplit("/", 1)[-1].startswith(".")
-
-
-def _is_text(name: str, folder: str) -> bool:
-    """True for a readable file of a folder that is not hidden, nor in a hidden folder below it."""
-    below = name.removeprefix(folder).split("/")
-    return split_suffixes(name)[0] in FORMATS and not any(part.startswith(".") for part in below)
+def _is_text(name: str) -> bool:
+    return split_suffixes(name)[0] in FORMATS
 
 
 def _nearby(path: UPath) -> str:

@@ -12,8 +12,8 @@ from cluster.storage import write_bytes, write_json, write_text
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.files.card import ModelCard
+from stages.electra.files.hub import OWN_HEAD, TOKENIZER_FILES
 from stages.electra.files.huggingface import Architecture
-from stages.electra.files.locate import OWN_HEAD
 from stages.electra.files.model_folder import save_pretrained
 from stages.electra.joint_model import Params
 from stages.finetune.config import FinetuneConfig, Init
@@ -22,9 +22,6 @@ from stages.tasks.base import Evaluation, Task, TaskData, load_work
 from stages.tasks.kinds import KINDS
 
 logger = logging.getLogger(__name__)
-
-# All but the first may be missing: transformers 5 writes no vocab.txt.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def write_results(
@@ -55,7 +52,7 @@ def write_results(
         problem_type=KINDS[task.kind].problem_type,
         card=_card(config, task, network=network, evaluation=evaluation),
     )
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (folder / name).exists():
             write_bytes(model / name, (folder / name).read_bytes())
     for warning in warnings:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.nearest import did_you_mean
 from stages.electra.config import HeadKind
+from stages.electra.files.hub import check_revision
 from stages.tasks.form import ClassWeights, TaskForm
 from stages.tasks.kinds import TaskKind
 from stages.tasks.named import TaskName
@@ -36,6 +37,7 @@ class FinetuneConfig:
       seed: Of the head's (and a random model's) weights, of order and dropout.
       init: Pretrained or random embeddings and encoder.
       model: Hugging Face folder or hub id: weights, sizes and tokenizer; a random run takes the last two.
+      revision: Branch, tag or commit of a hub id; None is the default branch.
       batch_size: Rows a step.
       learning_rate: Peak learning rate of the head.
       layer_decay: Factor on the learning rate from each layer to the one below.
@@ -69,6 +71,7 @@ class FinetuneConfig:
     seed: int = 0
     init: Init = Init.PRETRAINED
     model: str = EXPORTED_DISCRIMINATOR
+    revision: str | None = field(default=None, metadata={"omit_default": True})
     batch_size: int = 32
     learning_rate: float | None = None
     layer_decay: float | None = None
@@ -97,6 +100,7 @@ class FinetuneConfig:
             )
         if self.max_length < 16:
             raise ValueError(f"max_length is {self.max_length}, must be at least 16")
+        check_revision(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +119,12 @@ class Overrides:
     Attributes:
       model: Hugging Face folder or hub id; None takes the discriminator that this pipeline exports. RTE may start from
         `{finetune/mnli/seed-0}/model`, a task above it.
+      revision: Branch, tag or commit of a hub id that is given as this model; None is the default branch.
       seeds: One run for each; None takes the configuration's own seed.
     """
 
     model: str | None = None
+    revision: str | None = None
     seeds: tuple[int, ...] | None = None
     epochs: float | None = None
     max_length: int | None = None

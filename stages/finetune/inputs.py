@@ -1,34 +1,18 @@
-"""What a fine-tuning reads: the model's folder, its tokenizer, the task and its examples."""
+"""What a fine-tuning reads: the model's tokenizer, the task and its examples."""
 
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from upath import UPath
 
-from cluster.storage import local_copy
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig, HeadKind
-from stages.electra.files.model_folder import load_backbone
 from stages.examples import load
 from stages.finetune.config import DeclaredConfig, FinetuneConfig
 from stages.tasks.base import Task, TaskData, TaskOptions
 from stages.tasks.registry import make_task
 from stages.tasks.tokens import WordPiece
-
-
-def find_model(config: FinetuneConfig, context: StageContext, stack: ExitStack) -> UPath:
-    """The model's folder on this machine; that of a hub id is downloaded."""
-    location = os.path.expanduser(context.expand(config.model))
-    path = UPath(location)
-    if path.is_dir():
-        return UPath(stack.enter_context(local_copy(path)))
-    load_backbone(location)  # says what is wrong with a location that is neither
-    from huggingface_hub import snapshot_download
-
-    return UPath(snapshot_download(location, allow_patterns=["*.json", "*.safetensors", "vocab.txt"]))
 
 
 def read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:

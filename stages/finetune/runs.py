@@ -32,6 +32,8 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
                 value = getattr(source, item.name, None)
                 if value is not None:
                     settings[item.name] = value
+        if task.model is not None:
+            settings["revision"] = task.revision  # the section's is of the section's model
         seeds = next(found for found in (task.seeds, section.seeds, (seed,)) if found is not None)
         inits = [Init.PRETRAINED, *([Init.RANDOM] if section.from_random else [])]
         for init in inits:

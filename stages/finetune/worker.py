@@ -21,11 +21,12 @@ from cluster.mesh import make_mesh, replicated
 from cluster.storage import write_text
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig
+from stages.electra.files.locate import find_folder
 from stages.electra.files.model_folder import load_backbone
 from stages.finetune.artifacts import write_results
 from stages.finetune.attempt import Attempt, Best
 from stages.finetune.config import FinetuneConfig, Init, published_layer_decay, published_learning_rate
-from stages.finetune.inputs import find_model, find_task, read_examples, read_tokenizer
+from stages.finetune.inputs import find_task, read_examples, read_tokenizer
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Evaluation, Features, Split, Task, TaskData, load_work
 from stages.tasks.buckets import bucket_lengths, num_steps, training_batches
@@ -56,7 +57,8 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     """Trains, scores and writes what `stages.finetune.stage.run` promises. JAX is configured already."""
     started = time.perf_counter()
     with ExitStack() as stack:
-        _finetune(config, context, folder=find_model(config, context, stack), started=started)
+        folder = find_folder(context.expand(config.model), stack=stack, revision=config.revision)
+        _finetune(config, context, folder=UPath(folder), started=started)
 
 
 def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, started: float) -> None:

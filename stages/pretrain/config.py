@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from stages.electra.config import ModelConfig
+from stages.electra.files.hub import check_revision
 from stages.electra.objectives.objective import ObjectiveConfig
 from stages.training.config import ComputeDtype, OptimizerConfig
 
@@ -14,14 +15,25 @@ class InitFrom:
     Attributes:
       discriminator: Hugging Face folder or hub id of an `ElectraForPreTraining`.
       generator: Of an `ElectraForMaskedLM`. A network that is not given starts from random weights.
+      discriminator_revision: Branch, tag or commit of a hub id; None is the default branch.
+      generator_revision: Likewise.
     """
 
     discriminator: str | None = None
     generator: str | None = None
+    discriminator_revision: str | None = field(default=None, metadata={"omit_default": True})
+    generator_revision: str | None = field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if self.discriminator is None and self.generator is None:
             raise ValueError("names no model, must have discriminator, generator or both")
+        for name, revision in self.revisions.items():
+            check_revision(getattr(self, name), revision, name=f"{name}_revision")
+
+    @property
+    def revisions(self) -> dict[str, str | None]:
+        """By the network's name."""
+        return {"discriminator": self.discriminator_revision, "generator": self.generator_revision}
 
 
 @dataclass(frozen=True, kw_only=True)

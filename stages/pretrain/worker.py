@@ -118,6 +118,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         loaded = load_networks(
             discriminator=(config.init_from.discriminator, discriminator),
             generator=(config.init_from.generator, generator),
+            revisions=config.init_from.revisions,
             embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
         )

@@ -14,8 +14,8 @@ import numpy as np
 from upath import UPath
 
 from stages.electra.config import ProblemType
+from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import Architecture, ConversionError, flatten
-from stages.electra.files.locate import OWN_HEAD
 from stages.electra.files.model_folder import Pretrained, load_pretrained
 from stages.electra.joint_model import Params, split
 from stages.electra.network import Discriminator, LanguageModel, Network, SequenceClassifier, TokenClassifier

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ray import cloudpickle
 
-from pipeline.node import Stage
+from pipeline.node import Source, Stage
 from stages.context import Group, StageContext
 
 # Workers cannot import this file; it travels as code.
@@ -79,7 +79,7 @@ def stage(
     *,
     needs: tuple[str, ...] = (),
     may_lack: tuple[str, ...] = (),
-    sources: tuple[str, ...] = (),
+    sources: tuple[Source, ...] = (),
     version: int = 1,
     group: Group | None = None,
     **values,

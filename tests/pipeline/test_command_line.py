@@ -161,6 +161,12 @@ class TestRunning:
         assert time.monotonic() - started < 20
         assert not (output / "lease.json").exists()
 
+    def test_an_output_with_brackets_in_its_name_is_no_pattern(self, config, tmp_path):
+        (tmp_path / "exp1").mkdir()
+        arguments = ["--set", f"output={tmp_path / 'exp[1]'}", "--until", "shard"]
+        assert main([config, *arguments]) == 0
+        assert len(list((tmp_path / "exp[1]").glob("shard/*/manifest.json"))) == 1
+
     def test_rerun_begins_anew_and_leaves_the_rest(self, config, output, capsys):
         main([config, "--until", "ingest"])
         (sample,) = (output / "sample").iterdir()

@@ -1,11 +1,15 @@
 """Which stages a config asks for, and who needs whom."""
 
+from dataclasses import replace
+
 import pytest
 from upath import UPath
 
 from pipeline.config.errors import ConfigError, UsageError
 from pipeline.config.sections import load_config
 from pipeline.dag import build_stages, select, with_ancestors
+from pipeline.fingerprint import plain
+from pipeline.plan import PlannedStage, make_plan
 from stages import shard
 
 TEXT = """
@@ -33,6 +37,10 @@ def stages(tmp_path):
         return {stage.name: stage for stage in build_stages(load_config(path, overrides=overrides))}
 
     return stages
+
+
+def locations(stage) -> list[str]:
+    return [source.location for source in stage.sources]
 
 
 def test_every_stage_needs_what_it_reads(stages):
@@ -91,7 +99,7 @@ def test_a_probe_may_start_when_its_checkpoint_is_written(stages, tmp_path):
 def test_an_adopted_vocabulary_does_not_wait_for_the_corpus(stages):
     vocab = stages("vocab.size=null", "vocab.file=vocab.txt")["vocab"]
     assert vocab.needs == ()
-    assert vocab.sources == ("vocab.txt",)
+    assert locations(vocab) == ["vocab.txt"]
 
 
 def test_with_a_given_model_nothing_is_pretrained(stages):
@@ -114,13 +122,84 @@ def test_raw_inputs_are_what_lies_outside_the_pipeline(stages):
     found = stages()
     assert found["ingest"].sources == ()
     assert found["examples/cola"].sources == ()
-    assert found["examples/mrpc"].sources == ("/data/MRPC",)
+    assert locations(found["examples/mrpc"]) == ["/data/MRPC"]
 
 
-def test_a_hub_id_is_no_file_and_a_folder_is(stages, tmp_path):
-    assert stages("finetune.model=google/electra")["finetune/mrpc/seed-3"].sources == ()
-    model = stages(f"finetune.model={tmp_path}")["finetune/mrpc/seed-3"]
-    assert model.sources == (str(tmp_path),)
+def test_a_model_from_outside_is_a_source_and_one_of_this_pipeline_is_not(stages, tmp_path):
+    for model in ("google/electra", "s3://bucket/electra", str(tmp_path)):
+        assert locations(stages(f"finetune.model={model}")["finetune/mrpc/seed-3"]) == [model]
+    assert locations(stages("finetune.model={export}/generator")["finetune/mrpc/seed-3"]) == []
+    start = "pretrain.init_from={discriminator: google/electra, generator: s3://bucket/generator}"
+    assert locations(stages(start)["pretrain"]) == ["google/electra", "s3://bucket/generator"]
+
+
+def test_a_model_in_a_bucket_that_changes_is_noticed_and_a_readme_beside_it_is_not(stages, tmp_path):
+    model = UPath("memory://dag-models/small")
+
+    def plan() -> PlannedStage:
+        made = tuple(stages(f"finetune.model={model}", "finetune.from_random=false").values())
+        return next(p for p in make_plan(made, output=UPath(tmp_path)) if p.name == "finetune/mrpc/seed-3")
+
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (model / name).write_text(name)
+    before = plan()
+    assert not before.faults
+    (model / "README.md").write_text("changed")
+    assert plan().fingerprint == before.fingerprint
+    (model / "model.safetensors").write_text("changed")
+    assert plan().fingerprint != before.fingerprint
+
+
+def test_a_readme_beside_a_corpus_does_not_ingest_it_anew_and_a_changed_text_does(stages, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("a.txt", "README.md"):
+        (corpus / name).write_text(name)
+
+    def fingerprint() -> str:
+        made = [stages(f"ingest.sources=[{corpus}]")["ingest"]]
+        (planned,) = make_plan(made, output=UPath(tmp_path / "out"))
+        return planned.fingerprint
+
+    before = fingerprint()
+    (corpus / "README.md").write_text("changed")
+    (corpus / "LICENSE").write_text("new")
+    assert fingerprint() == before
+    (corpus / "a.txt").write_text("changed")
+    changed = fingerprint()
+    assert changed != before
+    (corpus / "a.txt").rename(corpus / "b.txt")
+    assert fingerprint() not in (before, changed)
+
+
+def test_a_revision_is_of_the_model_beside_it(stages):
+    model = ["finetune.model=google/electra", "finetune.revision=v1", "finetune.from_random=false"]
+    own = "finetune.tasks.mrpc.model={finetune/cola/seed-0}/model"
+    found = {name: getattr(stage.config, "revision", None) for name, stage in stages(*model, own).items()}
+    assert (found["finetune/cola/seed-0"], found["finetune/mrpc/seed-3"]) == ("v1", None)
+    other = ["finetune.tasks.mrpc.model=my/electra", "finetune.tasks.mrpc.revision=v2"]
+    assert stages(*model, *other)["finetune/mrpc/seed-3"].config.revision == "v2"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["finetune.revision=v1"],
+        ["finetune.model=./export", "finetune.revision=v1"],
+        ["finetune.model=s3://bucket/model", "finetune.revision=v1"],
+        ["pretrain.init_from={discriminator: /models/x, discriminator_revision: v1}"],
+        ["pretrain.init_from={discriminator: google/electra, generator_revision: v1}"],
+    ],
+)
+def test_a_revision_of_what_is_not_on_the_hub_is_a_mistake(stages, overrides):
+    with pytest.raises(ConfigError, match=r"revision is v1, but the model, .*, is no hub id \(owner/name\)"):
+        stages(*overrides)
+
+
+def test_a_config_without_a_revision_has_the_identity_it_had_before_there_were_any(stages):
+    run = stages()["finetune/mrpc/seed-3"].config
+    assert "revision" not in plain(run, at="run")
+    assert plain(replace(run, model="google/electra", revision="v1"), at="run")["revision"] == "v1"
 
 
 @pytest.mark.parametrize("version", [None, "2"])
@@ -182,9 +261,9 @@ def test_a_task_without_data_fetches_what_it_publishes(stages):
 
 def test_a_named_file_is_relative_to_its_folder_and_two_are_all_that_is_read(stages):
     train, dev = "finetune.tasks.mrpc.train_file=a.tsv", "finetune.tasks.mrpc.eval_file=/elsewhere/b.tsv"
-    assert stages(train)["examples/mrpc"].sources == ("/data/MRPC", "/data/MRPC/a.tsv")
-    assert stages(train, dev)["examples/mrpc"].sources == ("/data/MRPC/a.tsv", "/elsewhere/b.tsv")
+    assert locations(stages(train)["examples/mrpc"]) == ["/data/MRPC", "/data/MRPC/a.tsv"]
+    assert locations(stages(train, dev)["examples/mrpc"]) == ["/data/MRPC/a.tsv", "/elsewhere/b.tsv"]
 
 
 def test_a_users_file_beside_published_ones_is_read_too(stages):
-    assert stages("finetune.tasks.ax={train_file: /mnli/train.tsv}")["examples/ax"].sources == ("/mnli/train.tsv",)
+    assert locations(stages("finetune.tasks.ax={train_file: /mnli/train.tsv}")["examples/ax"]) == ["/mnli/train.tsv"]

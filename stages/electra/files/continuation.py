@@ -1,5 +1,7 @@
 """Starts from released weights: a model on the Hugging Face hub, or an earlier export, trained on other text."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ def load_networks(
     *,
     discriminator: tuple[str | None, ElectraConfig | None],
     generator: tuple[str | None, ElectraConfig | None],
+    revisions: Mapping[str, str | None] = MappingProxyType({}),
     embedding_sharing: EmbeddingSharing = EmbeddingSharing.SHARED,
     shared_encoder: bool = False,
 ) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def load_networks(
     Args:
       discriminator: Where its weights are, and the configuration that they must have; no place leaves it out.
       generator: Likewise.
+      revisions: Branch, tag or commit of the hub ids among them, by `discriminator` and `generator`.
       embedding_sharing: How the embeddings of the two belong together.
       shared_encoder: Whether the discriminator's encoder is the generator's too. One of the two models is enough then.
 
@@ -51,7 +55,7 @@ def load_networks(
     for name, (location, config) in {"discriminator": discriminator, "generator": generator}.items():
         if location is None or config is None:
             continue
-        loaded = load_pretrained(location)
+        loaded = load_pretrained(location, revision=revisions.get(name))
         if loaded.architecture is not _ARCHITECTURES[name]:
             raise ValueError(
                 f"pretrain.init_from.{name}: {location} is an {loaded.architecture}, must be {_ARCHITECTURES[name]}"

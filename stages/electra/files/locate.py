@@ -10,11 +10,9 @@ from upath import UPath
 
 from cluster.storage import local_copy, read_json
 from stages.electra.files.google_tf import Part, is_checkpoint, read_checkpoint
+from stages.electra.files.hub import OWN_HEAD, TOKENIZER_FILES, download, is_hub_id
 from stages.electra.files.huggingface import config_from_shapes
-from stages.electra.files.weights import FORMATS, read_safetensors, read_tensors
-
-OWN_HEAD = "head.safetensors"  # of a head that no class of transformers has a place for
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+from stages.electra.files.weights import read_safetensors, read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,34 +78,12 @@ def find_folder(
     location: str | Path | UPath, *, stack: ExitStack, revision: str | None = None, with_weights: bool = True
 ) -> Path:
     """A path on this machine for a model, until `stack` is closed. See `read_model` for the rest."""
-    path = UPath(location)
+    path = UPath(location).expanduser()
     if path.is_dir():
         return stack.enter_context(local_copy(path))
     text = str(location)
-    if "://" not in text and is_checkpoint(Path(text)):
-        return Path(text)
-    if "://" in text or text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if "://" not in text and is_checkpoint(Path(text).expanduser()):
+        return Path(text).expanduser()
+    if not is_hub_id(text):
         raise FileNotFoundError(f"{location}: no such folder, and not a hub id (owner/name)")
-    return _download(text, revision=revision, with_weights=with_weights)
-
-
-def _download(repo_id: str, *, revision: str | None, with_weights: bool) -> Path:
-    """A model of the hub, in one format: what the cache has is not fetched again."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    small = ["*.json", "vocab.txt"]
-    try:
-        if not with_weights:
-            return Path(snapshot_download(repo_id, revision=revision, allow_patterns=small))
-        for name in FORMATS:
-            stem, _, suffix = name.rpartition(".")
-            patterns = [*small, OWN_HEAD, name, f"{stem}-*-of-*.{suffix}"]
-            folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
-            if (folder / name).exists() or (folder / f"{name}.index.json").exists():
-                break
-        return folder
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{repo_id}: no such folder, and the Hugging Face hub has no model of this id that can be read: {error}"
-        ) from error
+    return download(text, revision=revision, with_weights=with_weights)

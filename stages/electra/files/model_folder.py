@@ -13,6 +13,7 @@ from cluster.storage import write_bytes, write_json, write_text
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import ModelCard
 from stages.electra.files.google_tf import Part
+from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import (
     Architecture,
     backbone_from_huggingface,
@@ -24,7 +25,7 @@ from stages.electra.files.huggingface import (
     unflatten,
     with_dense,
 )
-from stages.electra.files.locate import OWN_HEAD, read_model
+from stages.electra.files.locate import read_model
 from stages.electra.tokenizer import check_vocabulary
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -107,15 +108,15 @@ def save_pretrained(
         write_text(folder / "README.md", card.render())
 
 
-def load_pretrained(location: str | Path | UPath) -> Pretrained:
-    """Reads a whole model from a Hugging Face folder or hub id.
+def load_pretrained(location: str | Path | UPath, *, revision: str | None = None) -> Pretrained:
+    """Reads a whole model from a Hugging Face folder or hub id (at a branch, tag or commit).
 
     Raises:
       FileNotFoundError: There is no such folder, or it lacks a file.
       ConversionError: Its tensors are not those of its architecture and configuration.
       ValueError: A file is damaged, or its vocabulary has more tokens than the embedding table rows.
     """
-    files = read_model(location)
+    files = read_model(location, revision=revision)
     architectures = files.values.get("architectures") or ["none"]
     try:
         architecture = Architecture(architectures[0])

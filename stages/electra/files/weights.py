@@ -7,6 +7,7 @@ import numpy as np
 from upath import UPath
 
 from cluster.storage import read_json
+from stages.electra.files.hub import WEIGHTS
 from stages.electra.files.huggingface import flatten
 from stages.electra.files.torch_files import read_torch
 
@@ -42,12 +43,9 @@ def read_flax(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-# In this order: the first that a folder has is read.
-FORMATS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    "model.safetensors": read_safetensors,
-    "pytorch_model.bin": read_torch,
-    "flax_model.msgpack": read_flax,
-}
+FORMATS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = dict(
+    zip(WEIGHTS, (read_safetensors, read_torch, read_flax), strict=True)
+)
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:

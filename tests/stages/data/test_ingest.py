@@ -12,7 +12,6 @@ import zstandard
 from upath import UPath
 
 from stages.data import documents
-from stages.data.sources import resolve_sources
 from stages.ingest import IngestConfig
 
 DOCUMENTS = [f"Document {number} begins here.\nIts second line is number {number * 7}." for number in range(40)]
@@ -81,9 +80,18 @@ def test_globs_and_folders_find_files_in_the_order_of_their_names(lab, read_text
     assert read_texts(lab.ingest(f"{lab.folder}/corpus", heldout_fraction=0)) == [*expected, "text of sub/c.txt"]
 
 
-def test_a_file_named_twice_is_read_once(lab, read_texts) -> None:
+def test_a_file_named_twice_is_read_once(lab, read_texts, monkeypatch) -> None:
     source = lab.file("a.txt", "one\n")
-    assert len(resolve_sources([source, f"{lab.folder}/*.txt"])) == 1
+    monkeypatch.chdir(lab.folder)
+    sources = [source, f"{lab.folder}/*.txt", "a.txt", "./*.txt", f"file://{source}"]
+    folder = lab.ingest(*sources, heldout_fraction=0, deduplicate=False)
+    assert [file["path"] for file in _counts(folder)["files"]] == [source]
+
+
+def test_brackets_in_a_name_are_no_pattern(lab, read_texts) -> None:
+    lab.file("crawl1.txt", "one\n")
+    source = lab.file("crawl[1].txt", "brackets\n")
+    assert read_texts(lab.ingest(source, heldout_fraction=0)) == ["brackets"]
 
 
 def test_sources_on_another_file_system_are_read(lab, read_texts) -> None:
@@ -290,7 +298,7 @@ def test_an_interrupted_run_reads_no_finished_file_again(lab, read_texts, monkey
         return call
 
     def noting(file, **kwargs):
-        readings.append(file.path.name)
+        readings.append(file.name)
         return read_documents(file, **kwargs)
 
     monkeypatch.setattr(ingest, "read_documents", failing(2, noting))
