@@ -172,19 +172,13 @@ class Task(Protocol):
         ...
 
 
-class MakeNetwork(Protocol):
-    """Makes a network with the head that a kind of task needs."""
-
-    def __call__(self, config: ElectraConfig, *, head: HeadKind, key: "jax.Array") -> "Network": ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class KindWork:
     """What a kind of task computes.
 
     Attributes:
       make_task: The task of that name that a form describes.
-      make_network: The network that answers, with random parameters.
+      make_network: By configuration, head and random key the network that answers, with random parameters.
       losses: By logits and batch the losses and the weight that each has in their mean.
       constant_loss: The mean loss of the best guess that does not look at the input: what a model that learns nothing
         reaches.
@@ -192,7 +186,7 @@ class KindWork:
     """
 
     make_task: Callable[[str, TaskForm, TaskOptions], Task]
-    make_network: MakeNetwork
+    make_network: Callable[[ElectraConfig, HeadKind, "jax.Array"], "Network"]
     losses: Callable[["jax.Array", "Batch"], tuple["jax.Array", "jax.Array"]]
     constant_loss: Callable[[Features], float]
     exported_head: Callable[[Task, "Params"], "Params | None"] = lambda task, head: head

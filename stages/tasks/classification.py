@@ -309,7 +309,7 @@ def make_text_task(
     )
 
 
-def make_text_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array") -> "Network":
+def make_text_network(config: ElectraConfig, head: HeadKind, key: "jax.Array") -> "Network":
     """Logits of a whole text."""
     from stages.electra.network import SequenceClassifier
 

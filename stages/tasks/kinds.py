@@ -8,6 +8,7 @@ kind, write its module and its row. Nothing else asks which kind a task is of.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 
 from stages.electra.config import HeadKind, ProblemType
@@ -62,31 +63,37 @@ class KindSpec:
         return frozenset(self.takes).union(*self.needs)
 
 
+_of_texts = partial(
+    KindSpec,
+    module="stages.tasks.classification",
+    architecture="ElectraForSequenceClassification",
+    pipeline="text-classification",
+)
+_of_questions = partial(
+    KindSpec,
+    module="stages.tasks.question_answering",
+    architecture="ElectraForQuestionAnswering",
+    pipeline="question-answering",
+    epochs=2,
+    max_length=512,
+)
+
 KINDS: Mapping[TaskKind, KindSpec] = MappingProxyType(
     {
-        TaskKind.CLASSIFICATION: KindSpec(
-            module="stages.tasks.classification",
-            architecture="ElectraForSequenceClassification",
-            pipeline="text-classification",
+        TaskKind.CLASSIFICATION: _of_texts(
             metrics=("accuracy", "macro_f1", "matthews"),
             binary_metrics=("f1",),
             problem_type=ProblemType.SINGLE_LABEL,
             needs=(("texts", "label", "labels"),),
             takes=("class_weights", "columns"),
         ),
-        TaskKind.MULTI_LABEL: KindSpec(
-            module="stages.tasks.classification",
-            architecture="ElectraForSequenceClassification",
-            pipeline="text-classification",
+        TaskKind.MULTI_LABEL: _of_texts(
             metrics=("micro_f1", "macro_f1", "exact_match"),
             problem_type=ProblemType.MULTI_LABEL,
             needs=(("texts", "label", "labels"),),
             takes=("class_weights", "columns"),
         ),
-        TaskKind.REGRESSION: KindSpec(
-            module="stages.tasks.classification",
-            architecture="ElectraForSequenceClassification",
-            pipeline="text-classification",
+        TaskKind.REGRESSION: _of_texts(
             metrics=("spearman", "pearson"),
             problem_type=ProblemType.REGRESSION,
             needs=(("texts", "label", "range"),),
@@ -101,23 +108,13 @@ KINDS: Mapping[TaskKind, KindSpec] = MappingProxyType(
             takes=("labels",),
             max_texts=1,
         ),
-        TaskKind.QUESTION_ANSWERING: KindSpec(
-            module="stages.tasks.question_answering",
-            architecture="ElectraForQuestionAnswering",
-            pipeline="question-answering",
+        TaskKind.QUESTION_ANSWERING: _of_questions(
             metrics=("exact_match", "f1"),
             own_heads=(HeadKind.ORIGINAL,),
-            epochs=2,
-            max_length=512,
         ),
-        TaskKind.ANSWERABILITY: KindSpec(
-            module="stages.tasks.question_answering",
-            architecture="ElectraForQuestionAnswering",
-            pipeline="question-answering",
+        TaskKind.ANSWERABILITY: _of_questions(
             metrics=("exact_match", "f1", "best/exact_match", "best/f1"),
             own_heads=(HeadKind.ORIGINAL, HeadKind.HUGGINGFACE),
-            epochs=2,
-            max_length=512,
         ),
     }
 )

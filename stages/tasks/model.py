@@ -4,11 +4,11 @@ B batch, T tokens.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
 from cluster.mesh import replicated
@@ -16,6 +16,7 @@ from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.joint_model import Params, merge, split
 from stages.tasks.base import load_work
 from stages.tasks.kinds import TaskKind
+from stages.tasks.prediction import Predict
 from stages.training.state import Batch, LossFn, Sums, Total
 
 _FINETUNING = 0xF17E
@@ -27,9 +28,9 @@ def init_model(
     config: ElectraConfig,
     num_labels: int,
     seed: int,
-    backbone: Mapping[str, Any] | None = None,
+    backbone: Params | None = None,
     head: HeadKind = HeadKind.HUGGINGFACE,
-) -> tuple[Any, Params]:
+) -> tuple[nnx.GraphDef, Params]:
     """Structure and parameters of a task's model; `backbone` replaces its random embeddings and encoder.
 
     The head depends on the seed alone, not on whether there is a backbone: so two runs that differ in the
@@ -38,7 +39,7 @@ def init_model(
     # Folded, so that a run of the same seed as the pretraining's does not start from its first weights.
     key = jax.random.fold_in(jax.random.key(seed), _FINETUNING)
     config = config.change(num_labels=num_labels)
-    graphdef, params = split(load_work(kind).make_network(config, head=head, key=key))
+    graphdef, params = split(load_work(kind).make_network(config, head, key))
     if backbone is None:
         return graphdef, params
     for name in ("embeddings", "encoder"):
@@ -47,7 +48,7 @@ def init_model(
     return graphdef, params | {name: jax.tree.map(jnp.asarray, backbone[name]) for name in ("embeddings", "encoder")}
 
 
-def _shapes(tree: Any) -> Any:
+def _shapes(tree: Params) -> Params:
     return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
 
 
@@ -78,7 +79,7 @@ def make_layer_scale(*, num_layers: int, decay: float, offset: int) -> Callable[
     return scale
 
 
-def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
+def make_task_loss(graphdef: nnx.GraphDef, kind: TaskKind, *, dtype: str) -> LossFn:
     """Mean loss of a batch, by the losses of its kind.
 
     The seed comes with the batch: as a constant of the step it would make every seed compile its own.
@@ -104,8 +105,8 @@ def make_task_loss(graphdef: Any, kind: TaskKind, *, dtype: str) -> LossFn:
     return loss_fn
 
 
-def make_predict(graphdef: Any, *, dtype: str, mesh: Mesh | None = None) -> Callable[[Any, Batch], jax.Array]:
-    """A compiled (params, batch) -> logits, without dropout; on a mesh, whole on each of its devices."""
+def make_predict(graphdef: nnx.GraphDef, *, dtype: str, mesh: Mesh | None = None) -> Predict:
+    """A compiled function of parameters and batch, without dropout; on a mesh, whole on each of its devices."""
     return jax.jit(
         lambda params, batch: _forward(graphdef, params, batch, key_B=None, dtype=dtype),
         out_shardings=None if mesh is None else replicated(mesh),
@@ -117,7 +118,7 @@ def _positions(batch: Batch) -> jax.Array:
 
 
 def _forward(
-    graphdef: Any, params: Any, batch: Batch, *, key_B: jax.Array | None, dtype: str, **given: jax.Array
+    graphdef: nnx.GraphDef, params: Params, batch: Batch, *, key_B: jax.Array | None, dtype: str, **given: jax.Array
 ) -> jax.Array:
     mask_BT = _positions(batch) < batch["length"][:, None]
     types_BT = ((_positions(batch) >= batch["first_length"][:, None]) & mask_BT).astype(jnp.int32)

@@ -15,6 +15,8 @@ from stages.training.state import Batch, Params
 
 EVAL_BATCH_SIZE = 64
 
+Predict = Callable[[Params, Batch], jax.Array]  # the logits of a batch
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
@@ -43,26 +45,19 @@ def predict_rows(
     features: Features,
     *,
     shape: BatchShape,
-    predict: Callable[[Params, Batch], jax.Array],
-    on_rows: Callable[[int], None] = lambda rows: None,
+    predict: Predict,
 ) -> Sequence[np.ndarray]:
-    """Logits of every row, in the order of the rows, without those of padding.
+    """Logits of every row, in the order of the rows: [C], or [T, C] without those of padding.
 
-    Args:
-      on_rows: Told how many rows are done.
+    A batch's logits are fetched after the next batch is dispatched.
     """
-    found: list[np.ndarray | None] = [None] * features.num_rows
-    waiting: tuple[np.ndarray, jax.Array] | None = None
-    done = 0
+    found: list[np.ndarray] = [np.empty(0)] * features.num_rows
 
     def collect(rows: np.ndarray, logits: jax.Array) -> None:
-        nonlocal done
-        values = np.asarray(logits)
-        for row, value in zip(rows, values, strict=False):  # the batch may be filled up with further rows
+        for row, value in zip(rows, np.asarray(logits), strict=False):  # the batch may be filled up with further rows
             found[row] = value if value.ndim == 1 else value[: len(features.ids[row])].copy()
-        done += len(rows)
-        on_rows(done)
 
+    waiting: tuple[np.ndarray, jax.Array] | None = None
     for rows in sorted_batches(features.lengths, batch_size=shape.batch_size):
         logits = predict(params, shape.make(features, rows))
         if waiting is not None:
@@ -70,4 +65,4 @@ def predict_rows(
         waiting = (rows, logits)
     if waiting is not None:
         collect(*waiting)
-    return [value for value in found if value is not None]
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from upath import UPath
 
 from stages.electra.config import ProblemType
@@ -222,7 +223,7 @@ class Predictor:
         return answers
 
 
-def _answering(model: Pretrained) -> tuple[TaskKind, Any, Params]:
+def _answering(model: Pretrained) -> tuple[TaskKind, nnx.GraphDef, Params]:
     """Kind, structure and parameters of a model that answers questions."""
     head = model.own_head or model.params["head"]
     kind, head_kind = kind_of_head(head)

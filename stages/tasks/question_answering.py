@@ -304,7 +304,7 @@ def _make_declared(name: str, form: TaskForm, options: TaskOptions) -> QuestionA
     return QuestionAnswering(name=name, primary=form.primary, options=options, kind=form.kind)
 
 
-def _make_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array", unanswerable: bool) -> "Network":
+def _make_network(config: ElectraConfig, head: HeadKind, key: "jax.Array", *, unanswerable: bool) -> "Network":
     from stages.tasks.answers import AnswerNetwork
 
     return AnswerNetwork(config, kind=head, unanswerable=unanswerable, rngs_key=key)

@@ -293,7 +293,7 @@ def _make_declared(name: str, form: TaskForm, options: TaskOptions) -> Tagging:
     )
 
 
-def _make_network(config: ElectraConfig, *, head: HeadKind, key: "jax.Array") -> "Network":
+def _make_network(config: ElectraConfig, head: HeadKind, key: "jax.Array") -> "Network":
     del head  # both are one dense layer
     from stages.electra.network import TokenClassifier
 
