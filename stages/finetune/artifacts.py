@@ -8,11 +8,11 @@ from typing import Any
 
 from upath import UPath
 
-from cluster.storage import write_bytes, write_json, write_text
+from cluster.storage import write_json, write_text
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.files.card import ModelCard
-from stages.electra.files.hub import OWN_HEAD, TOKENIZER_FILES
+from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import Architecture
 from stages.electra.files.model_folder import save_pretrained
 from stages.electra.joint_model import Params
@@ -47,14 +47,12 @@ def write_results(
         architecture=_architecture(config, task),
         config=network,
         params=_exported(params, task),
+        tokenizer=folder,
         own_head=params["head"] if _has_own_head(config, task) else None,
         id2label=dict(enumerate(data.labels)) or None,
         problem_type=KINDS[task.kind].problem_type,
         card=_card(config, task, network=network, evaluation=evaluation),
     )
-    for name in TOKENIZER_FILES:
-        if (folder / name).exists():
-            write_bytes(model / name, (folder / name).read_bytes())
     for warning in warnings:
         logger.warning("%s: %s", task.name, warning)
     context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})

@@ -53,9 +53,13 @@ def read_model(location: str | Path | UPath, *, revision: str | None = None, par
             values = _read_config(folder)
             tensors = read_tensors(folder)
         files = folder if folder.is_dir() else folder.parent
-        tokenizer = {name: (files / name).read_bytes() for name in TOKENIZER_FILES if (files / name).is_file()}
         own_head = read_safetensors(files / OWN_HEAD) if (files / OWN_HEAD).is_file() else None
-        return Files(values=values, tensors=tensors, tokenizer=tokenizer, own_head=own_head)
+        return Files(values=values, tensors=tensors, tokenizer=read_tokenizer_files(files), own_head=own_head)
+
+
+def read_tokenizer_files(folder: Path | UPath) -> dict[str, bytes]:
+    """Contents by name of those of a tokenizer's files that are there."""
+    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def read_config(location: str | Path | UPath, *, revision: str | None = None) -> dict[str, Any]:

@@ -25,10 +25,8 @@ from stages.electra.files.huggingface import (
     unflatten,
     with_dense,
 )
-from stages.electra.files.locate import read_model
+from stages.electra.files.locate import read_model, read_tokenizer_files
 from stages.electra.tokenizer import check_vocabulary
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ def save_pretrained(
       architecture: Name of a class in `Architecture`.
       config: The network.
       params: `{"embeddings": …, "encoder": …, "head": …}`, as `split` gives them.
-      tokenizer: Folder with `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`.
+      tokenizer: Folder with the tokenizer's files, which are copied.
       id2label: Class names, where the configuration has none.
       problem_type: What the labels of a text are (see `ProblemType`).
       card: The README.md.
@@ -92,16 +90,14 @@ def save_pretrained(
     if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
         params = with_dense(params, config=config)
     tensors = to_huggingface(params, config=config, architecture=kind)
-    if tokenizer is not None:
-        path = tokenizer / "vocab.txt"
-        check_vocabulary(path.read_bytes(), config, source=str(path))
+    files = {} if tokenizer is None else read_tokenizer_files(tokenizer)
+    check_vocabulary(files.get("vocab.txt", b""), config, source=f"{tokenizer}/vocab.txt")
     folder.mkdir(parents=True, exist_ok=True)
     # 'pt' is what transformers asks for; the bytes are the same for every framework.
     write_bytes(folder / "model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
     write_json(folder / "config.json", config_to_huggingface(config, architecture=kind))
-    if tokenizer is not None:
-        for name in _TOKENIZER_FILES:
-            write_bytes(folder / name, (tokenizer / name).read_bytes())
+    for name, content in files.items():
+        write_bytes(folder / name, content)
     if own_head is not None:
         save_parameters(folder / OWN_HEAD, own_head)
     if card is not None:
