@@ -12,18 +12,10 @@ from cluster.storage import is_local, read_json, write_json
 from pipeline.fingerprint import Identity
 
 CONFIG, MANIFEST, LOG = "config.json", "manifest.json", "log.txt"
-_PACKAGES: tuple[str, ...] = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "ray",
-    "tokenizers",
-    "pyarrow",
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ray", "tokenizers", "pyarrow", "safetensors"),
+    *("scikit-learn", "scipy", "electra-pipeline"),
 )
-_PACKAGES += ("safetensors", "scikit-learn", "scipy", "seqeval", "electra-pipeline")
 
 
 def write_config(folder: UPath, identity: Identity) -> None:
