@@ -1,6 +1,5 @@
 """Model cards: the README.md of a Hugging Face folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -38,21 +37,34 @@ class ModelCard:
     results: Mapping[str, float] = field(default_factory=dict)
 
     def render(self) -> str:
-        """The README.md, with the Hub's metadata on top. JSON values are YAML values."""
-        metadata: dict[str, object] = {
-            "language": list(self.language),
-            "license": self.license,
-            "library_name": "transformers",
-            "tags": ["electra", *self.tags],
-            "datasets": list(self.datasets),
-            "base_model": self.base_model,
-            "pipeline_tag": self.task,
-            "metrics": list(self.results) if self.task else [],
-            "model-index": self._model_index(),
-        }
-        lines = ["---"]
-        lines += [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items() if value]
-        lines += ["---", "", f"# {self.title}", "", self.summary.strip(), ""]
+        """The README.md, with the Hub's metadata on top."""
+        from huggingface_hub import EvalResult, ModelCardData
+
+        measured = self.results if self.task else {}
+        dataset = self.dataset or "unnamed"
+        metadata = ModelCardData(
+            language=list(self.language) or None,
+            license=self.license,
+            library_name="transformers",
+            tags=["electra", *self.tags],
+            datasets=list(self.datasets) or None,
+            base_model=self.base_model,
+            pipeline_tag=self.task,
+            metrics=list(measured) or None,
+            model_name=self.title,
+            eval_results=[
+                EvalResult(
+                    task_type=self.task or "",
+                    dataset_type=dataset,
+                    dataset_name=dataset,
+                    metric_type=name,
+                    metric_value=value,
+                )
+                for name, value in measured.items()
+            ]
+            or None,
+        )
+        lines = ["---", metadata.to_yaml(), "---", "", f"# {self.title}", "", self.summary.strip(), ""]
         if self.usage:
             lines += ["## Use", "", "```python", self.usage.strip(), "```", ""]
         if self.results:
@@ -60,18 +72,6 @@ class ModelCard:
             lines += [f"| {name} | {value:.4g} |" for name, value in self.results.items()]
             lines += [""]
         return "\n".join(lines)
-
-    def _model_index(self) -> list[object]:
-        if not (self.results and self.task):
-            return []
-        dataset = self.dataset or "unnamed"
-        metrics = [{"type": name, "value": value} for name, value in self.results.items()]
-        result = {
-            "task": {"type": self.task},
-            "dataset": {"name": dataset, "type": dataset},
-            "metrics": metrics,
-        }
-        return [{"name": self.title, "results": [result]}]
 
 
 _PIPELINES = {

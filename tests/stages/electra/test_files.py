@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import safetensors.flax
 import safetensors.numpy
+import yaml
 from electra_miniature import KEY, build, tiny
+from huggingface_hub import ModelCard as HubCard
 from upath import UPath
 
 from stages.context import NullTracker, StageContext
@@ -242,24 +244,45 @@ def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_pa
         assert_equal(loaded.params["head"], electra[1][f"{name}_head"])
         assert (output / name / "vocab.txt").read_text() == "vocab.txt"
     card = (output / "discriminator" / "README.md").read_text()
-    assert card.startswith('---\nlanguage: ["en"]\nlicense: "apache-2.0"\n')
+    assert card.startswith("---\n")
+    assert HubCard(card).data.to_dict() == {
+        "language": ["en"],
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "tags": ["electra"],
+    }
     assert "# mine discriminator" in card
     assert "| replaced/auc | 0.8125 |" in card
 
 
-def test_a_model_card_is_yaml_and_leaves_out_what_is_not_known():
-    import yaml
-
+def test_the_hubs_library_reads_a_model_card_with_its_results():
     card = ModelCard(
-        title='a "quoted" model: yes',
+        title='a "quoted" model: yes, 文',
         summary="text",
         task="text-classification",
         dataset="cola",
-        results={"matthews": 0.5},
+        results={"matthews": 0.5, "accuracy": 81.25},
     )
-    _, header, _ = card.render().split("---\n")
-    metadata = yaml.safe_load(header)
+    found = HubCard(card.render())
+    assert found.data.model_name == 'a "quoted" model: yes, 文'
+    assert [(result.metric_type, result.metric_value) for result in found.data.eval_results] == [
+        ("matthews", 0.5),
+        ("accuracy", 81.25),
+    ]
+    metadata = yaml.safe_load(card.render().split("---\n")[1])
     assert "license" not in metadata
-    assert metadata["metrics"] == ["matthews"]
-    assert metadata["model-index"][0]["name"] == 'a "quoted" model: yes'
-    assert metadata["model-index"][0]["results"][0]["metrics"] == [{"type": "matthews", "value": 0.5}]
+    assert metadata["metrics"] == ["matthews", "accuracy"]
+    (index,) = metadata["model-index"]
+    assert index["results"] == [
+        {
+            "task": {"type": "text-classification"},
+            "dataset": {"name": "cola", "type": "cola"},
+            "metrics": [{"type": "matthews", "value": 0.5}, {"type": "accuracy", "value": 81.25}],
+        }
+    ]
+    assert f"# {found.data.model_name}\n\ntext\n\n## Results\n" in found.content
+
+
+def test_a_model_card_leaves_out_what_is_not_known():
+    metadata = yaml.safe_load(ModelCard(title="t", summary="s").render().split("---\n")[1])
+    assert metadata == {"library_name": "transformers", "tags": ["electra"]}

@@ -268,7 +268,7 @@ def test_a_pushed_model_is_what_was_uploaded(hub, models, tmp_path):
     address = models[OLD].push_to_hub("some/copy", card=ModelCard(title="mine", summary="text", license="apache-2.0"))
     assert address.endswith(f"some/copy/commit/{MAIN}")
     assert hub.uploads.keys() == {"config.json", "model.safetensors", "README.md"}
-    assert b'license: "apache-2.0"' in hub.uploads["README.md"]
+    assert b"license: apache-2.0\n" in hub.uploads["README.md"]
     for name, data in hub.uploads.items():
         (tmp_path / "pushed").mkdir(exist_ok=True)
         (tmp_path / "pushed" / name).write_bytes(data)
