@@ -1,4 +1,4 @@
-"""What a command does, from the config to the exit code. Imports nothing heavy before something must run."""
+"""Executes a command, from the config to the exit code. Imports nothing heavy before a stage must run."""
 
 import shlex
 import sys
@@ -95,10 +95,10 @@ def format_config(config: PipelineConfig) -> str:
 
 
 def warn_of_loss(output: UPath) -> None:
-    """Says so where the output lies in what `ray job submit --working-dir` has uploaded: Ray deletes that."""
+    """Warns if the output lies in what `ray job submit --working-dir` uploaded: Ray deletes that."""
     if any(part.startswith("_ray_pkg_") for part in output.parts):
         print(
-            f"{output} is in Ray's copy of the working directory, which is deleted in the end: "
+            f"{output} is in Ray's copy of the working directory, which Ray deletes: "
             "name a folder that stays (--set output=/data/my-run)",
             file=sys.stderr,
         )
@@ -115,7 +115,7 @@ def _plan(stages: Sequence[Stage], *, output: UPath, fresh: frozenset[str]) -> t
 
 
 def _choose(stages: Sequence[Stage], command: Command) -> set[str]:
-    """Names of the stages that the command means."""
+    """Names of the stages that the command selects."""
     chosen = {stage.name for stage in stages}
     if command.only is not None:
         chosen &= {stage.name for stage in select(stages, command.only)}
@@ -157,7 +157,7 @@ def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Comm
         stage.name for need in missing for stage in with_ancestors(stages, [by_name[need].stage]) if stage.name != need
     }
     commands = [f"  {replace(command, only=None, until=need).as_text()}" for need in missing if need not in covered]
-    raise UsageError("\n".join([*lines, f"This does {'it' if len(missing) == 1 else 'them'}:", *commands]))
+    raise UsageError("\n".join([*lines, f"To run {'it' if len(missing) == 1 else 'them'}:", *commands]))
 
 
 def _require_sources(plan: Sequence[PlannedStage], chosen: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Scores of several outputs side by side: `python -m pipeline.compare outputs/a outputs/b`."""
+"""Compares the scores of several outputs: `python -m pipeline.compare outputs/a outputs/b`."""
 
 import argparse
 import json
@@ -10,10 +10,10 @@ from upath import UPath
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 where an output has no finished run or they cannot be compared."""
+    """Returns 0, or 2 if an output has no finished run or the outputs cannot be compared."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=__doc__)
-    parser.add_argument("outputs", metavar="OUTPUT", nargs="+", help="the `output` folder of a configuration")
-    parser.add_argument("--json", action="store_true", help="one JSON object a task")
+    parser.add_argument("outputs", metavar="OUTPUT", nargs="+", help="the output folder of a config")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per task and initial weights")
     options = parser.parse_args(arguments)
     from stages.report.comparison import as_json, compare, read_summary
 
@@ -71,8 +71,8 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "\nScores in per cent. SD: sample standard deviation over seeds. A difference is one of means; the seeds' "
-        "spread is the root of the mean of both variances.",
+        "\nScores in percent. SD: sample standard deviation over seeds. Differences are of means. The seeds' spread is "
+        "the root mean square of both SDs.",
         highlight=False,
     )
     if names:

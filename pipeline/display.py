@@ -40,7 +40,7 @@ def make_display(console: Console, *, stages: Sequence[str]) -> Display:
 
 
 class LiveTable:
-    """A table of stages that is drawn anew twice a second."""
+    """A table of stages, redrawn twice a second."""
 
     def __init__(self, console: Console, *, stages: Sequence[str]) -> None:
         self._stages = stages
@@ -79,14 +79,13 @@ class LiveTable:
         self._live.update(table)
 
     def _visible(self, results: Mapping[str, StageResult], progress: Mapping[str, Progress]) -> list[str]:
-        """All stages, or where they are more than fit, those that have something to say."""
+        """All stages; if they do not fit, those that run or ended badly, then those that come next."""
         names = [name for name in self._stages if name in results]
         room = self._live.console.size.height - 4
         if len(names) <= room:
             return names
         quiet = (State.DONE, State.WAITING, State.FINISHED, State.QUEUED)
         loud = [name for name in names if shown_state(results[name], progress.get(name)) not in quiet]
-        # The rest of the room goes to what comes next.
         following = [
             name for name in names if results[name].state in (State.QUEUED, State.WAITING) and name not in loud
         ]
@@ -95,7 +94,7 @@ class LiveTable:
 
 
 class PlainLines:
-    """A line for each change of state, and one every `LINE_SECONDS` for each running stage."""
+    """One line per change of state, and one every `LINE_SECONDS` per running stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -117,7 +116,7 @@ class PlainLines:
             self._states[name] = state
             if changed and state in (State.DONE, State.WAITING, State.QUEUED):
                 if state is State.DONE and first:
-                    self._say(name, "done before")
+                    self._say(name, "already done")
             elif changed:
                 self._say(name, _change(result, state))
                 self._last[name] = time.monotonic()
@@ -126,19 +125,19 @@ class PlainLines:
                 self._last[name] = time.monotonic()
 
     def _say(self, name: str, text: str) -> None:
-        # Not `print`: a job log wants each line at once, and none broken at 80 columns.
+        # Not `print`: a job log needs each line at once, and unbroken at 80 columns.
         self._console.print(
             f"{time.strftime('%H:%M:%S')}  {name:<24} {text}", soft_wrap=True, highlight=False, markup=False
         )
 
 
 def _pause(progress: Progress) -> float:
-    """A stage that has no numbers to show is mentioned seldom."""
+    """A stage without numbers to show gets fewer lines."""
     return LINE_SECONDS if progress.total else 4 * LINE_SECONDS
 
 
 def shown_state(result: StageResult, progress: Progress | None) -> State:
-    """Ray does not say when a queued task begins; the stage itself does."""
+    """A queued stage that reports progress is running: Ray does not say when a task begins."""
     return State.RUNNING if result.state is State.QUEUED and progress is not None else result.state
 
 

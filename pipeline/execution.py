@@ -1,4 +1,4 @@
-"""One stage in its own process: its log file, its record, its run."""
+"""Runs one stage in its own process, with its log file, its config.json and its manifest."""
 
 import errno
 import logging
@@ -21,25 +21,25 @@ from pipeline.node import Stage
 from pipeline.tracking.tracker import StageTracker
 from stages.context import StageContext, Tracker
 
-# These tell much that is of no use to the reader of a stage's log.
+# Loggers whose messages do not help the reader of a stage's log.
 _CHATTY = ("jax", "absl", "orbax", "fsspec", "urllib3", "filelock", "matplotlib", "asyncio", "botocore")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a stage ended: `error` is None where it is done."""
+    """How a stage ended; `error` is None if it succeeded."""
 
     seconds: float
     error: str | None = None
 
 
 def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str, command: str, whole: bool) -> Outcome:
-    """Runs a stage and closes its folder. A failure is returned, not raised, in the user's words.
+    """Runs a stage and writes its manifest. Returns a failure, in words for the user, instead of raising it.
 
     Args:
-      cwd: The folder of `command`, which relative paths in the config are relative to.
-      command: What the user ran.
-      whole: All that it needs is done. If not, neither is the stage: the same command runs it again.
+      cwd: Where the user ran `command`; relative paths in the config start there.
+      command: The user's command.
+      whole: Whether all needs are done. If not, the stage gets no manifest, and the same command runs it again.
     """
     if os.path.isdir(cwd):
         os.chdir(cwd)
@@ -55,11 +55,11 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
                     stage.run(stage.config, context)
                 if whole:
                     write_manifest(context.output, identity, started=started, command=command)
-                logger.info("%s is %s", stage.name, "done" if whole else "done as far as it can be")
+                logger.info("%s is %s", stage.name, "done" if whole else "incomplete: a stage that it needs failed")
             except Exception as failure:
                 error = explain(failure, output=context.output)
                 logger.error("%s failed: %s\n%s", stage.name, error, traceback.format_exc())
-    except OSError as failure:  # the log itself could not be written
+    except OSError as failure:  # the log could not be written
         error = error or explain(failure, output=context.output)
     return Outcome(seconds=(datetime.now(UTC) - started).total_seconds(), error=error)
 
@@ -71,25 +71,25 @@ def _recording(tracker: Tracker) -> Iterator[None]:
 
 
 def log_failure(folder: UPath, *, name: str, error: str) -> None:
-    """Says in a stage's log what the stage could not say itself: it was not run, or its process died."""
-    with suppress(OSError):  # of a full disk: the others go on, and the error is told at the end anyway
+    """Writes to a stage's log what the stage could not: that it was not run, or that its process died."""
+    with suppress(OSError):  # a full disk: other stages go on, and the end of the run tells the error anyway
         before = (folder / LOG).read_text(encoding="utf-8") if (folder / LOG).exists() else ""
         write_text(folder / LOG, f"{before}{datetime.now():%F %T} ERROR   pipeline: {name} failed: {error}\n")
 
 
 def explain(failure: BaseException, *, output: UPath) -> str:
-    """The message of the exception that began it, below the wrapping of Ray."""
+    """The message of the original exception, without Ray's wrapping."""
     cause = root_cause(failure)
     text = str(cause)
     if getattr(cause, "errno", None) == errno.ENOSPC or "No space left on device" in text:
-        return f"no space left for {output}{_free_space(output)}. Free some and run the same command again: it goes on."
+        return f"no space left for {output}{_free_space(output)}. Free some, then run the same command: it resumes."
     if isinstance(cause, ValueError | FileNotFoundError) and text:
         return text
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
 def root_cause(failure: BaseException) -> BaseException:
-    """The innermost exception that Ray's exceptions carry; others are their own cause, as their author meant them."""
+    """The innermost exception that Ray's exceptions carry. Any other exception is its own cause."""
     seen: set[int] = set()
     while id(failure) not in seen:
         seen.add(id(failure))
@@ -115,7 +115,7 @@ def _free_space(output: UPath) -> str:
 
 @contextmanager
 def _logging_to(path: UPath) -> Iterator[None]:
-    """Everything that this process logs or warns of, appended to a file, local or remote."""
+    """Appends all that this process logs or warns of to a file, local or remote."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         local = Path(str(path)) if is_local(path) else Path(folder) / LOG
@@ -130,7 +130,7 @@ def _logging_to(path: UPath) -> Iterator[None]:
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.captureWarnings(True)
-        # A full disk must not bury the stage's own error under tracebacks of the log.
+        # On a full disk, tracebacks of the log would bury the stage's own error.
         logging.raiseExceptions = False
         try:
             yield

@@ -15,22 +15,22 @@ from upath import UPath
 from cluster.storage import is_local, write_json
 
 BEAT_SECONDS = 5.0
-# Without a beat for so long the holder is taken for dead.
+# After so long without a beat the holder counts as dead.
 STALE_SECONDS = 30.0
-# On a store without exclusive creation: two claims written within this time, the later one holds.
+# On a store without exclusive creation: of two claims within this time the later one holds.
 _SETTLE_SECONDS = 1.0
 
 
 class LeaseHeldError(Exception):
-    """Another runner works on this output folder."""
+    """Another runner is using this output folder."""
 
 
 class LeaseLostError(Exception):
-    """Another runner took this output folder over."""
+    """Another runner took over this output folder."""
 
 
 class Lease:
-    """`with Lease(output):` holds `{output}/lease.json`. Raises LeaseHeldError where another one does."""
+    """`with Lease(output):` holds `{output}/lease.json`. Raises LeaseHeldError if another runner holds it."""
 
     def __init__(self, output: UPath, *, wait: bool = False) -> None:
         self._path = output / "lease.json"
@@ -48,10 +48,10 @@ class Lease:
             holder = self._read()
             if not self._wait:
                 raise LeaseHeldError(
-                    f"{_describe(holder)} works on {self._path.parent}; wait for it with --wait, or use another output"
+                    f"{_describe(holder)} is using {self._path.parent}; wait for it with --wait, or use another output"
                 )
             if not told:
-                print(f"Waiting: {_describe(holder)} works on {self._path.parent}.", flush=True)
+                print(f"Waiting: {_describe(holder)} is using {self._path.parent}.", flush=True)
                 told = True
             time.sleep(BEAT_SECONDS)
         self._thread.start()
@@ -63,17 +63,17 @@ class Lease:
         self.release()
 
     def release(self) -> None:
-        """Frees the output; again does nothing."""
+        """Frees the output; a second call does nothing."""
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
         if not self._lost and self._is_mine(self._read()):
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raises LeaseLostError where this runner was thought dead and replaced."""
+        """Raises LeaseLostError if this runner counted as dead and was replaced."""
         if self._lost:
             raise LeaseLostError(
-                f"{_describe(self._read())} took {self._path.parent} over: "
+                f"{_describe(self._read())} took over {self._path.parent}: "
                 f"this runner gave no sign of life for {STALE_SECONDS:.0f} s"
             )
 
@@ -88,7 +88,7 @@ class Lease:
         return self._is_mine(self._read())
 
     def _claim_local(self, dead: dict[str, Any] | None) -> bool:
-        """A hard link appears whole and for one runner only; a dead holder's file is renamed away, by one only."""
+        """Creates the file by a hard link, as only one runner can; first renames a dead holder's file away."""
         path = Path(str(self._path))
         if dead is not None:
             grave = path.with_name(f".lease-{dead.get('id', 'broken')}")
@@ -98,7 +98,7 @@ class Lease:
                 return False  # another runner was faster: look again
             buried = _parse(grave)
             if buried is not None and buried.get("id") != dead.get("id"):
-                os.replace(grave, path)  # that was a living one's, put it back
+                os.replace(grave, path)  # it belongs to a living runner: put it back
                 return False
             grave.unlink(missing_ok=True)
         mine = path.with_name(f".lease-{self._id}")
@@ -137,7 +137,7 @@ class Lease:
             return True
         if time.time() - float(holder.get("beat", 0.0)) < STALE_SECONDS:
             return False
-        # The clocks of two machines may differ: only a beat that stands still means death.
+        # Clocks of two machines may differ: only a beat that stands still means death.
         deadline = time.monotonic() + 2 * BEAT_SECONDS
         while time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / 5)
@@ -152,7 +152,7 @@ def _parse(path: UPath | Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        return {"id": "broken"}  # no beat: dead at once when it stands still
+        return {"id": "broken"}  # without a beat it counts as dead once it stands still
     return value if isinstance(value, dict) else {"id": "broken"}
 
 

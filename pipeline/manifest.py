@@ -19,13 +19,13 @@ _PACKAGES = (
 
 
 def write_config(folder: UPath, identity: Identity) -> None:
-    """Opens a stage's folder: says whose it is before anything is in it."""
+    """Opens a stage's folder: records its identity before anything else is in it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, identity)
 
 
 def write_manifest(folder: UPath, identity: Identity, *, started: datetime, command: str) -> None:
-    """Closes a stage's folder: from here on it is done. Written whole or not at all."""
+    """Closes a stage's folder: from now on the stage is done. Written whole or not at all."""
     finished = datetime.now(UTC)
     write_json(
         folder / MANIFEST,
@@ -52,7 +52,7 @@ def read_manifest(folder: UPath) -> dict[str, Any] | None:
 
 
 def list_files(folder: UPath) -> list[dict[str, Any]]:
-    """Every file the stage wrote, by its path in the folder, with its size."""
+    """Every file that the stage wrote: path in the folder, and size."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     entries = [{"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size} for path in files]
     record = (CONFIG, MANIFEST, LOG)
@@ -60,7 +60,7 @@ def list_files(folder: UPath) -> list[dict[str, Any]]:
 
 
 def find_damage(folder: UPath, manifest: dict[str, Any]) -> str | None:
-    """The first file that is gone or has another size than its manifest says; only local folders are looked at."""
+    """The first file that is gone or whose size differs from the manifest's; checks local folders only."""
     if not is_local(folder):
         return None
     for entry in manifest["files"]:

@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-# Lines of the standard input that are answered together.
+# Lines of standard input that are answered together.
 _LINES = 256
 _CONTEXT = 40  # characters shown on each side of an answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, 1 where the model cannot be read or a line not be answered, 2 for a wrong command line."""
+    """Returns 0, 1 if the model or a line cannot be read, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.predict",
         description=__doc__,
-        epilog="A discriminator gives each token's probability of being a replaced one, a generator fills [MASK], a "
-        "fine-tuned model gives labels, tags or answers. Without TEXT, lines of the standard input are answered, with "
-        "a tab between TEXT and SECOND.",
+        epilog="A discriminator gives each token's probability of being replaced, a generator fills [MASK], a "
+        "fine-tuned model gives labels, tags or answers. Without TEXT, reads lines from standard input, with a tab "
+        "between TEXT and SECOND.",
     )
     parser.add_argument("model", help="a Hugging Face folder or hub id")
-    parser.add_argument("text", nargs="?", help="a text; a question for a model that answers")
-    parser.add_argument("second", nargs="?", help="the other text of a pair; the context of a question")
-    parser.add_argument("--json", action="store_true", help="one JSON object a text")
+    parser.add_argument("text", nargs="?", help="the text; the question, for a question-answering model")
+    parser.add_argument("second", nargs="?", help="the second text of a pair; the context of a question")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per text")
     options = parser.parse_args(arguments)
 
     from stages.tasks.predictor import Predictor

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The newest word of a running stage. Times are this machine's `time.time()`.
+    """The newest progress of a running stage. Times are this machine's `time.time()`.
 
     Attributes:
       began: When the stage's process began.

@@ -1,4 +1,4 @@
-"""What stages ask of the cluster, and whether it can ever give it."""
+"""What stages ask of the cluster, and whether it has as much."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _ACCELERATORS = {Platform.CUDA: "GPU", Platform.TPU: "TPU"}
 
 
 def task_resources(stage: Stage, cluster: ClusterConfig) -> dict[str, float]:
-    """What the stage's own task reserves: nothing where it only waits for processes that it starts."""
+    """What the stage's own task reserves: nothing if it only waits for processes that it starts."""
     if stage.num_processes:
         return {"CPU": 0}
     resources: dict[str, float] = {"CPU": cluster.cpus_per_process if stage.num_cpus is None else stage.num_cpus}
@@ -23,7 +23,7 @@ def task_resources(stage: Stage, cluster: ClusterConfig) -> dict[str, float]:
 
 
 def process_resources(num_processes: int, cluster: ClusterConfig) -> dict[str, float]:
-    """What the processes that a stage starts reserve together."""
+    """What all processes that a stage starts reserve together."""
     resources: dict[str, float] = {"CPU": num_processes * cluster.cpus_per_process}
     if cluster.platform in _ACCELERATORS:
         resources[_ACCELERATORS[cluster.platform]] = num_processes * cluster.accelerators_per_process
@@ -31,7 +31,7 @@ def process_resources(num_processes: int, cluster: ClusterConfig) -> dict[str, f
 
 
 def find_shortages(stages: Sequence[Stage], cluster: ClusterConfig, *, available: dict[str, float]) -> list[str]:
-    """Stages that ask for more than the whole cluster has: they would wait for ever, or until machines join."""
+    """A message for each stage that asks for more than the whole cluster has: it would wait until machines join."""
     shortages = []
     for stage in stages:
         num_processes = stage.num_processes
@@ -48,7 +48,7 @@ def find_shortages(stages: Sequence[Stage], cluster: ClusterConfig, *, available
 
 
 def is_own_cluster(cluster: ClusterConfig) -> bool:
-    """Whether the run starts a cluster of its own on this machine, which no machine will ever join."""
+    """Whether the run starts its own cluster on this machine, which no other machine will join."""
     return (cluster.address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 

@@ -1,4 +1,4 @@
-"""How stages come out of a run."""
+"""How stages end in a run."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ from pipeline.manifest import LOG
 
 
 class State(StrEnum):
-    """Where a stage is in this run."""
+    """The state of a stage in this run."""
 
     DONE = "done"
     WAITING = "waiting"
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """How a stage came out of a run."""
+    """How a stage ended, or where it is."""
 
     name: str
     state: State
@@ -34,5 +34,5 @@ class StageResult:
 
     @property
     def log(self) -> UPath:
-        """The file to read."""
+        """The stage's log file."""
         return self.folder / LOG

@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline.run configs/quickstart.yaml`."""
+"""Runs a pipeline from a config: pretrain, fine-tune, report. `python -m pipeline.run configs/quickstart.yaml`"""
 
 import argparse
 import sys
@@ -9,24 +9,24 @@ from pipeline.config.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 where all is done, 1 where a stage failed, 2 for a wrong config or command line, 130 if stopped."""
+    """Returns 0 if all is done, 1 if a stage failed, 2 for a wrong config or command line, 130 if stopped."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
     parser.add_argument("config", help="a YAML file (see configs/)")
-    parser.add_argument("--plan", action="store_true", help="say what would run and why, and run nothing")
-    parser.add_argument("--json", action="store_true", help="the plan as one JSON object a line")
-    parser.add_argument("--only", metavar="GLOB", help="run only these stages; what they need must be done")
-    parser.add_argument("--until", metavar="STAGE", help="run these stages and what they need")
-    parser.add_argument("--rerun", metavar="GLOB", help="run these stages again from nothing, done or not")
+    parser.add_argument("--plan", action="store_true", help="show what would run and why, without running it")
+    parser.add_argument("--json", action="store_true", help="print the plan as one JSON object per line")
+    parser.add_argument("--only", metavar="GLOB", help="run only these stages; their needs must be done")
+    parser.add_argument("--until", metavar="STAGE", help="run these stages and all that they need")
+    parser.add_argument("--rerun", metavar="GLOB", help="rerun these stages from scratch, even if finished")
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
         dest="overrides",
-        help="dotted.key=value, over the file's; may be repeated",
+        help="override a value of the file, as dotted.key=value; may be repeated",
     )
-    parser.add_argument("--print-config", action="store_true", help="print the whole config with all defaults")
-    parser.add_argument("--wait", action="store_true", help="wait where another runner works on the same output")
+    parser.add_argument("--print-config", action="store_true", help="print the config with all defaults")
+    parser.add_argument("--wait", action="store_true", help="wait if another run is using this output folder")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, JAX and the workers say")
     options = parser.parse_args(arguments)
     try:

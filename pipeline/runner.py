@@ -1,4 +1,4 @@
-"""Runs what a plan lacks: stages as Ray tasks, siblings side by side, a failure stopping only what depends on it."""
+"""Runs the stages of a plan as Ray tasks, siblings side by side. A failure stops only what depends on it."""
 
 import os
 import shlex
@@ -28,7 +28,7 @@ Watch = Callable[[Mapping[str, StageResult]], None]
 
 
 def empty_folder(folder: UPath) -> None:
-    """Takes away what a stage left, its manifest first: what is half gone must not look done."""
+    """Deletes a stage's output, its manifest first: a half-deleted folder must not look done."""
     if not folder.exists():
         return
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -46,13 +46,13 @@ def run_plan(
     tracker_of: Callable[[PlannedStage], Tracker] = lambda planned: NullTracker(),
     watch: Watch = lambda results: None,
 ) -> dict[str, StageResult]:
-    """Runs the named stages that are not done, each when what it needs is done. Ray must be connected.
+    """Runs the named stages that are not done, each once its needs are done. Ray must be connected.
 
     Args:
       plan: All stages in order, done ones too.
-      names: Those to run.
+      names: Stages to run.
       cluster: What they may use.
-      tracker_of: The tracker that a stage is given.
+      tracker_of: Makes the tracker of a stage.
       watch: Called after every change and every `POLL_SECONDS`.
 
     Returns:
@@ -128,9 +128,9 @@ class _Run:
         return stage.early({need.name: need.folder for need in needs})
 
     def _has_room(self, stage: Stage) -> bool:
-        """Whether the processes that a stage starts fit beside those of others.
+        """Whether the processes that a stage starts fit beside those of running stages.
 
-        The stage's own task reserves nothing: all would start at once, and each take memory while it waits.
+        The stage's own task reserves nothing, so Ray would start all at once, each taking memory while it waits.
         """
         running = sum(self._planned[name].stage.num_processes for name in self._tasks.values())
         if not stage.num_processes or not running:
@@ -140,7 +140,7 @@ class _Run:
         return all(amount <= available.get(name, 0) for name, amount in wanted.items())
 
     def collect(self, *, timeout: float) -> None:
-        """Takes what has ended within `timeout` seconds."""
+        """Collects the tasks that end within `timeout` seconds."""
         import ray
 
         if not self._tasks:
@@ -150,7 +150,7 @@ class _Run:
             name = self._tasks.pop(task)
             try:
                 outcome = ray.get(task)
-            except Exception as error:  # the stage's process died: the stage itself returns its errors
+            except Exception as error:  # the process died: a stage returns its own errors
                 folder = self._planned[name].folder
                 outcome = Outcome(seconds=0.0, error=explain(error, output=folder))
                 log_failure(folder, name=name, error=str(outcome.error))
@@ -158,7 +158,7 @@ class _Run:
             self._set(name, state, seconds=outcome.seconds, error=outcome.error)
 
     def stop(self) -> None:
-        """Ends everything that runs."""
+        """Ends every running stage."""
         import ray
 
         for task, name in self._tasks.items():
@@ -188,7 +188,7 @@ class _Run:
             "num_cpus": wanted.pop("CPU"),
             "num_gpus": wanted.pop("GPU", None),
             "resources": wanted or None,
-            # Of a process that died, not of an error: every stage goes on from what it has.
+            # Retries a process that died, not an error; every stage resumes from what it has.
             "max_retries": cluster.max_failures,
         }
         environment = task_environment()

@@ -1,4 +1,4 @@
-"""One run from the lease to the last line: holds the output, connects to Ray, records, shows, says how it ended."""
+"""One run from the lease to the last line: holds the output, connects to Ray, records, shows, tells the end."""
 
 import signal
 import sys

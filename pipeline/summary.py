@@ -1,4 +1,4 @@
-"""What a run says at its end: the scores, where the report is, how to open MLflow."""
+"""The end of a run on the console: the scores, where the report is, how to open MLflow."""
 
 import os
 import shlex
@@ -27,10 +27,10 @@ def print_summary(
     output: UPath,
     finished: Collection[str] | None = None,
 ) -> None:
-    """Prints what came out.
+    """Prints scores, warnings and where to look.
 
     Args:
-      finished: Stages that are done; None for those that the plan found done.
+      finished: Stages that are done; None for those that the plan calls done.
     """
     if finished is None:
         finished = {planned.name for planned in plan if planned.status is Status.DONE}
@@ -64,7 +64,7 @@ def print_summary(
 
 
 def _score_rows(summary: Summary) -> list[tuple[str, ...]]:
-    """A row for each task: median over seeds of its primary metric, in percent, pretrained and from random weights."""
+    """One row per task: median over seeds of its primary metric in percent, pretrained and from random weights."""
     rows = []
     for task in summary.tasks:
         found = [task.of(init) for init in Init]
@@ -84,7 +84,7 @@ def _warning_line(runs: Sequence[FineTuning]) -> str:
 
 
 def _mlflow() -> str:
-    """The command as this shell finds it, else its full path in this environment."""
+    """`mlflow` if the shell finds it, else its full path in this environment."""
     if shutil.which("mlflow"):
         return "mlflow"
     beside = Path(sys.executable).with_name("mlflow")

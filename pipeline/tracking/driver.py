@@ -1,4 +1,4 @@
-"""The runner's side of recording: starts the recorder, hands out trackers, tells how stages ended."""
+"""The runner's side of recording: starts the recorder, makes the stages' trackers, closes their runs."""
 
 import getpass
 import hashlib
@@ -24,7 +24,7 @@ CLOSE_SECONDS = 60.0
 
 
 class Recording:
-    """One run of the pipeline in MLflow: the pipeline, in it each stage, in `finetune` each task x seed."""
+    """One run of the pipeline in MLflow: stages are nested in it, those of a group in a run of the group."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Recording:
         """Starts the recorder on this machine; Ray must be connected.
 
         Args:
-          plan: All stages; together their fingerprints name the pipeline's run, so the same config goes on in it.
-          name: Of the pipeline's run.
+          plan: All stages; together their fingerprints name the pipeline's run, so the same config resumes it.
+          name: Name of the pipeline's run.
           config_yaml: The resolved config, kept as an artifact.
-          fresh: Stages that begin anew, in new runs.
+          fresh: Stages that start from scratch, in new runs.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -76,7 +76,7 @@ class Recording:
         self._send(self._pipeline)
 
     def tracker_of(self, planned: PlannedStage) -> StageTracker:
-        """What a stage is given."""
+        """The tracker of a stage."""
         parents = [self._pipeline]
         if group := planned.stage.group:
             parents.append(OpenRun(key=self._group_key(group), name=group.value, parent=self._pipeline.key))
@@ -95,7 +95,7 @@ class Recording:
         )
 
     def watch(self, results: Mapping[str, StageResult], plan: Mapping[str, PlannedStage]) -> Mapping[str, Progress]:
-        """Closes the runs of stages that ended; returns the newest progress there is, without waiting for it."""
+        """Closes the runs of stages that ended; returns the newest known progress without waiting."""
         import ray
         from ray.exceptions import RayError
 
@@ -113,7 +113,7 @@ class Recording:
         return self._progress
 
     def close(self, results: Mapping[str, StageResult], *, seconds: float = CLOSE_SECONDS) -> list[str]:
-        """Closes the pipeline's run and waits for what is still to be written.
+        """Closes the runs of the groups and of the pipeline, and waits until all is written.
 
         Returns:
           What could not be written, and why.

@@ -1,4 +1,4 @@
-"""What is told about runs: by stages and the runner to the recorder, by the recorder to the writer."""
+"""Messages about runs: from stages and the runner to the recorder, from the recorder to the writer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from upath import UPath
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRun:
-    """A run that begins or goes on. `key` names it for good: the same key is the same run, now and in a resumed run."""
+    """A run that begins or resumes. `key` identifies it for good: the same key always means the same run."""
 
     key: str
     name: str
@@ -21,7 +21,7 @@ class OpenRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Numbers of a run at one step; None lets the time since the run began decide."""
+    """Numbers of a run at one step; None: by the time since the run began."""
 
     key: str
     values: Mapping[str, float]
@@ -39,7 +39,7 @@ class Params:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Artifacts of a run, by their path among its artifacts."""
+    """Contents of a run's artifacts, by path."""
 
     key: str
     files: Mapping[str, bytes]
@@ -84,7 +84,7 @@ class WriterSettings:
       uri: Tracking server or database.
       artifacts: Artifact folder of a new experiment; None leaves it to the server.
       experiment: Its name.
-      ledger: File that remembers which run belongs to which key.
+      ledger: File that maps keys to runs.
     """
 
     uri: str

@@ -24,7 +24,7 @@ from pipeline.tracking.messages import (
     WriterSettings,
 )
 
-# Read by MLflow when it is imported. A try is short: how often to try is the recorder's to decide.
+# MLflow reads these when it is imported. Each try is short: the recorder decides how often to retry.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -35,7 +35,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 # What a logged model needs to predict.
 _NEEDED: tuple[str, ...] = ("jax", "flax", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "tokenizers")
 _NEEDED += ("huggingface-hub", "universal-pathlib")
-# Faults of what was asked, which another try does not mend.
+# Errors of the request itself: a retry cannot help.
 _FINAL_ERRORS = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -48,7 +48,7 @@ _FINAL_ERRORS = {
 
 
 class MlflowWriter:
-    """Writes messages to MLflow. Connects at the first one, so that a server that is away is waited for."""
+    """Writes messages to MLflow. Connects at the first one, so that the recorder's retries wait for the server."""
 
     def __init__(self, settings: WriterSettings) -> None:
         self._settings = settings
@@ -60,7 +60,7 @@ class MlflowWriter:
         self._steps: dict[str, dict[str, set[int]]] = {}
 
     def may_pass(self, error: Exception) -> bool:
-        """Whether another try may help: a lost connection, a busy database, a server that starts again."""
+        """Whether a retry may help: a lost connection, a busy database, a restarting server."""
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException):
@@ -139,13 +139,13 @@ class MlflowWriter:
     def _close(self, message: CloseRun) -> None:
         run_id = self._run_ids.get(message.key)
         if run_id is None:
-            return  # it ended before its process began
+            return  # the stage ended before its process began
         if message.error is not None:
             self._client.set_tag(run_id, "error", message.error[:_MAX_TAG_CHARACTERS])
         self._client.set_terminated(run_id, status=message.status)
 
     def _write_metrics(self, messages: Sequence[Metrics]) -> None:
-        """A stage that goes on from a checkpoint repeats steps: what the run has of them stays."""
+        """Leaves out points that the run has: a stage that resumes from a checkpoint repeats steps."""
         from mlflow.entities import Metric
 
         key = messages[0].key
@@ -169,7 +169,7 @@ class MlflowWriter:
                 steps.setdefault(metric.key, set()).add(metric.step)
 
     def _write_params(self, key: str, values: Mapping[str, object]) -> None:
-        """MLflow refuses to change a parameter; what changed in a resumed run becomes a tag of the same name."""
+        """MLflow refuses to change a parameter: one that a resumed run changes becomes a tag of the same name."""
         from mlflow.entities import Param
 
         known = self._params[key]
@@ -200,14 +200,14 @@ class MlflowWriter:
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it registers the class for local files twice, and says so each time
+            warnings.simplefilter("ignore")  # MLflow warns that it registers a class twice
             source: Any = mlflow.data.dataset_source_registry.resolve_dataset_source(message.source)
         dataset = MetaDataset(source, name=message.name)  # type: ignore[abstract]
         entry = DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag(MLFLOW_DATASET_CONTEXT, message.context)])
         self._client.log_inputs(self._run_ids[message.key], datasets=[entry])
 
     def _write_model(self, message: Model) -> None:
-        """Logs the folder with the code that predicts with it, so that it loads where this project is not installed."""
+        """Logs the folder with the code that predicts, so that it loads where this project is not installed."""
         import mlflow
 
         code = [str(_ROOT / package) for package in ("stages", "cluster")]
@@ -256,5 +256,5 @@ def _clean(name: str) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """MLflow refuses longer ones; the whole is among the artifacts."""
+    """MLflow refuses longer values; config.json among the artifacts has all of it."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""The one place that hears from all stages: it keeps their progress and feeds MLflow without making them wait.
+"""The one actor that hears from all stages: keeps their progress and writes to MLflow without making them wait.
 
 Stages hold a `StageTracker`, which only sends messages. The actor queues them, and a thread of its own writes them.
 """
@@ -20,7 +20,7 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 60.0
 
 
 class Recorder:
-    """The actor. Its methods return at once; `close` waits for what is still to be written."""
+    """The actor. Its methods return at once, except `close`, which waits until all is written."""
 
     def __init__(self, settings: WriterSettings | None) -> None:
         self._settings = settings
@@ -35,13 +35,13 @@ class Recorder:
             threading.Thread(target=self._write_on, args=(settings,), name="mlflow", daemon=True).start()
 
     def begin(self, stage: str, opening: list[OpenRun]) -> None:
-        """A stage's process began."""
+        """Notes that a stage's process began."""
         self._progress[stage] = Progress(began=time.time())
         for run in opening:
             self.record(run)
 
     def progress(self, stage: str, done: int, total: int, unit: str, fields: dict[str, float]) -> None:
-        """A stage got further."""
+        """Notes how far a stage is."""
         before = self._progress.get(stage) or Progress(began=time.time())
         now = time.time()
         if not before.first_time:
@@ -63,7 +63,7 @@ class Recorder:
             self._changed.notify()
 
     def close(self, *, seconds: float) -> list[str]:
-        """Waits for the queue to be written, at most `seconds`; returns what could not be."""
+        """Waits until the queue is written, at most `seconds`; returns what was lost, and why."""
         with self._changed:
             self._deadline = time.monotonic() + seconds
             self._changed.notify()
@@ -104,7 +104,7 @@ class Recorder:
         return batch
 
     def _write(self, writer: Any, batch: list[Message]) -> None:
-        """Writes, again and again while the fault may pass and there is time."""
+        """Writes; retries while the error may pass and time is left."""
         pause = _FIRST_RETRY_SECONDS
         while True:
             try:

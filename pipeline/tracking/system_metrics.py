@@ -1,4 +1,4 @@
-"""Use of the machine that a stage runs on, under MLflow's names, so that its UI shows them as system metrics."""
+"""Samples the use of a stage's machine, under the names that MLflow's UI shows as system metrics."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class SystemMetrics:
-    """Samples in a thread of its own for the length of a `with` block, every `seconds`; never where that is 0."""
+    """Samples in its own thread during a `with` block, every `seconds`; never if that is 0."""
 
     def __init__(self, send: Callable[[Mapping[str, float]], None], *, seconds: float) -> None:
         self._send = send
@@ -42,7 +42,7 @@ class SystemMetrics:
 
 
 def _find_gpus() -> list[Any]:
-    """Handles of the NVIDIA GPUs; none where their library or driver is not there."""
+    """Handles of the NVIDIA GPUs; none without their library or driver."""
     try:
         import pynvml
 

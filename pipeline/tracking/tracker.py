@@ -1,4 +1,4 @@
-"""What a stage holds to tell about itself: it only sends messages to the recorder."""
+"""The tracker that a stage is given: it only sends messages to the recorder."""
 
 import os
 import time
@@ -16,7 +16,7 @@ _LAST_WORDS_SECONDS = 30.0
 
 
 class StageTracker:
-    """What a stage is given to tell about itself (`stages.context.Tracker`). Can be sent to any process of the job."""
+    """Records a stage's run (`stages.context.Tracker`). Can be sent to any process of the job."""
 
     def __init__(self, actor: Any, *, stage: str, opening: tuple[OpenRun, ...], system_metrics_seconds: float) -> None:
         self._actor = actor
@@ -31,7 +31,7 @@ class StageTracker:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around the stage's work, in its process: opens its runs and samples its machine."""
+        """Wraps the stage's work, in its process: opens its runs and samples the machine's use."""
         self._actor.begin.remote(self._stage, list(self._opening))
         try:
             with SystemMetrics(self.system_metrics, seconds=self._system_metrics_seconds):
@@ -40,7 +40,7 @@ class StageTracker:
             self._wait_until_heard()
 
     def _wait_until_heard(self) -> None:
-        """The runner may close the recorder as soon as the stage has ended, before its last words arrive."""
+        """The runner may close the recorder when the stage has ended: its last messages must have arrived."""
         import ray
         from ray.exceptions import RayError
 

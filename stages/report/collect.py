@@ -1,4 +1,4 @@
-"""Reads what the other stages left in their folders. Nothing is judged or computed here."""
+"""Reads what the other stages left in their folders, and computes nothing."""
 
 import json
 import math
@@ -34,7 +34,7 @@ class FineTuning:
       result: The run's result.json.
       curve: Its metrics.jsonl.
       generated: Whether its data came from the `sample` stage.
-      incomparable: Why its scores must not be held against published ones; "" where they may.
+      incomparable: Why its scores must not be compared with published ones; "" where they may.
     """
 
     stage: str
@@ -57,7 +57,7 @@ class FineTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The score of a fine-tuning from a checkpoint of pretraining, after `step` of its steps."""
+    """The score of a fine-tuning from the checkpoint of pretraining at `step`."""
 
     task: str
     step: int
@@ -67,7 +67,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """Something that this report ought to show and cannot, and why.
+    """What the report should show and cannot, and why.
 
     Attributes:
       task, init: Of a fine-tuning run that gave no score, as far as its config.json is there.
@@ -181,7 +181,7 @@ def _read_config(folder: UPath) -> Mapping[str, Any]:
 
 
 def _read_object(inputs: Mapping[str, UPath], stage: str, name: str, gaps: list[Gap]) -> Mapping[str, Any]:
-    """A stage that is not part of the run is no gap; one that left no file is."""
+    """A stage's JSON file. A stage that left none is a gap; one that is not part of the run is none."""
     if stage not in inputs:
         return {}
     path = inputs[stage] / name
@@ -212,7 +212,7 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
 
 
 def _read_result(name: str, folder: UPath, gaps: list[Gap]) -> tuple[Mapping[str, Any], dict[str, float]] | None:
-    """A fine-tuning's result.json and its scores that are numbers; None, and a gap, where it has none."""
+    """A fine-tuning's result.json and its finite scores; None, and a gap, where it has no primary score."""
     path = folder / "result.json"
     if not path.exists():
         reason = _why_unfinished(name, folder, missing="result.json")
@@ -269,7 +269,7 @@ def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps
 
 
 def _why_unfinished(name: str, folder: UPath, *, missing: str) -> str:
-    """The error that a stage's log ends with, where there is one."""
+    """The last error in a stage's log, else which file is missing."""
     log = folder / "log.txt"
     errors = re.findall(rf"{re.escape(name)} failed: (.*)", log.read_text(encoding="utf-8")) if log.exists() else []
     return f"{errors[-1]} (log: {log})" if errors else f"not finished: no {missing} in {folder}"
@@ -282,7 +282,7 @@ def _is_generated(config: Mapping[str, Any], inputs: Mapping[str, UPath]) -> boo
 
 
 def _cut(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """Says that only a part of the task's data was used."""
+    """Why the scores are of a part of the task's data; "" where they are of all."""
     for limit, count, verb in (
         ("max_eval_examples", "dev_examples", "scored"),
         ("max_train_examples", "train_examples", "trained"),

@@ -1,4 +1,4 @@
-"""Several outputs side by side: which differences are larger than what another seed makes."""
+"""Compares several outputs: which differences are larger than those between seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,18 +29,18 @@ class Difference:
     @property
     def verdict(self) -> str:
         if self.spread is None:
-            return "one seed: cannot be told"
+            return "one seed: significance unknown"
         return "larger than the seeds' spread" if abs(self.means) > self.spread else "within the seeds' spread"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One task from one kind of start in all outputs.
+    """One task, from pretrained or from random weights, in all outputs.
 
     Attributes:
-      statistics: Of the primary metric, an output each; None where an output has no such run.
-      degenerate: Number of runs of each output that were flagged as degenerate.
-      differences: From the first output to each other one; None where either has no run.
+      statistics: Statistics of the primary metric in each output; None where it has no such run.
+      degenerate: How many runs of each output learnt nothing.
+      differences: From the first output to each of the others; None where either has no run.
     """
 
     task: str
@@ -52,7 +52,7 @@ class Row:
 
 
 def read_summary(output: UPath) -> Summary:
-    """Statistics of the finished fine-tuning runs of an output; of several configurations, the newest of each run.
+    """Statistics of the finished fine-tuning runs of an output. Of several configurations of a run the newest counts.
 
     Raises:
       FileNotFoundError: There are none.
@@ -67,7 +67,7 @@ def read_summary(output: UPath) -> Summary:
 
 
 def compare(summaries: Sequence[Summary]) -> list[Row]:
-    """A row for each task and start that any output has.
+    """One row per task and initial weights that any output has.
 
     Raises:
       ValueError: A task has different primary metrics in different outputs.
@@ -106,7 +106,7 @@ def difference(first: Statistics | None, second: Statistics | None) -> Differenc
 
 
 def published(summaries: Sequence[Summary]) -> Mapping[str, TaskSummary]:
-    """Tasks by name whose scores may be held against published ones, in all outputs that have them."""
+    """Tasks by name whose scores are comparable with published ones in all outputs that have them."""
     found: dict[str, TaskSummary] = {}
     unfit = {task.task for summary in summaries for task in summary.tasks if task.incomparable}
     for summary in summaries:
@@ -115,7 +115,7 @@ def published(summaries: Sequence[Summary]) -> Mapping[str, TaskSummary]:
 
 
 def as_json(outputs: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One object a row, for programs."""
+    """One object per row, for programs."""
     return [
         {
             "task": row.task,

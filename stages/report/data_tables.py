@@ -13,7 +13,7 @@ MISSING = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with a name in its first column. `columns` head the others; one without heading is ("",)."""
+    """A table whose first column holds names. `columns` are the headings of the others; ("",): one without heading."""
 
     title: str
     columns: tuple[str, ...]
@@ -54,7 +54,7 @@ def format_value(value: object) -> str:
 
 
 def data_tables(results: Results) -> list[Table]:
-    """One table for each stage of the data that was run here."""
+    """One table for each stage of data preparation that is part of the run."""
     tables = []
     if results.documents:
         tables.append(Table(title="Documents", columns=("",), rows=tuple(_document_rows(results.documents))))

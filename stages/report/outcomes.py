@@ -1,4 +1,4 @@
-"""Tables of what the tasks came out as: GLUE at a glance, confusion matrices, scores by type and by label."""
+"""Tables of the tasks' results: GLUE at a glance, confusion matrices, scores by type and by label."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 
 
 def outcome_tables(results: Results, summary: Summary) -> list[Table]:
-    """GLUE's table where there are two of its tasks, then those of each task's run with the median score."""
+    """GLUE's table if at least two of its tasks were run, then the tables of each task's median run."""
     by_name = {task.task: task for task in summary.tasks}
     glue = [by_name[name] for name in _GLUE if name in by_name]
     tables = [_glue_table(glue)] if len(glue) > 1 else []
@@ -69,7 +69,7 @@ def _details(run: FineTuning) -> Iterator[Table]:
 
 
 def _is_flat(details: Mapping[str, Any]) -> bool:
-    """Whether they are of one dev set, not of parts of it."""
+    """Whether the details are of one dev set; else they are listed by its parts (`matched`, `mismatched`)."""
     return any(name in details for name in ("confusion", "by_type", "by_label", "wrong")) or not all(
         isinstance(value, Mapping) for value in details.values()
     )
@@ -100,4 +100,4 @@ def _by_label(title: str, by_label: Mapping[str, Mapping[str, int]]) -> Table:
 
 def _wrong(title: str, examples: Sequence[Mapping[str, Any]]) -> Table:
     rows = tuple((" | ".join(found["texts"]), str(found["label"]), str(found["predicted"])) for found in examples)
-    return Table(title=f"Furthest from right: {title}", columns=("label", "predicted"), rows=rows)
+    return Table(title=f"Most confident errors: {title}", columns=("label", "predicted"), rows=rows)

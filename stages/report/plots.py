@@ -1,4 +1,4 @@
-"""The report's plots. Each is one panel as wide as a phone's screen, so that its text stays readable there."""
+"""The report's plots. Each is one panel, as wide as a phone's screen so that its text stays readable there."""
 
 import io
 import itertools
@@ -48,7 +48,7 @@ class Plot:
     Attributes:
       name: File name without ending.
       section: Part of the report that shows it: `scores`, `pretraining`, `finetuning`.
-      caption: What it shows, in words, also for those who cannot see it.
+      caption: What it shows, in words; also the text for those who cannot see it.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class _Series:
-    """One line of a curve plot: a metric of one split. `raw` draws its unsmoothed points behind it."""
+    """One line of a curve plot: a metric of one split."""
 
     metric: str
     split: str
@@ -156,12 +156,12 @@ _CURVES = (
         from_zero=True,
     ),
 )
-# Drawn as they are: smoothing would bend them.
+# Never smoothed: smoothing would bend exact lines.
 _EXACT = {"optimizer/learning_rate"}
 
 
 def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[Plot]:
-    """Draws every plot that there are numbers for.
+    """Draws every plot for which there are numbers.
 
     Args:
       smoothing: See `smooth`.
@@ -184,10 +184,10 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
 
 
 def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
-    """Weighted mean of each value's neighbours on both sides, so that the line lags behind nothing.
+    """Weighted mean of each value and its neighbours on both sides, so that the line does not lag.
 
     Args:
-      values: [n]; what is not finite has no weight and is a gap in the result.
+      values: [n]; a value that is not finite has no weight and is a gap in the result.
       smoothing: Standard deviation of the Gaussian weights, as a share of n.
     """
     deviation = smoothing * len(values)
@@ -234,14 +234,14 @@ def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothin
     axes.set_title(curve.title)
     axes.set_ylabel(curve.unit)
     if curve.from_zero:
-        # A curve that is zero throughout gets a scale all the same.
+        # A curve of zeros needs a scale too.
         axes.set_ylim(0, max(axes.get_ylim()[1], 1.0) if curve.percent else None)
     _format_axes(axes, with_legend=len(curve.series) > 1)
     return Plot(name=curve.name, section="pretraining", caption=curve.caption, png=_to_png(figure))
 
 
 def _draw_scores(summary: Summary) -> Plot:
-    """Every seed as a point and the median as a stroke, pretrained above random, a row a task."""
+    """One row per task: a point per seed and a tick at the median, pretrained above random."""
     tasks = summary.tasks
     figure, axes = _new_figure(height=1.15 + 0.62 * len(tasks))
     shown: set[Init] = set()
@@ -265,14 +265,14 @@ def _draw_scores(summary: Summary) -> Plot:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("score (%)")
-    axes.set_title("Scores by seed; strokes are medians", pad=24)
+    axes.set_title("Scores by seed; ticks mark medians", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.1, handletextpad=0.2)
-    caption = "The primary score of every fine-tuning run. Strokes are medians over seeds."
+    caption = "The primary score of every fine-tuning run. Ticks mark medians over seeds."
     return Plot(name="scores", section="scores", caption=caption, png=_to_png(figure))
 
 
 def _draw_probes(results: Results, summary: Summary) -> Plot:
-    """A line a task through the scores from checkpoints, to the median from the finished model."""
+    """One line per task: its scores from checkpoints, then its median from the finished model."""
     figure, axes = _new_figure()
     last = results.pretraining.result.get("steps") if results.pretraining is not None else None
     medians = {task.task: task.pretrained.median for task in summary.tasks if task.pretrained is not None}
@@ -286,7 +286,9 @@ def _draw_probes(results: Results, summary: Summary) -> Plot:
     axes.set_ylabel("score (%)")
     _format_axes(axes, with_legend=True)
     axes.set_xlabel("step of pretraining")
-    caption = "Fine-tuned from the checkpoints of the milestones, one seed each; last the finished model's median."
+    caption = (
+        "Fine-tuned from checkpoints at the milestones, one seed each. The last point is the finished model's median."
+    )
     return Plot(name="probes", section="pretraining", caption=caption, png=_to_png(figure))
 
 
@@ -308,7 +310,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
     axes.set_ylabel("training loss, smoothed")
     axes.set_ylim(bottom=0)
     _format_axes(axes, with_legend=True)
-    caption = f"Training loss of {task}, a line a seed."
+    caption = f"Training loss of {task}, one line per seed."
     return Plot(name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure))
 
 
@@ -321,10 +323,10 @@ def _draw_thresholds(run: FineTuning) -> Plot:
         axes.plot([row["threshold"] for row in curve], values, color=color, label=metric_label(metric))
     axes.axvline(details["threshold"], color=GREY, linewidth=1.2, linestyle="--", label="threshold of the scores")
     axes.set_title(f"{_escape(run.task)}, seed {run.seed}")
-    axes.set_xlabel("logit of 'no answer' above which none is given")
+    axes.set_xlabel("threshold on the logit of 'no answer'")
     axes.set_ylabel("score (%)")
     axes.legend(loc="best")
-    caption = f"Scores of {run.task} at every threshold on 'no answer'; the best one is known only by looking at dev."
+    caption = f"Scores of {run.task} at every threshold on 'no answer'. To choose the best one is to fit the dev set."
     return Plot(name=f"thresholds-{_file_name(run.task)}", section="scores", caption=caption, png=_to_png(figure))
 
 

@@ -1,4 +1,4 @@
-"""Published results of the released ELECTRA models, to hold ours against.
+"""Published results of the released ELECTRA models, to compare ours with.
 
 Source: the table "Expected Results" of github.com/google-research/electra. Development sets, except chunking:
 test set. Each is the median over many fine-tuning runs of one checkpoint. `Small` is the released model

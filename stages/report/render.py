@@ -1,4 +1,4 @@
-"""Writes the pages: everything that both templates show is prepared once, as text, in `_view`."""
+"""Writes the pages. `_view` prepares everything that both templates show, as text."""
 
 import base64
 import shlex
@@ -32,7 +32,7 @@ _NOT_PERCENT = {"loss/generator", "loss/discriminator", "replaced/auc"}
 
 
 def render_html(*, title: str, results: Results, summary: Summary, plots: Sequence[Plot]) -> str:
-    """One page that needs nothing else: styles and plots are in it."""
+    """One page that needs no other file: styles and plots are in it."""
     environment = _environment(autoescape=True)
     return environment.get_template("report.html.jinja").render(_view(title, results, summary, plots))
 
@@ -57,7 +57,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
 
 
 def _escape_markdown(text: object) -> str:
-    """Keeps text inside a table cell, and as text."""
+    """Escapes what Markdown would read as markup or as the end of a table cell."""
     escaped = " ".join(str(text).split())
     for character in "\\`*_[]<>|#":
         escaped = escaped.replace(character, "\\" + character)
@@ -110,13 +110,14 @@ def _verdicts(results: Results, summary: Summary) -> list[str]:
         )
         sentences.append(sentence + (f"; not on {', '.join(worse)}." if worse else "."))
     elif summary.tasks:
-        sentences.append("No task was fine-tuned from random weights: what pretraining gives is not known.")
+        sentences.append("No task was fine-tuned from random weights, so the gain from pretraining is unknown.")
     else:
         sentences.append("There is no finished fine-tuning run to score.")
     degenerate = [run.stage for run in results.runs if run.is_degenerate]
     if degenerate:
         sentences.append(
-            f"{len(degenerate)} of {len(results.runs)} fine-tuning runs are degenerate, and count in all statistics: "
+            f"{len(degenerate)} of {len(results.runs)} fine-tuning runs are degenerate (they learnt nothing); all "
+            "statistics include them: "
             f"{', '.join(degenerate)}."
         )
     auc = _last(results, "heldout", "replaced/auc")
@@ -132,7 +133,7 @@ def _verdicts(results: Results, summary: Summary) -> list[str]:
             "show that the pipeline works; they cannot be compared with published results."
         )
     sentences += [
-        f"{task.task} is not held against published results: {task.incomparable}."
+        f"{task.task} is not compared with published results: {task.incomparable}."
         for task in summary.tasks
         if task.incomparable and task.published is not None and not task.generated
     ]
@@ -230,7 +231,7 @@ def _pretraining_rows(results: Results) -> dict[str, Any] | None:
 
 
 def _throughput(results: Results) -> str | None:
-    """Median, since the first window compiles and others may share the machine."""
+    """The median: the first window includes compilation, and other programs may share the machine."""
     name = "throughput/tokens_per_second"
     values = [row[name] for row in _rows(results, "train", name)]
     return format_value(round(median(values))) if values else None
@@ -249,7 +250,7 @@ def _stage_view(record: StageRecord) -> dict[str, Any]:
 
 
 def _of_manifests(results: Results, key: str) -> list[str]:
-    """The different values that the stages' manifests have under a key: stages may be from different runs."""
+    """The distinct values of a key in the stages' manifests: stages may be from different runs."""
     values = (record.manifest.get(key) for record in results.stages)
     texts = (shlex.join(value) if isinstance(value, list) else value for value in values)
     return list(dict.fromkeys(str(text) for text in texts if text))

@@ -8,7 +8,7 @@ VERSION = 1
 
 def run(config: ReportConfig, context: StageContext) -> None:
     """Writes report.html, report.md, scores.json and plots/*.png from the results of all other stages."""
-    # Drawing and templates are imported here: the pipeline imports every stage to check a configuration.
+    # Plots and templates import slowly, and the pipeline imports every stage to check a configuration.
     from cluster.storage import write_bytes, write_json, write_text
     from stages.report.collect import collect
     from stages.report.plots import draw_plots

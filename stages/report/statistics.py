@@ -1,4 +1,4 @@
-"""Statistics over seeds, and what they allow to say."""
+"""Statistics over seeds, by task and initial weights, and what is missing."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class TaskSummary:
       metrics: Statistics of every metric, by initial weights, then by metric.
       num_degenerate: How many of its runs learnt nothing, by initial weights.
       generated: Whether the data came from the `sample` stage.
-      incomparable: Why the scores must not be held against published ones; "" where they may.
+      incomparable: Why the scores must not be compared with published ones; "" where they may.
     """
 
     task: str
@@ -59,7 +59,7 @@ class TaskSummary:
     published: Published | None
 
     def of(self, init: Init) -> Statistics | None:
-        """Statistics of the primary metric, None where no run finished."""
+        """Statistics of the primary metric; None where no run finished."""
         return self.metrics.get(init, {}).get(self.primary)
 
     @property
@@ -78,7 +78,7 @@ class TaskSummary:
         return self.pretrained.median - self.random.median
 
     def ours_as_published(self) -> Statistics | None:
-        """Our statistics of the metric that was published."""
+        """Our statistics of the metric that has published scores."""
         if self.published is None:
             return None
         ours = self.metrics.get(Init.PRETRAINED, {})

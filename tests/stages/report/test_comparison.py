@@ -49,7 +49,7 @@ def test_a_difference_is_held_against_the_spread_of_the_seeds(tmp_path: Path) ->
     assert far.means == pytest.approx(4.33, abs=0.01)
     assert far.spread == pytest.approx(((4 + statistics.variance([66, 66, 67])) / 2) ** 0.5)
     assert far.verdict == "larger than the seeds' spread"
-    assert (single.spread, single.verdict) == (None, "one seed: cannot be told")
+    assert (single.spread, single.verdict) == (None, "one seed: significance unknown")
 
 
 def test_a_task_that_an_output_lacks_is_no_difference(tmp_path: Path) -> None:
