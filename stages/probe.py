@@ -9,7 +9,7 @@ from stages.finetune.runs import expand
 from stages.pretrain.config import PretrainConfig
 from stages.stage_names import probe_name
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,11 @@ from stages.run_warning import RunWarning, WarningKind, read_warnings
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """How one stage was run: its folder, its identity (config.json) and its manifest, {} where absent."""
+    """How one stage was run: its folder, its config (in config.json) and its manifest, {} where absent."""
 
     name: str
     folder: UPath
-    identity: Mapping[str, Any]
+    config: Mapping[str, Any]
     manifest: Mapping[str, Any]
 
 
@@ -50,6 +50,11 @@ class FineTuning:
     incomparable: str
 
     @property
+    def score(self) -> float:
+        """The primary score."""
+        return self.scores[self.primary]
+
+    @property
     def is_degenerate(self) -> bool:
         """Whether it learnt nothing."""
         return any(warning.kind is WarningKind.DEGENERATE for warning in self.warnings)
@@ -57,12 +62,10 @@ class FineTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The score of a fine-tuning from the checkpoint of pretraining at `step`."""
+    """A fine-tuning from the checkpoint of pretraining at `step`."""
 
-    task: str
     step: int
-    primary: str
-    score: float
+    run: FineTuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,20 +115,19 @@ def collect(inputs: Mapping[str, UPath], *, groups: Mapping[str, Group]) -> Resu
       ValueError: A file is there but is not what its stage writes; the message names file and line.
     """
     gaps: list[Gap] = []
-    runs = [
-        run
-        for name, folder in inputs.items()
-        if groups.get(name) is Group.FINETUNE and (run := _read_finetuning(name, folder, inputs, gaps)) is not None
-    ]
-    probes = [
-        probe
-        for name, folder in inputs.items()
-        if groups.get(name) is Group.PROBE and (probe := _read_probe(name, folder, gaps)) is not None
-    ]
+    stages = {name: _read_record(name, folder) for name, folder in inputs.items()}
+    runs, probes = [], []
+    for name, stage in stages.items():
+        match groups.get(name):
+            case Group.FINETUNE:
+                runs += _read_run(stage, stage.config, stages, gaps)
+            case Group.PROBE:
+                found = _read_run(stage, stage.config.get("finetune", {}), stages, gaps)
+                probes += [Probe(step=stage.config["step"], run=run) for run in found]
     return Results(
-        stages=tuple(_read_record(name, folder) for name, folder in inputs.items()),
+        stages=tuple(stages.values()),
         runs=tuple(sorted(runs, key=lambda run: (run.task, run.init, run.seed))),
-        probes=tuple(sorted(probes, key=lambda probe: (probe.task, probe.step))),
+        probes=tuple(sorted(probes, key=lambda probe: (probe.run.task, probe.step))),
         pretraining=_read_pretraining(inputs, gaps),
         documents=_read_object(inputs, "ingest", "counts.json", gaps),
         shards=_read_index(inputs, gaps),
@@ -161,7 +163,7 @@ def _read_record(name: str, folder: UPath) -> StageRecord:
     return StageRecord(
         name=name,
         folder=folder,
-        identity=_read_if_there(folder / "config.json"),
+        config=_read_if_there(folder / "config.json").get("config", {}),
         manifest=_read_if_there(folder / "manifest.json"),
     )
 
@@ -173,11 +175,6 @@ def _read_if_there(path: UPath) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
-
-
-def _read_config(folder: UPath) -> Mapping[str, Any]:
-    """A stage's configuration; {} where it never began."""
-    return _read_if_there(folder / "config.json").get("config", {})
 
 
 def _read_object(inputs: Mapping[str, UPath], stage: str, name: str, gaps: list[Gap]) -> Mapping[str, Any]:
@@ -211,61 +208,43 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
     )
 
 
-def _read_result(name: str, folder: UPath, gaps: list[Gap]) -> tuple[Mapping[str, Any], dict[str, float]] | None:
-    """A fine-tuning's result.json and its finite scores; None, and a gap, where it has no primary score."""
-    path = folder / "result.json"
+def _read_run(
+    stage: StageRecord, config: Mapping[str, Any], stages: Mapping[str, StageRecord], gaps: list[Gap]
+) -> list[FineTuning]:
+    """A fine-tuning run that has a finite primary score, else none and a gap."""
+    path, curve = stage.folder / "result.json", stage.folder / "metrics.jsonl"
     if not path.exists():
-        reason = _why_unfinished(name, folder, missing="result.json")
-        config = _read_config(folder)
-        gaps.append(Gap(what=name, reason=reason, task=config.get("task"), init=config.get("init")))
-        return None
+        reason = _why_unfinished(stage.name, stage.folder, missing="result.json")
+        gaps.append(Gap(what=stage.name, reason=reason, task=config.get("task"), init=config.get("init")))
+        return []
     result = _read_if_there(path)
     missing = [key for key in ("task", "seed", "init", "primary", "scores") if key not in result]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; found {', '.join(sorted(result)) or 'nothing'}")
-    if result["primary"] not in result["scores"]:
+    primary, scores = result["primary"], result["scores"]
+    if primary not in scores:
         raise ValueError(
-            f"{path}: the primary metric is {result['primary']!r}, "
-            f"but scores holds {', '.join(sorted(result['scores'])) or 'nothing'}"
+            f"{path}: the primary metric is {primary!r}, but scores holds {', '.join(sorted(scores)) or 'nothing'}"
         )
-    scores = {name: float(value) for name, value in result["scores"].items() if math.isfinite(value)}
-    if result["primary"] not in scores:
-        reason = f"its {result['primary']} is {result['scores'][result['primary']]}"
-        gaps.append(Gap(what=name, reason=reason, task=result["task"], init=result["init"]))
-        return None
-    return result, scores
-
-
-def _read_probe(name: str, folder: UPath, gaps: list[Gap]) -> Probe | None:
-    found = _read_result(name, folder, gaps)
-    if found is None:
-        return None
-    result, scores = found
-    step = int(_read_config(folder)["step"])
-    return Probe(task=result["task"], step=step, primary=result["primary"], score=scores[result["primary"]])
-
-
-def _read_finetuning(name: str, folder: UPath, inputs: Mapping[str, UPath], gaps: list[Gap]) -> FineTuning | None:
-    found = _read_result(name, folder, gaps)
-    if found is None:
-        return None
-    result, scores = found
-    config = _read_config(folder)
-    generated = _is_generated(config, inputs)
-    curve = folder / "metrics.jsonl"
-    return FineTuning(
-        stage=name,
-        task=str(result["task"]),
-        seed=int(result["seed"]),
+    if not math.isfinite(scores[primary]):
+        reason = f"its {primary} is {scores[primary]}"
+        gaps.append(Gap(what=stage.name, reason=reason, task=result["task"], init=result["init"]))
+        return []
+    generated = _is_generated(str(config.get("data", "")), stages)
+    run = FineTuning(
+        stage=stage.name,
+        task=result["task"],
+        seed=result["seed"],
         init=Init(result["init"]),
-        primary=str(result["primary"]),
-        scores=scores,
-        warnings=read_warnings(result.get("warnings", ()), file=folder / "result.json"),
+        primary=primary,
+        scores={name: float(value) for name, value in scores.items() if math.isfinite(value)},
+        warnings=read_warnings(result.get("warnings", ()), file=path),
         result=result,
         curve=read_records(curve) if curve.exists() else (),
         generated=generated,
         incomparable="its data is generated" if generated else _cut(config, result),
     )
+    return [run]
 
 
 def _why_unfinished(name: str, folder: UPath, *, missing: str) -> str:
@@ -275,10 +254,9 @@ def _why_unfinished(name: str, folder: UPath, *, missing: str) -> str:
     return f"{errors[-1]} (log: {log})" if errors else f"not finished: no {missing} in {folder}"
 
 
-def _is_generated(config: Mapping[str, Any], inputs: Mapping[str, UPath]) -> bool:
+def _is_generated(data: str, stages: Mapping[str, StageRecord]) -> bool:
     """Whether the data lies in the `sample` stage's folder."""
-    data = str(config.get("data", ""))
-    return "{sample}" in data or ("sample" in inputs and data.startswith(str(inputs["sample"])))
+    return "{sample}" in data or ("sample" in stages and data.startswith(str(stages["sample"].folder)))
 
 
 def _cut(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -30,8 +30,8 @@ def median_run(results: Results, task: str) -> FineTuning | None:
     runs = [run for run in results.runs if run.task == task and run.init is Init.PRETRAINED]
     if not runs:
         return None
-    score = statistics.median_low(run.scores[run.primary] for run in runs)
-    return next(run for run in runs if run.scores[run.primary] == score)
+    score = statistics.median_low(run.score for run in runs)
+    return next(run for run in runs if run.score == score)
 
 
 def _glue_table(tasks: Sequence[TaskSummary]) -> Table:

@@ -276,11 +276,11 @@ def _draw_probes(results: Results, summary: Summary) -> Plot:
     figure, axes = _new_figure()
     last = results.pretraining.result.get("steps") if results.pretraining is not None else None
     medians = {task.task: task.pretrained.median for task in summary.tasks if task.pretrained is not None}
-    for task, color in zip(sorted({probe.task for probe in results.probes}), itertools.cycle(_COLORS)):
-        probes = [probe for probe in results.probes if probe.task == task]
-        points = [(probe.step, probe.score) for probe in probes]
+    for task, color in zip(sorted({probe.run.task for probe in results.probes}), itertools.cycle(_COLORS)):
+        probes = [probe for probe in results.probes if probe.run.task == task]
+        points = [(probe.step, probe.run.score) for probe in probes]
         points += [(last, medians[task])] if last is not None and task in medians else []
-        label = _escape(f"{task}, {metric_label(probes[0].primary)}")
+        label = _escape(f"{task}, {metric_label(probes[0].run.primary)}")
         axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=label)
     axes.set_title("Scores while pretraining")
     axes.set_ylabel("score (%)")

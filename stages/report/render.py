@@ -239,13 +239,12 @@ def _throughput(results: Results) -> str | None:
 
 def _stage_view(record: StageRecord) -> dict[str, Any]:
     seconds = record.manifest.get("seconds")
-    config = record.identity.get("config")
     return {
         "name": record.name,
         "folder": str(record.folder),
         "fingerprint": record.folder.name,
         "time": MISSING if seconds is None else format_duration(seconds),
-        "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip() if config else "",
+        "config": yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True).strip() if record.config else "",
     }
 
 
