@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+IGNORED = -100  # label of what is neither trained on nor scored, as in transformers
+
 
 class Size(StrEnum):
     """A published set of sizes; `tiny` is this project's own, for two cores and for tests."""

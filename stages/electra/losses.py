@@ -1,6 +1,7 @@
 """Losses, and the sampling that shares its work with one of them.
 
-Shapes: `N` predictions, `E` embedding width, `V` vocabulary, `G` groups of words, `W` words in a group.
+Shapes: `N` predictions, `E` embedding width, `V` vocabulary, `G` groups of words, `W` words in a group, `C` classes,
+`X` any axes.
 """
 
 from collections.abc import Callable
@@ -190,6 +191,17 @@ def _invert(uniform_N: jax.Array, mass_NW: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(passed_NW, axis=1), jnp.argmax(passed_NW, axis=1), last_N).astype(jnp.int32)
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """`-log sigmoid(x)` where the label is true, else `-log sigmoid(-x)`; safe at any logit."""
-    return jax.nn.softplus(jnp.where(labels, -logits, logits))
+def cross_entropy(logits_XC: jax.Array, labels_X: jax.Array) -> jax.Array:
+    """`-log softmax` at each label, [X]."""
+    chosen_X = jnp.take_along_axis(logits_XC, labels_X[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_XC, axis=-1) - chosen_X
+
+
+def binary_cross_entropy(logits_X: jax.Array, labels_X: jax.Array) -> jax.Array:
+    """`-log sigmoid(x)` where the label is true, else `-log sigmoid(-x)`; safe at any logit.
+
+    Labels that are numbers are shares from 0 to 1, which weigh the two: transformers' multi-label loss allows them.
+    """
+    if labels_X.dtype == bool:
+        return jax.nn.softplus(jnp.where(labels_X, -logits_X, logits_X))
+    return jax.nn.softplus(logits_X) - labels_X * logits_X

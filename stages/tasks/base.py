@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # who reads a task's examples needs no jax
     from stages.electra.network import Network
     from stages.training.state import Batch
 
-IGNORED = -1  # label of a position that is not trained on and not scored
-
 
 class Split(StrEnum):
     """Which part of a task's data."""

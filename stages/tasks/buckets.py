@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from stages.tasks.base import IGNORED, Features
+from stages.electra.config import IGNORED
+from stages.tasks.base import Features
 
 # Candidates: a longest row of 100 tokens is padded by at most a third of itself, or by 8.
 _LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from cluster.mesh import replicated
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.joint_model import Params, merge, split
+from stages.electra.layout import segments
 from stages.tasks.base import load_work
 from stages.tasks.kinds import TaskKind
 from stages.tasks.prediction import Predict
@@ -113,13 +114,7 @@ def make_predict(graphdef: nnx.GraphDef, *, dtype: str, mesh: Mesh | None = None
     )
 
 
-def _positions(batch: Batch) -> jax.Array:
-    return jnp.arange(batch["ids"].shape[1])[None, :]
-
-
 def _forward(
     graphdef: nnx.GraphDef, params: Params, batch: Batch, *, key_B: jax.Array | None, dtype: str, **given: jax.Array
 ) -> jax.Array:
-    mask_BT = _positions(batch) < batch["length"][:, None]
-    types_BT = ((_positions(batch) >= batch["first_length"][:, None]) & mask_BT).astype(jnp.int32)
-    return merge(graphdef, params)(batch["ids"], mask_BT, types_BT, key_B=key_B, dtype=jnp.dtype(dtype), **given)
+    return merge(graphdef, params)(batch["ids"], *segments(batch), key_B=key_B, dtype=jnp.dtype(dtype), **given)

@@ -16,7 +16,7 @@ from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions
-from stages.tasks.entropies import binary_cross_entropy, cross_entropy, entropy
+from stages.tasks.entropies import entropy
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.reading import find_file
 from stages.tasks.files.squad import Question
@@ -320,8 +320,11 @@ def _span_losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", 
     """The mean of the cross-entropies of start and end."""
     import jax.numpy as jnp
 
+    from stages.electra.layout import real_tokens
+    from stages.electra.losses import cross_entropy
+
     # Every real token may be chosen; [CLS] stands for 'not in this window'.
-    real_BT = jnp.arange(logits_BTC.shape[1])[None, :] < batch["length"][:, None]
+    real_BT = real_tokens(batch)
     starts_BT, ends_BT = (jnp.where(real_BT, logits_BTC[..., n], -1e9) for n in (0, 1))
     losses_B = (cross_entropy(starts_BT, batch["start"]) + cross_entropy(ends_BT, batch["end"])) / 2
     return losses_B, batch["weight"]
@@ -329,6 +332,8 @@ def _span_losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", 
 
 def _losses_with_none(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
     """Those of the span, and the weighted one of 'no answer in this window'."""
+    from stages.electra.losses import binary_cross_entropy
+
     losses_B, weight_B = _span_losses(logits_BTC, batch)
     none_B = binary_cross_entropy(logits_BTC[:, 0, -1], batch["unanswerable"])
     return losses_B + _UNANSWERABLE_WEIGHT * none_B, weight_B

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from upath import UPath
 
-from stages.electra.config import ElectraConfig, HeadKind
+from stages.electra.config import IGNORED, ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
-from stages.tasks.base import IGNORED, Evaluation, Features, KindWork, Split, TaskData, TaskOptions
-from stages.tasks.entropies import cross_entropy, entropy
+from stages.tasks.base import Evaluation, Features, KindWork, Split, TaskData, TaskOptions
+from stages.tasks.entropies import entropy
 from stages.tasks.files.reading import find_file, read_lines
 from stages.tasks.files.tables import file_format, read_rows
 from stages.tasks.form import TaskForm
@@ -303,6 +303,8 @@ def _make_network(config: ElectraConfig, head: HeadKind, key: "jax.Array") -> "N
 def _losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
     """Cross-entropies of the first token of each word."""
     import jax.numpy as jnp
+
+    from stages.electra.losses import cross_entropy
 
     labels_BT = batch["labels"]
     weights_BT = (labels_BT != IGNORED) * batch["weight"][:, None]

@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Features
-from stages.tasks.entropies import binary_cross_entropy, cross_entropy, entropy
+from stages.tasks.entropies import entropy
 from stages.tasks.kinds import TaskKind
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Classes:
     @staticmethod
     def losses(logits_BC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
         """Cross-entropies. Where there are weights of the classes, a text counts by that of its own."""
+        from stages.electra.losses import cross_entropy
+
         weight_B = batch["weight"] * batch["label_weight"] if "label_weight" in batch else batch["weight"]
         return cross_entropy(logits_BC, batch["label"]), weight_B
 
@@ -186,6 +188,8 @@ class LabelSet:
     def losses(logits_BC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
         """The mean over all classes of a text of their binary cross-entropies, each by its weight."""
         import jax.numpy as jnp
+
+        from stages.electra.losses import binary_cross_entropy
 
         losses_BC = binary_cross_entropy(logits_BC, batch["label"])
         return jnp.mean(losses_BC * batch.get("label_weight", 1.0), axis=-1), batch["weight"]

@@ -24,7 +24,7 @@ from stages.electra.files.huggingface import Architecture
 from stages.electra.joint_model import Params
 from stages.electra.models.generation import generate
 from stages.electra.models.head_losses import (
-    cross_entropy,
+    mean_cross_entropy,
     next_word_loss,
     replaced_token_loss,
     sequence_loss,
@@ -96,7 +96,7 @@ class ElectraForMaskedLM(_HeadModel):
 
     @staticmethod
     def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
-        return cross_entropy(logits, inputs["labels"])
+        return mean_cross_entropy(logits, inputs["labels"])
 
 
 class ElectraForCausalLM(ElectraPreTrainedModel):
@@ -224,7 +224,7 @@ class ElectraForMultipleChoice(_HeadModel):
 
     @staticmethod
     def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
-        return cross_entropy(logits, inputs["labels"])
+        return mean_cross_entropy(logits, inputs["labels"])
 
 
 class ElectraForTokenClassification(_HeadModel):
@@ -235,7 +235,7 @@ class ElectraForTokenClassification(_HeadModel):
 
     @staticmethod
     def _loss(logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> jax.Array:
-        return cross_entropy(logits, inputs["labels"])
+        return mean_cross_entropy(logits, inputs["labels"])
 
 
 class ElectraForQuestionAnswering(ElectraPreTrainedModel):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.electra.losses import binary_cross_entropy, guess_evenly, predict_words, sample
+from stages.electra.losses import binary_cross_entropy, cross_entropy, guess_evenly, predict_words, sample
 
 
 def sample_words(uniform_N2: jax.Array, mass_V: jax.Array, *, group_size: int = 32) -> jax.Array:
@@ -156,4 +156,17 @@ def test_binary_cross_entropy_is_safe_at_any_logit():
         binary_cross_entropy(logits, jnp.array([True, True, True, False, False])),
         [1e4, np.log1p(np.exp(2.0)), np.log(2.0), np.log1p(np.exp(2.0)), 1e4],
         rtol=1e-6,
+    )
+
+
+def test_cross_entropies_of_numbers_are_those_of_their_definitions():
+    logits_BC, labels_B = np.random.default_rng(0).normal(size=(4, 3)), np.array([0, 2, 1, 2])
+    expected_B = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits_BC, labels_B, strict=True)]
+    np.testing.assert_allclose(cross_entropy(jnp.float32(logits_BC), jnp.asarray(labels_B)), expected_B, rtol=1e-5)
+    shares_BC = np.random.default_rng(1).uniform(size=(4, 3))
+    present_BC, absent_BC = np.log1p(np.exp(-logits_BC)), np.log1p(np.exp(logits_BC))
+    np.testing.assert_allclose(
+        binary_cross_entropy(jnp.float32(logits_BC), jnp.float32(shares_BC)),
+        shares_BC * present_BC + (1 - shares_BC) * absent_BC,
+        rtol=1e-5,
     )

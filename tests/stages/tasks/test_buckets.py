@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.tasks.base import IGNORED, Features
+from stages.electra.config import IGNORED
+from stages.tasks.base import Features
 from stages.tasks.buckets import bucket_lengths, epoch_batches, make_batch, num_batches, sorted_batches
 
 BUCKETS = (32, 64, 128)

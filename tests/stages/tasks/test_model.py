@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stages.electra.config import ElectraConfig
-from stages.tasks.base import IGNORED, Features, load_work
+from stages.electra.config import IGNORED, ElectraConfig
+from stages.tasks.base import Features, load_work
 from stages.tasks.kinds import TaskKind
 from stages.tasks.model import init_model, make_layer_scale, make_predict, make_task_loss
 from stages.training.optimizer import parameter_paths

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from stages.electra.config import IGNORED
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks.base import IGNORED, Features, Split, TaskOptions
+from stages.tasks.base import Features, Split, TaskOptions
 from stages.tasks.named import TaskName
 from stages.tasks.registry import make_task
 from stages.tasks.tagging import Sentence, Tagging, pack
