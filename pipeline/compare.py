@@ -52,7 +52,7 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
         table.add_column("published")
     for row in rows:
         cells = [row.task, str(row.init), row.metric]
-        for statistics, degenerate in zip(row.statistics, row.degenerate, strict=True):
+        for statistics in row.statistics:
             if statistics is None:
                 cells.append(MISSING)
                 continue
@@ -60,7 +60,7 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
             numbers = [format_number(value) for value in (statistics.median, statistics.mean, min(scores), max(scores))]
             deviation = MISSING if statistics.deviation is None else format_number(statistics.deviation, digits=2)
             text = f"{numbers[0]} ({numbers[1]} ± {deviation}, {numbers[2]} – {numbers[3]}, {statistics.count})"
-            cells.append(text + (f"\n{degenerate} degenerate" if degenerate else ""))
+            cells.append(text + (f"\n{statistics.num_degenerate} degenerate" if statistics.num_degenerate else ""))
         for found in row.differences:
             cells.append(f"{format_number(found.means, signed=True)}: {found.verdict}" if found else MISSING)
         if names:

@@ -39,7 +39,6 @@ class Row:
 
     Attributes:
       statistics: Statistics of the primary metric in each output; None where it has no such run.
-      degenerate: How many runs of each output learnt nothing.
       differences: From the first output to each of the others; None where either has no run.
     """
 
@@ -47,7 +46,6 @@ class Row:
     init: Init
     metric: str
     statistics: tuple[Statistics | None, ...]
-    degenerate: tuple[int, ...]
     differences: tuple[Difference | None, ...]
 
 
@@ -82,15 +80,9 @@ def compare(summaries: Sequence[Summary]) -> list[Row]:
         for init in Init:
             statistics = tuple(task.of(init) if task is not None else None for task in found)
             if any(statistics):
+                differences = tuple(difference(statistics[0], other) for other in statistics[1:])
                 rows.append(
-                    Row(
-                        task=name,
-                        init=init,
-                        metric=metrics[0],
-                        statistics=statistics,
-                        degenerate=tuple(task.num_degenerate[init] if task is not None else 0 for task in found),
-                        differences=tuple(difference(statistics[0], other) for other in statistics[1:]),
-                    )
+                    Row(task=name, init=init, metric=metrics[0], statistics=statistics, differences=differences)
                 )
     return rows
 
@@ -99,9 +91,9 @@ def difference(first: Statistics | None, second: Statistics | None) -> Differenc
     """None where either is missing."""
     if first is None or second is None:
         return None
-    deviations = (first.deviation, second.deviation)
-    known = [deviation for deviation in deviations if deviation is not None]
-    spread = math.sqrt(sum(deviation**2 for deviation in known) / 2) if len(known) == 2 else None
+    spread = None
+    if first.deviation is not None and second.deviation is not None:
+        spread = math.sqrt((first.deviation**2 + second.deviation**2) / 2)
     return Difference(means=second.mean - first.mean, spread=spread)
 
 
@@ -122,8 +114,8 @@ def as_json(outputs: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]
             "init": str(row.init),
             "metric": row.metric,
             "outputs": [
-                {"output": output} | (statistics.as_json() | {"degenerate": degenerate} if statistics else {})
-                for output, statistics, degenerate in zip(outputs, row.statistics, row.degenerate, strict=True)
+                {"output": output} | (statistics.as_json() if statistics else {})
+                for output, statistics in zip(outputs, row.statistics, strict=True)
             ],
             "differences": [asdict(found) | {"verdict": found.verdict} if found else None for found in row.differences],
         }

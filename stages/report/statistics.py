@@ -18,12 +18,14 @@ class Statistics:
     Attributes:
       seeds: Score by seed, in order of seeds.
       deviation: Sample standard deviation (n - 1); None for a single seed, which has none.
+      num_degenerate: How many of the runs learnt nothing.
     """
 
     seeds: Mapping[int, float]
     median: float
     mean: float
     deviation: float | None
+    num_degenerate: int = 0
 
     @property
     def count(self) -> int:
@@ -36,6 +38,7 @@ class Statistics:
             "median": self.median,
             "mean": self.mean,
             "standard_deviation": self.deviation,
+            "degenerate": self.num_degenerate,
         }
 
 
@@ -45,7 +48,6 @@ class TaskSummary:
 
     Attributes:
       metrics: Statistics of every metric, by initial weights, then by metric.
-      num_degenerate: How many of its runs learnt nothing, by initial weights.
       generated: Whether the data came from the `sample` stage.
       incomparable: Why the scores must not be compared with published ones; "" where they may.
     """
@@ -53,7 +55,6 @@ class TaskSummary:
     task: str
     primary: str
     metrics: Mapping[Init, Mapping[str, Statistics]]
-    num_degenerate: Mapping[Init, int]
     generated: bool
     incomparable: str
     published: Published | None
@@ -130,7 +131,7 @@ class Summary:
         }
 
 
-def compute_statistics(scores: Mapping[int, float]) -> Statistics:
+def compute_statistics(scores: Mapping[int, float], *, num_degenerate: int = 0) -> Statistics:
     """Median, mean and sample standard deviation of scores by seed."""
     values = list(scores.values())
     if not values:
@@ -140,6 +141,7 @@ def compute_statistics(scores: Mapping[int, float]) -> Statistics:
         median=statistics.median(values),
         mean=statistics.fmean(values),
         deviation=statistics.stdev(values) if len(values) > 1 else None,
+        num_degenerate=num_degenerate,
     )
 
 
@@ -164,14 +166,16 @@ def _summarize_task(runs: Sequence[FineTuning]) -> TaskSummary:
         names = sorted({name for run in chosen for name in run.scores})
         if chosen:
             metrics[init] = {
-                name: compute_statistics({run.seed: run.scores[name] for run in chosen if name in run.scores})
+                name: compute_statistics(
+                    {run.seed: run.scores[name] for run in chosen if name in run.scores},
+                    num_degenerate=sum(run.is_degenerate for run in chosen if name in run.scores),
+                )
                 for name in names
             }
     return TaskSummary(
         task=runs[0].task,
         primary=primaries[0],
         metrics=metrics,
-        num_degenerate={init: sum(run.is_degenerate for run in runs if run.init is init) for init in Init},
         generated=any(run.generated for run in runs),
         incomparable=next((run.incomparable for run in runs if run.incomparable), ""),
         published=PUBLISHED.get(runs[0].task),

@@ -76,7 +76,9 @@ def test_degenerate_runs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     cut = [{"kind": "truncated", "text": "9 texts look degenerate"}]
     _add(tmp_path / "a", "rte", {2: 52.7, 3: 52.7}, warnings=flat + cut)
     _add(tmp_path / "a", "rte", {4: 60.5}, warnings=cut)
-    assert compare([read_summary(UPath(tmp_path / "a"))])[0].degenerate == (2,)
+    (statistics,) = compare([read_summary(UPath(tmp_path / "a"))])[0].statistics
+    assert statistics is not None
+    assert (statistics.count, statistics.num_degenerate) == (5, 2)
     assert main([str(tmp_path / "a")]) == 0
     assert "2 degenerate" in capsys.readouterr().out
 

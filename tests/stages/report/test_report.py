@@ -25,6 +25,7 @@ def test_one_seed_has_no_deviation(tmp_path, report):
         "median": 57.0,
         "mean": 57.0,
         "standard_deviation": None,
+        "degenerate": 0,
     }
     assert "SD n/a" in (output / "report.html").read_text()
     assert "| 57.0 | 57.0 | n/a | 4: 57.0 |" in (output / "report.md").read_text()
