@@ -4,10 +4,12 @@ import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -63,12 +65,13 @@ class _Series:
 
     metric: str
     split: str
-    label: str
-    color: str
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Curve:
+    """A plot of one or two lines. `exact` ones are never smoothed."""
+
     name: str
     title: str
     unit: str
@@ -76,88 +79,13 @@ class _Curve:
     series: tuple[_Series, ...]
     percent: bool = False
     from_zero: bool = False
+    exact: bool = False
 
 
-def _both(metric: str) -> tuple[_Series, ...]:
-    return (
-        _Series(metric=metric, split="train", label="training", color=BLUE),
-        _Series(metric=metric, split="heldout", label="held out", color=ORANGE),
-    )
-
-
-_CURVES = (
-    _Curve(
-        name="loss-generator",
-        title="Generator loss",
-        unit="nats per masked token",
-        caption="Cross-entropy of the generator at masked positions. Pale: as logged; bold: smoothed.",
-        series=_both("loss/generator"),
-    ),
-    _Curve(
-        name="loss-discriminator",
-        title="Discriminator loss",
-        unit="nats per token",
-        caption="Binary cross-entropy of the discriminator over all tokens, before its weight is applied.",
-        series=_both("loss/discriminator"),
-    ),
-    _Curve(
-        name="replaced-precision-recall",
-        title="Replaced tokens found, held-out text",
-        unit="share (%)",
-        caption="Precision and recall of the tokens that the discriminator flags as replaced (threshold 0.5).",
-        series=(
-            _Series(metric="replaced/precision", split="heldout", label="precision", color=BLUE),
-            _Series(metric="replaced/recall", split="heldout", label="recall", color=ORANGE),
-        ),
-        percent=True,
-        from_zero=True,
-    ),
-    _Curve(
-        name="replaced-auc",
-        title="Replaced against original tokens",
-        unit="area under the ROC curve",
-        caption="How well the discriminator's logits separate replaced from original tokens; 0.5 is chance.",
-        series=_both("replaced/auc"),
-    ),
-    _Curve(
-        name="masked-accuracy",
-        title="Generator accuracy, held-out text",
-        unit="share of masked tokens (%)",
-        caption="How often the generator's most likely token, and its sampled token, is the original one.",
-        series=(
-            _Series(metric="masked/accuracy", split="heldout", label="most likely token", color=BLUE),
-            _Series(metric="sampled/accuracy", split="heldout", label="sampled token", color=ORANGE),
-        ),
-        percent=True,
-        from_zero=True,
-    ),
-    _Curve(
-        name="learning-rate",
-        title="Learning rate",
-        unit="learning rate",
-        caption="Learning rate by step: warm-up, then linear decay.",
-        series=(_Series(metric="optimizer/learning_rate", split="train", label="", color=BLUE),),
-        from_zero=True,
-    ),
-    _Curve(
-        name="gradient-norm",
-        title="Gradient norm before clipping",
-        unit="L2 norm over both networks",
-        caption="Norm of the joint gradient of generator and discriminator, before it is clipped.",
-        series=(_Series(metric="optimizer/gradient_norm", split="train", label="", color=BLUE),),
-        from_zero=True,
-    ),
-    _Curve(
-        name="throughput",
-        title="Throughput",
-        unit="tokens per second",
-        caption="Real tokens (padding excluded) pretrained on per second, over all processes.",
-        series=(_Series(metric="throughput/tokens_per_second", split="train", label="", color=BLUE),),
-        from_zero=True,
-    ),
+_CURVES = tuple(
+    _Curve(**curve | {"series": tuple(_Series(**series) for series in curve["series"])})
+    for curve in yaml.safe_load(Path(__file__).with_name("curves.yaml").read_text())
 )
-# Never smoothed: smoothing would bend exact lines.
-_EXACT = {"optimizer/learning_rate"}
 
 
 def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[Plot]:
@@ -211,20 +139,20 @@ def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tu
 def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothing: float) -> Plot | None:
     figure, axes = _new_figure()
     drawn = 0
-    for series in curve.series:
+    for series, color in zip(curve.series, _COLORS, strict=False):
         steps, values = _points(metrics, series.metric, series.split)
         if not np.isfinite(values).any():
             continue
         drawn += 1
         values = values * (100.0 if curve.percent else 1.0)
-        exact = series.metric in _EXACT or series.split == "heldout" or smoothing == 0
+        exact = curve.exact or series.split == "heldout" or smoothing == 0
         if not exact:
-            axes.plot(steps, values, color=series.color, alpha=0.35, linewidth=0.9)
+            axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.9)
         marker = "o" if series.split == "heldout" and len(steps) <= 40 else None
         axes.plot(
             steps,
             values if exact else smooth(values, smoothing=smoothing),
-            color=series.color,
+            color=color,
             marker=marker or ("o" if len(steps) == 1 else None),
             markersize=3.5,
             label=series.label or None,
