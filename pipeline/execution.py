@@ -16,7 +16,7 @@ from upath import UPath
 
 from cluster.storage import is_local, write_text
 from pipeline.fingerprint import Identity
-from pipeline.manifest import LOG, write_config, write_manifest
+from pipeline.manifest import FAILURE, LOG, write_config, write_failure, write_manifest
 from pipeline.node import Stage
 from pipeline.tracking.tracker import StageTracker
 from stages.context import StageContext, Tracker
@@ -51,6 +51,7 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
             logger.info("%s starts in %s", stage.name, context.output)
             try:
                 write_config(context.output, identity)
+                (context.output / FAILURE).unlink(missing_ok=True)
                 with _recording(context.tracker):
                     stage.run(stage.config, context)
                 if whole:
@@ -59,6 +60,7 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
             except Exception as failure:
                 error = explain(failure, output=context.output)
                 logger.error("%s failed: %s\n%s", stage.name, error, traceback.format_exc())
+                write_failure(context.output, error)
     except OSError as failure:  # the log could not be written
         error = error or explain(failure, output=context.output)
     return Outcome(seconds=(datetime.now(UTC) - started).total_seconds(), error=error)
@@ -75,6 +77,7 @@ def log_failure(folder: UPath, *, name: str, error: str) -> None:
     with suppress(OSError):  # a full disk: other stages go on, and the end of the run tells the error anyway
         before = (folder / LOG).read_text(encoding="utf-8") if (folder / LOG).exists() else ""
         write_text(folder / LOG, f"{before}{datetime.now():%F %T} ERROR   pipeline: {name} failed: {error}\n")
+        write_failure(folder, error)
 
 
 def explain(failure: BaseException, *, output: UPath) -> str:

@@ -11,7 +11,7 @@ from upath import UPath
 from cluster.storage import is_local, read_json, write_json
 from pipeline.fingerprint import Identity
 
-CONFIG, MANIFEST, LOG = "config.json", "manifest.json", "log.txt"
+CONFIG, MANIFEST, FAILURE, LOG = "config.json", "manifest.json", "failure.json", "log.txt"
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ray", "tokenizers", "pyarrow", "safetensors"),
     *("scikit-learn", "scipy", "electra-pipeline"),
@@ -22,6 +22,11 @@ def write_config(folder: UPath, identity: Identity) -> None:
     """Opens a stage's folder: records its identity before anything else is in it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, identity)
+
+
+def write_failure(folder: UPath, error: str) -> None:
+    """Records why the stage failed, until it is run again."""
+    write_json(folder / FAILURE, {"error": error})
 
 
 def write_manifest(folder: UPath, identity: Identity, *, started: datetime, command: str) -> None:
@@ -55,7 +60,7 @@ def list_files(folder: UPath) -> list[dict[str, Any]]:
     """Every file that the stage wrote: path in the folder, and size."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     entries = [{"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size} for path in files]
-    record = (CONFIG, MANIFEST, LOG)
+    record = (CONFIG, MANIFEST, FAILURE, LOG)
     return sorted((entry for entry in entries if entry["path"] not in record), key=lambda entry: entry["path"])
 
 

@@ -10,7 +10,7 @@ from upath import UPath
 
 from cluster.storage import read_json
 from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
-from pipeline.manifest import CONFIG, MANIFEST, find_damage, read_manifest
+from pipeline.manifest import CONFIG, MANIFEST, find_damage, list_files, read_manifest
 from pipeline.node import Stage
 from pipeline.raw_inputs import Resolver
 from stages.training.checkpoint_folder import saved_step
@@ -95,7 +95,7 @@ def _resume_point(folder: UPath, identity: Identity) -> str:
     if (step := saved_step(folder)) is not None:
         total = identity["config"].get("steps")
         return f"at step {step}" + (f" of {total}" if total else "")
-    count = sum(1 for path in folder.rglob("*") if path.is_file()) - 1
+    count = len(list_files(folder))
     return f"with {count} file{'s' if count != 1 else ''} already there" if count > 0 else "from the start"
 
 

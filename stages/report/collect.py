@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,7 +199,7 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
         return None
     folder = inputs["pretrain"]
     if not (folder / "metrics.jsonl").exists():
-        gaps.append(Gap(what="pretrain", reason=_why_unfinished("pretrain", folder, missing="metrics.jsonl")))
+        gaps.append(Gap(what="pretrain", reason=_why_unfinished(folder, missing="metrics.jsonl")))
         return None
     return Pretraining(
         metrics=read_records(folder / "metrics.jsonl"),
@@ -214,7 +213,7 @@ def _read_run(
     """A fine-tuning run that has a finite primary score, else none and a gap."""
     path, curve = stage.folder / "result.json", stage.folder / "metrics.jsonl"
     if not path.exists():
-        reason = _why_unfinished(stage.name, stage.folder, missing="result.json")
+        reason = _why_unfinished(stage.folder, missing="result.json")
         gaps.append(Gap(what=stage.name, reason=reason, task=config.get("task"), init=config.get("init")))
         return []
     result = _read_if_there(path)
@@ -247,11 +246,9 @@ def _read_run(
     return [run]
 
 
-def _why_unfinished(name: str, folder: UPath, *, missing: str) -> str:
-    """The last error in a stage's log, else which file is missing."""
-    log = folder / "log.txt"
-    errors = re.findall(rf"{re.escape(name)} failed: (.*)", log.read_text(encoding="utf-8")) if log.exists() else []
-    return f"{errors[-1]} (log: {log})" if errors else f"not finished: no {missing} in {folder}"
+def _why_unfinished(folder: UPath, *, missing: str) -> str:
+    failure = _read_if_there(folder / "failure.json")
+    return f"{failure['error']} (log: {folder / 'log.txt'})" if failure else f"not finished: no {missing} in {folder}"
 
 
 def _is_generated(data: str, stages: Mapping[str, StageRecord]) -> bool:

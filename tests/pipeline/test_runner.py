@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_stages import stage
+from fake_stages import FakeConfig, stage
 from ray import cloudpickle
 from upath import UPath
 
@@ -148,6 +148,9 @@ def test_a_failure_stops_its_dependants_and_not_its_siblings(output):
     log = (results["grandchild"].folder / "log.txt").read_text()
     assert f"grandchild failed: it needs bad, which failed: {results['bad'].error}" in log
     assert not (results["bad"].folder / "manifest.json").exists()
+    for name in ("bad", "child", "grandchild"):
+        failure = json.loads((results[name].folder / "failure.json").read_text())
+        assert failure["error"].endswith("corpus.txt:3: expected 2 columns, found 1")
 
 
 def test_a_stage_that_shows_failures_runs_without_them_and_again_when_they_are_mended(output, tmp_path):
@@ -188,12 +191,28 @@ def test_no_space_left_says_where_and_that_it_goes_on(output):
     assert error is not None
     assert error.startswith(f"no space left for {output}")
     assert "GiB are free" in error
-    assert "run the same command again" in error
+    assert "then run the same command" in error
 
 
 def test_a_process_that_dies_fails_its_stage_only(output):
     results = run([stage("a", fail="die"), stage("b")], output)
     assert states(results) == {"a": "failed", "b": "finished"}
+    assert "died" in json.loads((results["a"].folder / "failure.json").read_text())["error"]
+    assert not (results["b"].folder / "failure.json").exists()
+
+
+def test_a_failure_is_recorded_until_the_stage_succeeds(output, tmp_path):
+    mendable = replace(stage("a", text=str(tmp_path / "mended")), run=fail_until_mended)
+    folder = run([mendable], output)["a"].folder
+    assert json.loads((folder / "failure.json").read_text()) == {"error": "not mended"}
+    (tmp_path / "mended").touch()
+    assert states(run([mendable], output)) == {"a": "finished"}
+    assert not (folder / "failure.json").exists()
+
+
+def fail_until_mended(config: FakeConfig, context: StageContext) -> None:
+    if not Path(config.text).exists():
+        raise ValueError("not mended")
 
 
 def test_a_failed_stage_goes_on_in_the_folder_it_left(output):

@@ -91,10 +91,7 @@ def test_a_failed_run_is_a_gap_with_its_reason(tmp_path, report):
     del inputs["pretrain"]
     failed = tmp_path / "finetune/squad_v1/seed-1" / FINGERPRINT
     (failed / "result.json").unlink()
-    (failed / "log.txt").write_text(
-        "2026-01-01 10:00:00 INFO    pipeline: finetune/squad_v1/seed-1 starts\n"
-        "2026-01-01 10:01:00 ERROR   pipeline: finetune/squad_v1/seed-1 failed: the loss is nan at step 12\n"
-    )
+    (failed / "failure.json").write_text('{"error": "the loss is nan at step 12"}')
     (tmp_path / "finetune/mrpc/random-0" / FINGERPRINT / "result.json").unlink()
     output = report(inputs)
     gaps = {gap["what"]: gap["reason"] for gap in json.loads((output / "scores.json").read_text())["gaps"]}
