@@ -1,4 +1,4 @@
-"""The record of a stage: config.json, written first, and manifest.json, written last. Done means: it has a manifest."""
+"""The record of a stage: config.json, written first, then failure.json or manifest.json. Done: it has a manifest."""
 
 import platform
 import subprocess
