@@ -4,7 +4,7 @@ B batch, T tokens, C kinds of logits.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -233,26 +233,19 @@ def _as_json(value: Mapping) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
-def make_squad_v1(options: TaskOptions) -> QuestionAnswering:
-    """SQuAD 1.1."""
-    return _make(TaskName.SQUAD_V1, options, version="v1.1")
+_MRQA = (TaskName.NEWSQA, TaskName.NATURALQS, TaskName.TRIVIAQA, TaskName.SEARCHQA)
+# The built-in tasks, with the version in the names of their files.
+VERSIONS = {TaskName.SQUAD_V1: "v1.1", TaskName.SQUAD_V2: "v2.0"} | dict.fromkeys(_MRQA, "")
 
 
-def make_squad_v2(options: TaskOptions) -> QuestionAnswering:
-    """SQuAD 2.0: half of dev's questions have no answer."""
-    return _make(TaskName.SQUAD_V2, options, version="v2.0")
+def make_questions(name: TaskName, options: TaskOptions) -> QuestionAnswering:
+    """A built-in task: SQuAD, or one of MRQA's sets, which share one format.
 
-
-def make_mrqa(name: TaskName, options: TaskOptions) -> QuestionAnswering:
-    """One of the sets that MRQA brought into one form. Its own files are called as the set: give train_file and
-    eval_file, or name no data."""
-    return _make(name, options)
-
-
-def _make(name: TaskName, options: TaskOptions, *, version: str = "") -> QuestionAnswering:
-    return QuestionAnswering(
-        name=name, primary=TASKS[name].primary, options=options, version=version, kind=TASKS[name].kind
-    )
+    MRQA names its files after the set: give train_file and eval_file, or name no data.
+    """
+    task = TASKS[name]
+    version = VERSIONS[name]
+    return QuestionAnswering(name=name, primary=task.primary, options=options, version=version, kind=task.kind)
 
 
 def encode_contexts(examples: Sequence[Question], tokenizer: WordPiece) -> dict[str, Context]:
@@ -263,13 +256,8 @@ def encode_contexts(examples: Sequence[Question], tokenizer: WordPiece) -> dict[
             ids=np.array(encoding.ids, np.int32),
             offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
         )
-        for start in range(0, len(texts), 256)
-        for text, encoding in _encoded(texts[start : start + 256], tokenizer)
+        for text, encoding in zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
     }
-
-
-def _encoded(texts: list[str], tokenizer: WordPiece) -> Iterator:
-    return zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
 
 
 def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None:

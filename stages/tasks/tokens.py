@@ -1,6 +1,6 @@
 """The model's own tokenizer, without special tokens, padding or truncation: tasks place those themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Encoding, Tokenizer
 from upath import UPath
@@ -45,9 +45,10 @@ class WordPiece:
             )
         ]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> Iterator[Encoding]:
         """Encodings whose `offsets` are positions in the text as it was given, in characters."""
-        return self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for start in range(0, len(texts), _SLICE):
+            yield from self._tokenizer.encode_batch(list(texts[start : start + _SLICE]), add_special_tokens=False)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """Ids of each word on its own; a word of which the tokenizer leaves nothing is [UNK].
