@@ -30,7 +30,7 @@ class ExamplesConfig:
       published: Files to fetch into the stage's folder.
       train_file: Training file, relative to `data` or absolute, where its name is another.
       eval_file: File that is scored, likewise.
-      form: What a task is that is not known by name.
+      form: The description of a task of the user's own.
     """
 
     task: str

@@ -69,7 +69,7 @@ def _has_own_head(config: FinetuneConfig, task: Task) -> bool:
 
 
 def _architecture(config: FinetuneConfig, task: Task) -> Architecture:
-    """What transformers can take the model for: of joint spans nothing but the encoder."""
+    """The class of transformers that loads the model: with joint spans, the encoder alone."""
     if config.head is HeadKind.ORIGINAL and _has_own_head(config, task):
         return Architecture.MODEL
     return Architecture(KINDS[task.kind].architecture)

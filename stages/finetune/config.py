@@ -1,4 +1,4 @@
-"""What fine-tunings are configured by: the YAML section, its tasks, one run. Light, so that it is checked at once."""
+"""The configuration of fine-tuning: the YAML section, its tasks, one run. Light, so that it can be checked at once."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -50,15 +50,14 @@ class FinetuneConfig:
       max_answer_length: Longest answer in tokens.
       n_best: Starts, ends and answers considered for a question.
       double_unordered: Train on both orders of a pair whose order means nothing.
-      max_train_examples: Train on so many examples, evenly spaced over the file.
-      max_eval_examples: Score so many examples, likewise; such scores are not comparable to published ones.
+      max_train_examples: Train on at most this many examples, evenly spaced over the file.
+      max_eval_examples: Score at most this many, likewise; such scores are not comparable to published ones.
       evaluations: How often the dev split is scored, evenly spaced; the scores of the run are the last ones.
-      patience: Training ends after so many evaluations in a row without a better primary score, and the weights and
-        scores of the run are those of the best evaluation. None trains to the end and takes the last.
+      patience: Stop after this many evaluations in a row without a better primary score, and keep the weights and
+        scores of the best evaluation. None trains to the end and keeps the last.
       retries: How often a run that learnt nothing starts over with other draws; its result says so.
-      head: Whose head answers about texts and questions: transformers', or that of the original code, with which the
-        published scores were made (a text's without a hidden layer, an answer's end by its start, chunks whose ends
-        are tagged too).
+      head: transformers' heads, or those of the original code, with which the published scores were made: for texts
+        without a hidden layer, for answers with an end that depends on the start, for chunks with BIOES tags.
       compute_dtype: Number format of matrix products.
     """
 
@@ -181,12 +180,12 @@ class TaskSection(Overrides):
 
     @property
     def names_both_files(self) -> bool:
-        """Whether the task says where both its files are, and so needs no folder."""
+        """Whether both files of the task are named, so that it needs no folder."""
         return self.train_file is not None and self.eval_file is not None
 
     @property
     def form(self) -> TaskForm | None:
-        """What the user says of a task of their own; None where nothing is said."""
+        """The description of a task of the user's own; None for a built-in task."""
         said = {item.name: getattr(self, item.name) for item in fields(TaskForm)}
         said = {name: value for name, value in said.items() if value is not None}
         if not said:
@@ -223,11 +222,11 @@ def _check_name(name: str, task: TaskSection) -> None:
     known = [str(member) for member in TaskName]
     if name in known:
         if task.form is not None:
-            raise ValueError(f"tasks.{name}: {name} is known by name; give a task of your own (kind) another one")
+            raise ValueError(f"tasks.{name}: {name} is a built-in task; give a task of your own (kind) another name")
         return
     if task.form is None:
         raise ValueError(
-            f"tasks.{name}: no task is known by this name.{did_you_mean(name, known)}\nallowed: {', '.join(known)}; "
+            f"tasks.{name}: no built-in task has this name.{did_you_mean(name, known)}\nallowed: {', '.join(known)}; "
             f"or any other name with kind: one of {', '.join(TaskKind)}"
         )
     if task.data is None and not task.names_both_files:

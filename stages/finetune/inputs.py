@@ -33,7 +33,7 @@ def read_tokenizer(folder: UPath, network: ElectraConfig) -> WordPiece:
 
 
 def find_task(config: FinetuneConfig) -> Task:
-    """The task, known by name or declared."""
+    """The task of the configuration."""
     options = TaskOptions(
         max_length=config.max_length,
         doc_stride=config.doc_stride,

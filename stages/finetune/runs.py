@@ -41,14 +41,14 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
                 settings |= {"task": str(name), "seed": number, "init": init}
                 try:
                     run = DeclaredConfig(**settings, form=task.form) if task.form else FinetuneConfig(**settings)
-                except ValueError as error:  # of values that go together only here
+                except ValueError as error:  # about values that meet only here
                     raise ValueError(f"tasks.{name}: {error}") from error
                 runs[finetune_name(run)] = run
     return runs
 
 
 def expand_examples(section: FinetuneSection) -> dict[str, ExamplesConfig]:
-    """What the tasks of a section learn from, by stage name: `examples/cola`."""
+    """The examples of a section's tasks by stage name: `examples/cola`."""
     examples: dict[str, ExamplesConfig] = {}
     for name, task in section.tasks.items():
         fetched = task.data is None and not task.names_both_files

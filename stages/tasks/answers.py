@@ -45,7 +45,7 @@ class EndHead(nnx.Module):
 class AnswerabilityHead(nnx.Module):
     """A logit for 'no answer in this window', [B]: dense, gelu, dense of two vectors.
 
-    That of [CLS], and the mean of all tokens, weighted by their probability to be the first of the answer.
+    The vectors are that of [CLS], and the mean of all tokens, weighted by their probability to begin the answer.
     """
 
     def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
@@ -61,7 +61,8 @@ class AnswerabilityHead(nnx.Module):
 
 
 class AnswerHead(nnx.Module):
-    """Spans, and perhaps whether there is one. Without that, the Hugging Face kind is transformers' own head."""
+    """Logits of spans, and of 'no answer' where a question may have none. Without the latter, the Hugging Face kind is
+    transformers' own head."""
 
     def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, rngs_key: jax.Array) -> None:
         keys = jax.random.split(rngs_key, 3)

@@ -45,7 +45,7 @@ class TaskOptions:
       max_answer_length: Longest answer, in tokens.
       n_best: Starts, ends and answers that are considered for a question.
       double_unordered: Train on both orders of a pair whose order means nothing.
-      bioes: Tags mark the ends of chunks too (B, I, E, S), whatever the files do.
+      bioes: The model learns BIOES tags, whatever the files have.
     """
 
     max_length: int

@@ -1,4 +1,4 @@
-"""One text or two to a class, some classes, or a number; from tables with a row an example.
+"""Tasks on one text or two: a class, several classes, or a number. They are read from tables with an example a row.
 
 C classes.
 """
@@ -37,7 +37,7 @@ class Example:
     """One or two texts and their label, as the task's target has it.
 
     Attributes:
-      part: Name of the part of dev that it belongs to, where the parts are scored apart.
+      part: Name of the part of dev that it belongs to, where the parts are scored separately.
     """
 
     texts: tuple[str, ...]
@@ -54,7 +54,7 @@ class Layout:
       label: Column of the label.
       labels: The classes as the file writes them, with their numbers.
       header: Names of all columns of a file that does not begin with them.
-      max_broken: So many rows are known to be broken.
+      max_broken: How many rows are known to be broken; they are left out.
     """
 
     texts: tuple[str, ...]
@@ -76,8 +76,8 @@ class Classification:
       primary: The score by which runs are compared.
       options: How examples become inputs.
       unordered: The order of the two texts means nothing.
-      dev_tsv: Layout of a tab-separated dev file, where it is another.
-      dev_parts: Parts of dev that are scored apart; with none, dev is one.
+      dev_tsv: Layout of a tab-separated dev file, where it differs.
+      dev_parts: Parts of dev that are scored separately; () scores dev as a whole.
       dev_files: Names of the dev file, where it is not called dev or validation.
     """
 
@@ -135,7 +135,7 @@ class Classification:
         return examples, found.broken
 
     def load_unlabelled(self, path: UPath) -> list[Example]:
-        """Reads the texts of a test file; it begins with a header whatever the others do. `label` is None."""
+        """Reads the texts of a test file, which always begins with a header. `label` is None."""
         layout = self.tsv if file_format(path) == ".tsv" else self.tables
         rows = read_rows(path, needed=layout.texts).rows
         return [Example(texts=_texts(row.values, place=row.place, columns=layout.texts), label=None) for row in rows]
@@ -199,7 +199,7 @@ class Classification:
 
 
 def _wrong(examples: Sequence[Example], verdict: Verdict, target: Target) -> list[dict[str, Any]]:
-    """Examples that went wrong, for readers."""
+    """Wrong examples, as the report shows them."""
     return [
         {
             "texts": [text[:_SHOWN_CHARACTERS] for text in examples[number].texts],

@@ -1,4 +1,4 @@
-"""The tasks by name, with the published settings of each: light, so that a config can be checked at once."""
+"""The built-in tasks with their published settings: light, so that a config can be checked at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from stages.tasks.kinds import KINDS, TaskKind
 
 
 class TaskName(StrEnum):
-    """The tasks that are known by name. The names are Hugging Face's."""
+    """The built-in tasks. The names are Hugging Face's."""
 
     COLA = "cola"
     SST2 = "sst2"

@@ -54,7 +54,7 @@ _NETWORKS: Mapping[Architecture, type[Network]] = {  # questions have one of the
 
 
 def _load_pyfunc(path: str) -> "Predictor":
-    """MLflow's name for what opens a model."""
+    """Opens a model; MLflow calls it by this name."""
     return Predictor(Path(path))
 
 
@@ -78,7 +78,7 @@ class Predictor:
           ValueError: The model is of a class that predicts nothing by itself.
         """
         model = load_pretrained(location if isinstance(location, str) else UPath(location))
-        # What transformers has no head for answers questions.
+        # A head that transformers has no class for answers questions.
         self.architecture = Architecture.QUESTION_ANSWERING if model.own_head else model.architecture
         if self.architecture not in _COLUMNS:
             raise ValueError(f"{location}: cannot predict with {self.architecture}; can with {', '.join(_COLUMNS)}")

@@ -59,7 +59,7 @@ class QuestionAnswering:
       name: As in the configuration.
       primary: The score by which runs are compared.
       options: Windows and answers.
-      version: What its files have in their names: `v1.1`.
+      version: The version in the names of its files: `v1.1`.
       kind: `ANSWERABILITY` where a question may have no answer.
     """
 
@@ -99,9 +99,9 @@ class QuestionAnswering:
     def features(
         self, examples: Sequence[Question], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
     ) -> Features:
-        """A row a window. In training a window without the whole answer has its span at [CLS], position 0.
+        """A row for each window. In training, a window without the whole answer has its span at [CLS], position 0.
 
-        A window that lacks the answer of a question that has one is `unanswerable` like any other without.
+        A window that lacks its question's answer is `unanswerable`, like one whose question has none.
         """
         del labels
         questions = tokenizer.encode([example.text for example in examples])
@@ -273,7 +273,7 @@ def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None
 
 
 def _can_be_answered(example: Question) -> bool:
-    """Whether its context has one of the texts that count as right, wherever."""
+    """Whether its context contains, anywhere, one of the texts that count as right."""
     context = example.context.lower()
     return any(map(example.holds, example.answers)) or any(text.strip().lower() in context for text in example.texts)
 

@@ -41,7 +41,7 @@ class Sentence:
     """Words with their tags.
 
     Attributes:
-      lines: What they came from, to be written beside the predictions.
+      lines: The lines they were read from, to be written beside the predictions.
     """
 
     words: tuple[str, ...]
@@ -58,7 +58,7 @@ class Tagging:
       columns: Names of the columns of a file with a word a line, word first, tag last.
       options: How examples become inputs.
       fields: Columns of the words and of the tags in JSON lines or Parquet, where a sentence is a row of lists.
-      known: The tags, where they must be of a list; a number in JSON lines or Parquet is a place in it.
+      known: All allowed tags, to which numbers in JSON lines or Parquet point; () allows any.
       chunked: Whether tags mark chunks (B-NP, I-NP); else each word is scored on its own.
       primary: The score by which runs are compared.
     """
@@ -73,7 +73,7 @@ class Tagging:
     kind: TaskKind = TaskKind.TAGGING
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
-        """Reads both files. The labels are the tags of training: one that dev alone has can only be missed."""
+        """Reads both files. The labels are the tags of training: a tag that only dev has can only be missed."""
         names = [f"{{}}{ending}" for ending in _ENDINGS]
         train_path = find_file(
             data, patterns=[name.format("train") for name in names], override=train_file, what="train_file"
@@ -93,7 +93,7 @@ class Tagging:
 
     @property
     def _recoded(self) -> bool:
-        """Whether the model's tags are others than the files'."""
+        """Whether the model learns other tags than the files have."""
         return self.chunked and self.options.bioes
 
     def _read(self, path: UPath) -> list[Sentence]:
@@ -106,7 +106,7 @@ class Tagging:
         return read_columns(path, columns=self.columns, check=self._check)
 
     def _check(self, tag: str, place: str, column: str) -> None:
-        """Raises a ValueError that says where a tag is none."""
+        """Raises a ValueError that names the place of a wrong tag."""
         if self.known and tag not in self.known:
             raise ValueError(f"{place}: column {column!r} holds {tag!r}, expected one of {', '.join(self.known)}")
         if self.chunked and not _TAG.fullmatch(tag):
@@ -115,7 +115,7 @@ class Tagging:
     def features(
         self, examples: Sequence[Sentence], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
     ) -> Features:
-        """A row a sentence, or several where it is longer than a row: no word goes without a prediction."""
+        """A row for each sentence, several for one that is longer than a row: every word gets a prediction."""
         del split
         numbers = {tag: number for number, tag in enumerate(labels)}
         vocabulary = sorted({word for sentence in examples for word in sentence.words})
@@ -206,12 +206,12 @@ def make_conll2000(options: TaskOptions) -> Tagging:
 
 
 def _plain(tags: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """The same chunks in tags that do not mark their ends."""
+    """The same chunks as B- and I- tags."""
     return [scores.tag_words(scores.chunks(each), num_words=len(each)) for each in tags]
 
 
 def _recode(sentence: Sentence) -> Sentence:
-    """With tags that mark where chunks end."""
+    """The sentence with BIOES tags."""
     tags = scores.tag_words(scores.chunks(sentence.tags), num_words=len(sentence.words), bioes=True)
     return replace(sentence, tags=tuple(tags))
 

@@ -1,4 +1,4 @@
-"""What is predicted of a text: one of some classes, any of them, or a number.
+"""What is predicted for a text: one class, any number of classes, or a number.
 
 B batch, N examples, C classes.
 """
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 
-_NUM_WRONG = 10  # examples that are shown
-_CONSTANT = 1e-3  # predictions within this share of the range of a regression are one number
+_NUM_WRONG = 10  # wrong examples that the report shows
+_CONSTANT = 1e-3  # predictions that differ by less than this share of the range count as the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What came out for all examples.
+    """Predictions for all examples, with their scores.
 
     Attributes:
       scores: By name, in per cent.
-      written: Each prediction as a file has it.
+      written: Each prediction as it stands in the prediction file.
       warnings: What a reader of the scores must know.
       details: Further results for readers.
-      wrong: Numbers of examples that went wrong, those of which the model was surest first.
+      wrong: Numbers of wrong examples, the most confident errors first.
     """
 
     scores: Mapping[str, float]
@@ -62,7 +62,7 @@ class Target(Protocol):
         """The label of a row. `labels` are the classes as this file writes them.
 
         Raises:
-          ValueError: The value is none that is allowed; names the place, the value and what is allowed.
+          ValueError: The value is not allowed; the message names the place, the value and what is allowed.
         """
         ...
 
@@ -81,13 +81,13 @@ class Target(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """One of some classes.
+    """One of several classes.
 
     Attributes:
       names: Of the classes by number.
-      written: How the prediction files call them.
+      written: Their names in the prediction files.
       scores: By name, of (gold, predicted) class numbers.
-      weights: By which the loss of each class counts; None for all alike, () for the inverse of its frequency.
+      weights: Weight of each class in the loss; None weighs all alike, () by the inverse of their frequency.
     """
 
     names: tuple[str, ...]
@@ -147,7 +147,7 @@ class Classes:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSet:
-    """Any number of classes of each text. A class is predicted where its logit is above 0.
+    """Any number of classes for each text. A class is predicted where its logit is above 0.
 
     In a file a set is a JSON or Parquet list, or one text with `separator` between the classes; an empty text
     is no class.
@@ -156,7 +156,7 @@ class LabelSet:
       names: Of the classes by number.
       separator: Between the classes, in text and in the prediction files.
       scores: By name, of (gold, predicted) indicators [N, C].
-      weights: By which the loss of a present class counts; None for all as absent ones, () for absent / present.
+      weights: Weight of each class in the loss where it is present; None is 1, () is absent / present.
     """
 
     names: tuple[str, ...]
@@ -302,7 +302,7 @@ def _degenerate(text: str | None) -> tuple[RunWarning, ...]:
 
 
 def _surest(numbers: np.ndarray, by: np.ndarray) -> list[int]:
-    """Some of these examples, those with the largest `by` first."""
+    """At most `_NUM_WRONG` of these examples, those with the largest `by` first."""
     return numbers[np.argsort(-by[numbers], kind="stable")][:_NUM_WRONG].tolist()
 
 

@@ -18,14 +18,14 @@ _CURVE_POINTS = 101
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What every threshold on the odds of 'no answer' gives.
+    """Scores by the threshold on the odds of 'no answer'.
 
     Attributes:
-      exact: Of the best answer that is none left empty, a question each, 0 or 1 [N].
-      f1: Likewise, from 0 to 1 [N].
-      answered: Whether the predicted text is one at all [N].
-      has_answer: Whether gold has one [N].
-      odds: Of 'no answer'; above the threshold the prediction is that there is none [N].
+      exact: Exact match of each question's best answer, before any is left empty, 0 or 1 [N].
+      f1: Its F1, from 0 to 1 [N].
+      answered: Whether the predicted text is not empty [N].
+      has_answer: Whether the question has an answer [N].
+      odds: Odds of 'no answer'; above the threshold, none is predicted [N].
     """
 
     exact: np.ndarray
@@ -60,7 +60,7 @@ class Thresholds:
         return 100.0 * float(totals[place]) / len(self.odds), threshold
 
     def curve(self) -> list[dict[str, float]]:
-        """Exact match and F1 at thresholds that lie as densely as the odds."""
+        """Exact match and F1 at the quantiles of the odds."""
         thresholds = np.unique(np.quantile(self.odds, np.linspace(0, 1, _CURVE_POINTS), method="inverted_cdf"))
         rows = []
         for threshold in thresholds.tolist():
@@ -69,7 +69,7 @@ class Thresholds:
         return rows
 
     def as_json(self, *, threshold: float) -> Mapping[str, Any]:
-        """Which thresholds are best, and the curve."""
+        """The threshold in use, the best ones, and the curve."""
         return {
             "threshold": threshold,
             "best_thresholds": {name: self.best(name)[1] for name in ("exact_match", "f1")},
@@ -80,7 +80,7 @@ class Thresholds:
 def make_thresholds(gold: Sequence[Sequence[str]], predicted: Sequence[str], odds: Sequence[float]) -> Thresholds:
     """Compares predicted texts with gold, which is empty for a question without answer.
 
-    A gold answer of which normalisation leaves nothing does not count; F1 with an empty side is 1 if both are.
+    A gold answer that normalises to nothing does not count. With an empty side, F1 is 1 if both are, else 0.
     """
     if not predicted:
         raise ValueError("no questions to score")

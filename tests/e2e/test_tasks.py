@@ -1,4 +1,4 @@
-"""Every task that is known by name, and four of the user's own, from one config file in one command.
+"""Every built-in task, and four of the user's own, from one config file in one command.
 
 On cuts of the published files where these lie beside the repository (../shared/data), else on files of their form.
 """

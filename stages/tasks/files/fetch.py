@@ -1,4 +1,4 @@
-"""Fetches the published files of a task that is known by name, and holds them against their checksums."""
+"""Fetches the published files of a built-in task and checks their checksums."""
 
 import tempfile
 import zipfile
@@ -13,7 +13,7 @@ from stages.tasks.files.published import MRPC_DEV_IDS, MRPC_TEST, MRPC_TRAIN, Pu
 
 
 def fetch(files: Sequence[PublishedFile], *, folder: UPath, task: str, tracker: Tracker) -> None:
-    """Leaves a task's files in a folder, under the names by which the task finds them.
+    """Writes a task's files into a folder, under the names by which the task finds them.
 
     Raises:
       FileNotFoundError: A file cannot be had.
@@ -48,7 +48,7 @@ def _fetch(file: PublishedFile, folder: Path, *, task: str) -> Path:
 
 
 def _unpack(archive: Path, folder: UPath) -> None:
-    """The files that lie in the archive's one folder; what lies deeper is raw material."""
+    """Writes the files of the archive's one folder; what lies deeper is raw material."""
     with zipfile.ZipFile(archive) as members:
         for name in members.namelist():
             match PurePosixPath(name).parts:
@@ -57,7 +57,7 @@ def _unpack(archive: Path, folder: UPath) -> None:
 
 
 def _split_mrpc(folder: UPath) -> None:
-    """MRPC's two published files as the three that GLUE made of them.
+    """Makes GLUE's three files from MRPC's two published ones.
 
     GLUE takes those of the training pairs whose ids it lists for dev, and the test pairs without their labels.
     """

@@ -42,7 +42,7 @@ def find_file(data: UPath, *, patterns: Sequence[str], override: str | None, wha
 
 
 def _require_one_format(data: UPath, chosen: str, *, names: Sequence[str], patterns: Sequence[str], what: str) -> None:
-    """The same name with another ending may be the same data in another form, or not: nobody knows which is meant."""
+    """Refuses two files of the same name with different endings: they may hold different data."""
     stem = chosen.lower().partition(".")[0]
     others = [
         name

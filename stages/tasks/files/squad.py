@@ -38,7 +38,7 @@ class Question:
 
     Attributes:
       answers: Where the answers lie; none for a question that has none.
-      accepted: Texts that count as right, where they are others than those of `answers`.
+      accepted: Texts that count as right, where they differ from those of `answers`.
     """
 
     id: str
@@ -85,7 +85,7 @@ def read_squad(path: UPath, *, unanswerable: bool = False) -> list[Question]:
 
 
 def require_different_ids(questions: Sequence[Question], path: UPath) -> None:
-    """Predictions are written by id."""
+    """Raises a ValueError where an id is repeated: predictions are written by id."""
     counts = Counter(question.id for question in questions)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:

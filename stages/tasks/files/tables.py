@@ -48,10 +48,10 @@ def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (),
     Tab-separated files have no quoting: a quote is text. CSV files quote as RFC 4180 says.
 
     Args:
-      path: Its suffix says what it is.
+      path: Its suffix names the format.
       needed: The columns.
       header: Names of all columns of a tab-separated or CSV file that does not begin with them.
-      max_broken: So many rows may have another number of columns, and are left out.
+      max_broken: How many rows may have a different number of columns; they are left out.
 
     Raises:
       ValueError: A column is missing, a row has another number of columns, or there are no rows.

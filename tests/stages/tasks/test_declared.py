@@ -183,9 +183,9 @@ def test_what_is_missing_or_contradicts_itself_is_told(said: dict[str, Any], mes
 
 
 def test_names_of_known_tasks_and_of_ones_own_do_not_mix() -> None:
-    with pytest.raises(ValueError, match=r"tasks.cola: cola is known by name"):
+    with pytest.raises(ValueError, match=r"tasks.cola: cola is a built-in task"):
         FinetuneSection(tasks={"cola": TaskSection(data="d", **TICKETS)})
-    with pytest.raises(ValueError, match=r"(?s)tasks.sst: no task is known by this name. Did you mean `sst2`.*kind"):
+    with pytest.raises(ValueError, match=r"(?s)tasks.sst: no built-in task has this name. Did you mean `sst2`.*kind"):
         FinetuneSection(tasks={"sst": TaskSection(data="d")})
     with pytest.raises(ValueError, match=r"tasks.a/b: a name has letters"):
         FinetuneSection(tasks={"a/b": TaskSection(data="d", **TICKETS)})
