@@ -143,8 +143,8 @@ class Attended(NamedTuple):
 class Attention(nnx.Module):
     """Attention of `H` heads from one sequence to another or to itself, with its output projection."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 4)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 4)
         shape, stddev = (config.hidden_size, config.hidden_size), config.initializer_range
         self.query = Dense(truncated_normal(keys[0], shape, stddev=stddev))
         self.key = Dense(truncated_normal(keys[1], shape, stddev=stddev))
@@ -201,8 +201,8 @@ class Source(NamedTuple):
 class CrossAttention(nnx.Module):
     """A decoder's attention to the states of another encoder, with its dropout, residual sum and LayerNorm."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        self.attention = Attention(config, rngs_key=rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        self.attention = Attention(config, key=key)
         self.layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout_rate = config.hidden_dropout_prob
 

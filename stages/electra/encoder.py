@@ -23,8 +23,8 @@ def _dense(key: jax.Array, config: ElectraConfig, num_inputs: int, num_outputs: 
 class Embeddings(nnx.Module):
     """Word, position and token type vectors, added and normalised."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 3)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 3)
         width, stddev = config.embedding_size, config.initializer_range
         self.word = Embedding(truncated_normal(keys[0], (config.vocab_size, width), stddev=stddev))
         self.position = Embedding(truncated_normal(keys[1], (config.max_position_embeddings, width), stddev=stddev))
@@ -65,13 +65,11 @@ class Embeddings(nnx.Module):
 class Layer(nnx.Module):
     """Attention and feed-forward, each followed by dropout, the residual sum and LayerNorm ('post-LN')."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 3)
-        self.attention = Attention(config, rngs_key=keys[0])
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 3)
+        self.attention = Attention(config, key=keys[0])
         self.attention_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.cross = (
-            CrossAttention(config, rngs_key=jax.random.fold_in(rngs_key, 3)) if config.add_cross_attention else None
-        )
+        self.cross = CrossAttention(config, key=jax.random.fold_in(key, 3)) if config.add_cross_attention else None
         self.intermediate = _dense(keys[1], config, config.hidden_size, config.intermediate_size)
         self.output = _dense(keys[2], config, config.intermediate_size, config.hidden_size)
         self.layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -136,14 +134,14 @@ class Encoded(NamedTuple):
 class Encoder(nnx.Module):
     """The layers, after a projection where the embedding width is not the model's."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, config.num_hidden_layers + 1)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, config.num_hidden_layers + 1)
         self.embeddings_project = (
             None
             if config.embedding_size == config.hidden_size
             else _dense(keys[0], config, config.embedding_size, config.hidden_size)
         )
-        self.layers = nnx.List([Layer(config, rngs_key=key) for key in keys[1:]])
+        self.layers = nnx.List([Layer(config, key=key) for key in keys[1:]])
         self.is_causal = config.is_decoder
 
     def __call__(

@@ -29,9 +29,9 @@ class GeneratorHead(nnx.Module):
     `num_inputs` is the width of what comes in where that is not the model's.
     """
 
-    def __init__(self, config: ElectraConfig, *, num_inputs: int | None = None, rngs_key: jax.Array) -> None:
+    def __init__(self, config: ElectraConfig, *, num_inputs: int | None = None, key: jax.Array) -> None:
         shape = (num_inputs or config.hidden_size, config.embedding_size)
-        self.dense = Dense(truncated_normal(rngs_key, shape, stddev=config.initializer_range))
+        self.dense = Dense(truncated_normal(key, shape, stddev=config.initializer_range))
         self.layer_norm = LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
 
@@ -50,8 +50,8 @@ class GeneratorHead(nnx.Module):
 class DiscriminatorHead(nnx.Module):
     """A logit for 'this token was replaced' at every token."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key)
         width = config.hidden_size
         self.dense = Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))
         self.prediction = Dense(glorot_uniform(keys[1], (width, 1)))
@@ -65,8 +65,8 @@ class DiscriminatorHead(nnx.Module):
 class ClassificationHead(nnx.Module):
     """Logits from the vector of [CLS]: dropout, dense, gelu, dropout, dense. The original: dropout, dense."""
 
-    def __init__(self, config: ElectraConfig, *, num_labels: int, kind: HeadKind, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key)
+    def __init__(self, config: ElectraConfig, *, num_labels: int, kind: HeadKind, key: jax.Array) -> None:
+        keys = jax.random.split(key)
         width = config.hidden_size
         self.dense = (
             Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))
@@ -88,8 +88,8 @@ class ClassificationHead(nnx.Module):
 class TokenHead(nnx.Module):
     """Logits at every token: dropout, dense. With two labels, the start and end of an answer."""
 
-    def __init__(self, config: ElectraConfig, *, num_labels: int, dropout_rate: float, rngs_key: jax.Array) -> None:
-        self.prediction = Dense(glorot_uniform(rngs_key, (config.hidden_size, num_labels)))
+    def __init__(self, config: ElectraConfig, *, num_labels: int, dropout_rate: float, key: jax.Array) -> None:
+        self.prediction = Dense(glorot_uniform(key, (config.hidden_size, num_labels)))
         self.dropout_rate = dropout_rate
 
     def __call__(self, x_BTD: jax.Array, *, key_B: jax.Array | None) -> jax.Array:
@@ -99,8 +99,8 @@ class TokenHead(nnx.Module):
 class ChoiceHead(nnx.Module):
     """A logit for each text, [B]: one token's vector, or the mean over all; dense, activation, dropout; dense."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key)
         width = config.hidden_size
         self.summary = (
             Dense(truncated_normal(keys[0], (width, width), stddev=config.initializer_range))

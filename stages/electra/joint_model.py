@@ -2,7 +2,7 @@
 
 A module holds arrays only while it is built or called. Between, its parameters are a plain nested dictionary:
 
-    graphdef, params = split(Electra(discriminator, generator, rngs_key=jax.random.key(0)))
+    graphdef, params = split(Electra(discriminator, generator, key=jax.random.key(0)))
     logits = merge(graphdef, params).discriminate(ids_BT, mask_BT, types_BT)
 
 Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary.
@@ -12,6 +12,7 @@ the second; positions count from 0 where they are not given.
 they add up in float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,22 +27,22 @@ from stages.electra.layers import Dense, glorot_uniform, split_keys
 from stages.electra.objectives.objective import ObjectiveKind
 from stages.electra.towers import TwoTowers
 
-Params = dict[str, Any]
+Params = dict[str, Any]  # nested, of arrays
 
 
-def split(module: nnx.Module) -> tuple[Any, Params]:
+def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     """The module's structure, and its parameters in nested dictionaries; lists have keys '0', '1', …"""
     # Tree mode refuses a module or array held twice, which jax.jit would silently untie.
     graphdef, state = nnx.split(module, graph=False)
     return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
 
 
-def merge(graphdef: Any, params: Params) -> Any:
+def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
     """The module again, around `params`."""
     return nnx.merge(graphdef, _rename_keys(params, lambda key: int(key) if key.isdecimal() else key))
 
 
-def _rename_keys(tree: Any, rename: Any) -> Any:
+def _rename_keys(tree: Any, rename: Callable[[Any], Any]) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {rename(key): _rename_keys(value, rename) for key, value in tree.items()}
@@ -67,7 +68,7 @@ class Electra(nnx.Module):
         kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION,
         embedding_sharing: EmbeddingSharing = EmbeddingSharing.SHARED,
         shared_encoder: bool = False,
-        rngs_key: jax.Array,
+        key: jax.Array,
     ) -> None:
         traits = kind.traits
         is_untied = embedding_sharing is EmbeddingSharing.UNTIED
@@ -86,27 +87,27 @@ class Electra(nnx.Module):
             raise ValueError("neither a discriminator nor a generator is configured")
         # The order of initialisation: embeddings, generator, its head, discriminator, its head; last what only some
         # models have.
-        keys = jax.random.split(rngs_key, 5)
-        self.embeddings = Embeddings(first, rngs_key=keys[0])
+        keys = jax.random.split(key, 5)
+        self.embeddings = Embeddings(first, key=keys[0])
         # Any, not `Encoder | None`: who calls a network knows that it is there.
         is_shared = shared_encoder and discriminator is not None
         encoder = TwoTowers if traits.has_towers else Encoder
-        self.generator: Any = encoder(generator, rngs_key=keys[1]) if generator and not is_shared else None
+        self.generator: Any = encoder(generator, key=keys[1]) if generator and not is_shared else None
         self.generator_head: Any = (
-            GeneratorHead(generator, num_inputs=traits.generator_towers * generator.hidden_size, rngs_key=keys[2])
+            GeneratorHead(generator, num_inputs=traits.generator_towers * generator.hidden_size, key=keys[2])
             if generator
             else None
         )
-        self.discriminator: Any = Encoder(discriminator, rngs_key=keys[3]) if discriminator else None
+        self.discriminator: Any = Encoder(discriminator, key=keys[3]) if discriminator else None
         head = GeneratorHead if traits.restores else DiscriminatorHead
-        self.discriminator_head: Any = head(discriminator, rngs_key=keys[4]) if discriminator else None
-        own_key = jax.random.fold_in(rngs_key, 5)
+        self.discriminator_head: Any = head(discriminator, key=keys[4]) if discriminator else None
+        own_key = jax.random.fold_in(key, 5)
         has_own = is_untied and discriminator
-        self.generator_embeddings: Any = Embeddings(generator, rngs_key=own_key) if generator and has_own else None
+        self.generator_embeddings: Any = Embeddings(generator, key=own_key) if generator and has_own else None
         is_disentangled = embedding_sharing is EmbeddingSharing.DISENTANGLED and discriminator and generator
         self.difference: Any = jax.tree.map(jnp.zeros_like, self.embeddings) if is_disentangled else None
         self.copy_head: Any = (
-            Dense(glorot_uniform(jax.random.fold_in(rngs_key, 6), (discriminator.hidden_size, 1)))
+            Dense(glorot_uniform(jax.random.fold_in(key, 6), (discriminator.hidden_size, 1)))
             if traits.copies and discriminator
             else None
         )

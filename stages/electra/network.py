@@ -29,10 +29,10 @@ from stages.electra.layers import split_keys
 class Network(nnx.Module):
     """Embeddings and encoder. A subclass adds `head`, made from the third key, and the logits that it gives."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 3)
-        self.embeddings = Embeddings(config, rngs_key=keys[0])
-        self.encoder = Encoder(config, rngs_key=keys[1])
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key, 3)
+        self.embeddings = Embeddings(config, key=keys[0])
+        self.encoder = Encoder(config, key=keys[1])
 
     def __call__(
         self,
@@ -77,9 +77,9 @@ class Network(nnx.Module):
 class Discriminator(Network):
     """Logits for 'this token was replaced', [B, T]."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        super().__init__(config, rngs_key=rngs_key)
-        self.head = DiscriminatorHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        super().__init__(config, key=key)
+        self.head = DiscriminatorHead(config, key=jax.random.split(key, 3)[2])
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, dtype=dtype)
@@ -88,9 +88,9 @@ class Discriminator(Network):
 class LanguageModel(Network):
     """Logits of every word at every token, [B, T, V]: a generator, or a decoder's next words."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        super().__init__(config, rngs_key=rngs_key)
-        self.head = GeneratorHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        super().__init__(config, key=key)
+        self.head = GeneratorHead(config, key=jax.random.split(key, 3)[2])
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, self.embeddings.word.embedding[...], dtype=dtype)
@@ -103,15 +103,15 @@ class SequenceClassifier(Network):
         self,
         config: ElectraConfig,
         *,
-        rngs_key: jax.Array,
+        key: jax.Array,
         head: HeadKind = HeadKind.HUGGINGFACE,
     ) -> None:
-        super().__init__(config, rngs_key=rngs_key)
+        super().__init__(config, key=key)
         self.head = ClassificationHead(
             config,
             num_labels=config.num_labels,
             kind=head,
-            rngs_key=jax.random.split(rngs_key, 3)[2],
+            key=jax.random.split(key, 3)[2],
         )
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
@@ -121,13 +121,13 @@ class SequenceClassifier(Network):
 class TokenClassifier(Network):
     """Logits of every token, [B, T, C]."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        super().__init__(config, rngs_key=rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        super().__init__(config, key=key)
         self.head = TokenHead(
             config,
             num_labels=config.num_labels,
             dropout_rate=config.head_dropout,
-            rngs_key=jax.random.split(rngs_key, 3)[2],
+            key=jax.random.split(key, 3)[2],
         )
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
@@ -137,10 +137,10 @@ class TokenClassifier(Network):
 class SpanPredictor(Network):
     """Logits of every token as the first and as the last of an answer, [B, T, 2]."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        super().__init__(config, rngs_key=rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        super().__init__(config, key=key)
         # No dropout before the head, in the original as in Hugging Face's.
-        self.head = TokenHead(config, num_labels=2, dropout_rate=0.0, rngs_key=jax.random.split(rngs_key, 3)[2])
+        self.head = TokenHead(config, num_labels=2, dropout_rate=0.0, key=jax.random.split(key, 3)[2])
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=None)
@@ -149,9 +149,9 @@ class SpanPredictor(Network):
 class ChoiceClassifier(Network):
     """A logit for each text, [B], to be compared with those of the other choices."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        super().__init__(config, rngs_key=rngs_key)
-        self.head = ChoiceHead(config, rngs_key=jax.random.split(rngs_key, 3)[2])
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        super().__init__(config, key=key)
+        self.head = ChoiceHead(config, key=jax.random.split(key, 3)[2])
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=key_B, dtype=dtype)

@@ -18,11 +18,11 @@ from stages.electra.layers import split_keys
 class TwoTowers(nnx.Module):
     """One encoder that reads a text from left to right and one from right to left."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key)
         tower = replace(config, is_decoder=True)
-        self.rightward = Encoder(tower, rngs_key=keys[0])
-        self.leftward = Encoder(tower, rngs_key=keys[1])
+        self.rightward = Encoder(tower, key=keys[0])
+        self.leftward = Encoder(tower, key=keys[1])
 
     def __call__(self, x_BTE: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Encoded:
         """What all tokens to the left and what all to the right of each say, side by side, `last_BTD` [B, T, 2 D]."""

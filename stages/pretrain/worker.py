@@ -3,10 +3,10 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.experimental.multihost_utils import process_allgather
 
 from cluster.devices import peak_flops
@@ -64,14 +64,14 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     # Two keys of one seed: initial weights never share bits with the steps' masks.
     eval_key = jax.random.key(config.seed + 0x5EED)
 
-    def init_model() -> tuple[Any, Any]:
+    def init_model() -> tuple[nnx.GraphDef, Params]:
         model = Electra(
             discriminator,
             generator,
             kind=objective.kind,
             embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
-            rngs_key=jax.random.key(config.seed),
+            key=jax.random.key(config.seed),
         )
         graphdef, params = split(model)
         if config.model.local_attention:
@@ -234,7 +234,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         )
 
 
-def _heldout_batches(reader: Any, *, config: PretrainConfig, pad_id: int) -> Iterator[dict[str, Any]]:
+def _heldout_batches(reader: ShardReader, *, config: PretrainConfig, pad_id: int) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of the held-out batches, always the same ones; missing rows are all padding."""
 
     rows_each = config.batch_size // jax.process_count()

@@ -20,8 +20,8 @@ _NOWHERE = -1e9  # logit of what cannot be chosen
 class EndHead(nnx.Module):
     """Logits of every token as the last of an answer that starts at a given one: dense, gelu, dense of both vectors."""
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key)
         shape = (2 * config.hidden_size, _WIDTH)  # the token's own vector, the start's
         self.dense = Dense(truncated_normal(keys[0], shape, stddev=config.initializer_range))
         self.prediction = Dense(glorot_uniform(keys[1], (_WIDTH, 1)))
@@ -48,8 +48,8 @@ class AnswerabilityHead(nnx.Module):
     The vectors are that of [CLS], and the mean of all tokens, weighted by their probability to begin the answer.
     """
 
-    def __init__(self, config: ElectraConfig, *, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key)
+    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+        keys = jax.random.split(key)
         shape = (2 * config.hidden_size, _WIDTH)
         self.dense = Dense(truncated_normal(keys[0], shape, stddev=config.initializer_range))
         self.prediction = Dense(glorot_uniform(keys[1], (_WIDTH, 1)))
@@ -64,12 +64,12 @@ class AnswerHead(nnx.Module):
     """Logits of spans, and of 'no answer' where a question may have none. Without the latter, the Hugging Face kind is
     transformers' own head."""
 
-    def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, rngs_key: jax.Array) -> None:
-        keys = jax.random.split(rngs_key, 3)
+    def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, key: jax.Array) -> None:
+        keys = jax.random.split(key, 3)
         is_joint = kind is HeadKind.ORIGINAL
         self.prediction = Dense(glorot_uniform(keys[0], (config.hidden_size, 1 if is_joint else 2)))
-        self.end = EndHead(config, rngs_key=keys[1]) if is_joint else None
-        self.unanswerable = AnswerabilityHead(config, rngs_key=keys[2]) if unanswerable else None
+        self.end = EndHead(config, key=keys[1]) if is_joint else None
+        self.unanswerable = AnswerabilityHead(config, key=keys[2]) if unanswerable else None
 
     def __call__(
         self,
@@ -106,9 +106,9 @@ class AnswerNetwork(Network):
     equal ones first. Last, where a question may have no answer, that of 'none', the same at every token.
     """
 
-    def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, rngs_key: jax.Array) -> None:
-        super().__init__(config, rngs_key=rngs_key)
-        self.head = AnswerHead(config, kind=kind, unanswerable=unanswerable, rngs_key=jax.random.split(rngs_key, 3)[2])
+    def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, key: jax.Array) -> None:
+        super().__init__(config, key=key)
+        self.head = AnswerHead(config, kind=kind, unanswerable=unanswerable, key=jax.random.split(key, 3)[2])
 
     def __call__(
         self,

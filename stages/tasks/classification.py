@@ -313,7 +313,7 @@ def make_text_network(config: ElectraConfig, head: HeadKind, key: "jax.Array") -
     """Logits of a whole text."""
     from stages.electra.network import SequenceClassifier
 
-    return SequenceClassifier(config, rngs_key=key, head=head)
+    return SequenceClassifier(config, key=key, head=head)
 
 
 def _in_own_units(task: Task, head: "Params") -> "Params":

@@ -94,7 +94,7 @@ class Predictor:
             self._kind, graphdef, params = _answering(model)
         else:
             network = _NETWORKS[self.architecture]
-            graphdef, _ = jax.eval_shape(lambda: split(network(model.config, rngs_key=jax.random.key(0))))
+            graphdef, _ = jax.eval_shape(lambda: split(network(model.config, key=jax.random.key(0))))
             params = model.params
         self._params = jax.tree.map(jnp.asarray, params)
         self._predict = make_predict(graphdef, dtype="float32")

@@ -295,7 +295,7 @@ def _make_declared(name: str, form: TaskForm, options: TaskOptions) -> QuestionA
 def _make_network(config: ElectraConfig, head: HeadKind, key: "jax.Array", *, unanswerable: bool) -> "Network":
     from stages.tasks.answers import AnswerNetwork
 
-    return AnswerNetwork(config, kind=head, unanswerable=unanswerable, rngs_key=key)
+    return AnswerNetwork(config, kind=head, unanswerable=unanswerable, key=key)
 
 
 def kind_of_head(head: "Params") -> tuple[TaskKind, HeadKind]:

@@ -297,7 +297,7 @@ def _make_network(config: ElectraConfig, head: HeadKind, key: "jax.Array") -> "N
     del head  # both are one dense layer
     from stages.electra.network import TokenClassifier
 
-    return TokenClassifier(config, rngs_key=key)
+    return TokenClassifier(config, key=key)
 
 
 def _losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:

@@ -31,7 +31,7 @@ def state_of(size: Size) -> TrainState:
     networks = ModelConfig(size=size).resolve(VOCAB_SIZE)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-4, steps=1, warmup_steps=0))
     key = jax.random.key(0)
-    return jax.eval_shape(lambda: init_state(split(Electra(*networks, rngs_key=key))[1], optimizer, key=key))
+    return jax.eval_shape(lambda: init_state(split(Electra(*networks, key=key))[1], optimizer, key=key))
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:

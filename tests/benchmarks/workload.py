@@ -96,7 +96,7 @@ class OurStep:
         networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
 
         def init_model() -> tuple[Any, Any]:
-            return split(Electra(*networks, rngs_key=jax.random.key(0)))
+            return split(Electra(*networks, key=jax.random.key(0)))
 
         graphdef, _ = jax.eval_shape(init_model)
         loss_fn = make_pretraining_loss(

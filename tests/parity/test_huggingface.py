@@ -77,7 +77,7 @@ def ours(call) -> np.ndarray:
 def save_network(folder: Path, name: str, **changes):
     """Exports one network of a random ELECTRA; returns its architecture and the function that we compute."""
     discriminator, generator = configs(**changes)
-    graphdef, params = build(lambda: Electra(discriminator, generator, rngs_key=KEY))
+    graphdef, params = build(lambda: Electra(discriminator, generator, key=KEY))
     model = merge(graphdef, params)
     architecture, config, call = {
         "discriminator": ("ElectraForPreTraining", discriminator, model.discriminate),
@@ -136,18 +136,18 @@ def test_fine_tuned_models_give_our_logits(tmp_path):
     config = configs()[0]
     cases = {
         "ElectraForSequenceClassification": (
-            lambda: SequenceClassifier(config.change(num_labels=3), rngs_key=KEY),
+            lambda: SequenceClassifier(config.change(num_labels=3), key=KEY),
             LABELS,
         ),
         "ElectraForSequenceClassification with the original's head": (
-            lambda: SequenceClassifier(config.change(num_labels=3), rngs_key=KEY, head=HeadKind.ORIGINAL),
+            lambda: SequenceClassifier(config.change(num_labels=3), key=KEY, head=HeadKind.ORIGINAL),
             LABELS,
         ),
         "ElectraForTokenClassification": (
-            lambda: TokenClassifier(config.change(num_labels=3), rngs_key=KEY),
+            lambda: TokenClassifier(config.change(num_labels=3), key=KEY),
             LABELS,
         ),
-        "ElectraForQuestionAnswering": (lambda: SpanPredictor(config, rngs_key=KEY), None),
+        "ElectraForQuestionAnswering": (lambda: SpanPredictor(config, key=KEY), None),
     }
     for name, (make, id2label) in cases.items():
         graphdef, params = build(make)

@@ -65,7 +65,7 @@ def make_batch(step: int) -> dict[str, np.ndarray]:
 def start(*, untied: bool, dtype: str) -> tuple[Any, Any]:
     sharing = EmbeddingSharing.UNTIED if untied else EmbeddingSharing.SHARED
     graphdef, shapes = jax.eval_shape(
-        lambda: split(Electra(*configs(untied=untied), embedding_sharing=sharing, rngs_key=jax.random.key(0)))
+        lambda: split(Electra(*configs(untied=untied), embedding_sharing=sharing, key=jax.random.key(0)))
     )
     random = np.random.default_rng(1)
 

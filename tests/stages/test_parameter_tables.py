@@ -23,13 +23,13 @@ KEY = jax.random.key(0)
 
 def pretraining(size: Size) -> str:
     networks = ModelConfig(size=size).resolve(30522)
-    return table(lambda: Electra(*networks, rngs_key=KEY))
+    return table(lambda: Electra(*networks, key=KEY))
 
 
 def finetuning(size: Size) -> str:
     discriminator, _ = ModelConfig(size=size).resolve(30522)
     scale = make_layer_scale(num_layers=discriminator.num_hidden_layers, decay=0.8, offset=1)
-    return table(lambda: SequenceClassifier(discriminator.change(num_labels=2), rngs_key=KEY), lr_scale=scale)
+    return table(lambda: SequenceClassifier(discriminator.change(num_labels=2), key=KEY), lr_scale=scale)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -64,7 +64,7 @@ class ElectraPreTrainedModel(ABC):
     @classmethod
     def init_params(cls, config: ElectraConfig, *, seed: int) -> Params:
         """Random parameters as the paper starts from."""
-        return jax.jit(lambda key: split(cls._network(config, rngs_key=key))[1])(jax.random.key(seed))
+        return jax.jit(lambda key: split(cls._network(config, key=key))[1])(jax.random.key(seed))
 
     @classmethod
     def from_pretrained(
@@ -321,7 +321,7 @@ def _run(
 
 def network_of(model: type[ElectraPreTrainedModel], config: ElectraConfig, params: Params) -> Any:
     """The model's network around `params`, to be called inside a compiled function."""
-    structure, _ = jax.eval_shape(lambda: split(model._network(config, rngs_key=jax.random.key(0))))
+    structure, _ = jax.eval_shape(lambda: split(model._network(config, key=jax.random.key(0))))
     return merge(structure, params)
 
 

@@ -7,11 +7,11 @@ Shapes: `B` batch, `T` tokens, `P` masked positions, `E` embedding width, `V` vo
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import DTypeLike
 
 from stages.electra.joint_model import Electra, Params, merge
@@ -101,7 +101,7 @@ def corrupt(
 
 
 def make_pretraining_loss(
-    graphdef: Any,
+    graphdef: nnx.GraphDef,
     *,
     objective: ObjectiveConfig,
     special_ids: Mapping[str, int],

@@ -51,7 +51,7 @@ def flatten_shapes(shapes: dict) -> dict[str, tuple[int, ...]]:
 
 def build_electra(**changes: object) -> tuple[Any, dict]:
     """A tiny ELECTRA."""
-    return build(lambda: Electra(*tiny(**changes), rngs_key=KEY))
+    return build(lambda: Electra(*tiny(**changes), key=KEY))
 
 
 @partial(jax.jit, static_argnames=("graphdef", "network", "dtype"))

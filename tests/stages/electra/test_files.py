@@ -57,15 +57,15 @@ def assert_equal(ours: dict, theirs: dict) -> None:
     [
         (
             "ElectraForSequenceClassification",
-            lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY),
+            lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY),
             LABELS,
         ),
         (
             "ElectraForTokenClassification",
-            lambda c: TokenClassifier(c.change(num_labels=3), rngs_key=KEY),
+            lambda c: TokenClassifier(c.change(num_labels=3), key=KEY),
             LABELS,
         ),
-        ("ElectraForQuestionAnswering", lambda c: SpanPredictor(c, rngs_key=KEY), None),
+        ("ElectraForQuestionAnswering", lambda c: SpanPredictor(c, key=KEY), None),
     ],
 )
 def test_a_fine_tuned_model_survives_its_folder(tmp_path, architecture, make, id2label):
@@ -146,7 +146,7 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
 def test_the_originals_head_is_exported_as_transformers_with_the_same_logits(tmp_path, num_labels):
     config = tiny()[0].change(num_labels=num_labels)
     assert (2 * num_labels <= config.hidden_size) == (num_labels == 3)
-    graphdef, params = build(lambda: SequenceClassifier(config, rngs_key=KEY, head=HeadKind.ORIGINAL))
+    graphdef, params = build(lambda: SequenceClassifier(config, key=KEY, head=HeadKind.ORIGINAL))
     # As after training: a LayerNorm that is not that of the start, elements that the gelu would bend.
     norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
     random = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def test_the_originals_head_is_exported_as_transformers_with_the_same_logits(tmp
     ids = random.integers(5, config.vocab_size, (4, 12))
     inputs = (jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.zeros(ids.shape, jnp.int32))
     expected = merge(graphdef, params)(*inputs)
-    structure, _ = build(lambda: SequenceClassifier(saved.config, rngs_key=KEY))
+    structure, _ = build(lambda: SequenceClassifier(saved.config, key=KEY))
     found = merge(structure, saved.params)(*inputs)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -66,7 +66,7 @@ def test_both_networks_share_every_embedding_and_nothing_else(electra):
 def test_networks_that_cannot_share_embeddings_are_refused():
     discriminator, generator = tiny()[0], tiny(embedding_size=16)[1]
     with pytest.raises(ValueError, match=r"embedding_size is 24 .* 16"):
-        Electra(discriminator, generator, rngs_key=KEY)
+        Electra(discriminator, generator, key=KEY)
 
 
 def test_a_sequence_longer_than_the_positions_is_refused(electra):
@@ -111,7 +111,7 @@ def test_twelve_layers_keep_their_order():
 def test_initial_weights_are_those_of_the_original():
     """Truncated normal of 0.02, Glorot uniform for the last layer, biases 0, scales 1, all independent."""
     networks = tiny(hidden_size=64, num_hidden_layers=1, embedding_size=64)
-    params = flatten(split(Electra(*networks, rngs_key=KEY))[1])
+    params = flatten(split(Electra(*networks, key=KEY))[1])
     seen = set()
     for name, value in params.items():
         if name.endswith("scale"):
@@ -182,13 +182,13 @@ def test_equal_texts_get_different_dropout(electra):
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
-        (lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY), (2, 3)),
+        (lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY), (2, 3)),
         (
-            lambda c: SequenceClassifier(c.change(num_labels=3), rngs_key=KEY, head=HeadKind.ORIGINAL),
+            lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY, head=HeadKind.ORIGINAL),
             (2, 3),
         ),
-        (lambda c: TokenClassifier(c.change(num_labels=5), rngs_key=KEY), (2, NUM_TOKENS, 5)),
-        (lambda c: SpanPredictor(c, rngs_key=KEY), (2, NUM_TOKENS, 2)),
+        (lambda c: TokenClassifier(c.change(num_labels=5), key=KEY), (2, NUM_TOKENS, 5)),
+        (lambda c: SpanPredictor(c, key=KEY), (2, NUM_TOKENS, 2)),
     ],
     ids=["classification", "classification as the original", "tokens", "answers"],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from electra_miniature import tiny
 
+import stages.electra
 from stages.electra import (
     ElectraConfig,
     ElectraForCausalLM,
@@ -193,6 +194,16 @@ def test_a_config_counts_its_labels_and_refuses_two_counts():
         ElectraConfig(id2label={0: "a", 1: "b"}, num_labels=3)
     with pytest.raises(ValueError, match="only a decoder"):
         ElectraConfig(add_cross_attention=True)
+
+
+@pytest.mark.parametrize("name", stages.electra.__all__)
+def test_every_public_name_can_be_imported(name):
+    assert getattr(stages.electra, name).__name__ == name
+
+
+def test_a_name_that_is_not_public_is_refused():
+    with pytest.raises(AttributeError, match=r"'stages.electra' has no attribute 'ElectraForNothing'"):
+        _ = stages.electra.ElectraForNothing
 
 
 def test_the_library_imports_neither_ray_nor_mlflow_torch_or_transformers():

@@ -51,7 +51,7 @@ def test_each_head_of_a_first_layer_looks_at_its_own_neighbour(changes: dict[str
     discriminator, generator = config.resolve(1000)
     networks = {"discriminator": discriminator, "generator": generator}
     ties = {"embedding_sharing": config.embedding_sharing, "shared_encoder": config.shared_encoder}
-    graphdef, random = split(Electra(discriminator, generator, rngs_key=jax.random.key(0), **ties))
+    graphdef, random = split(Electra(discriminator, generator, key=jax.random.key(0), **ties))
     local = look_at_neighbours(random, networks, key=jax.random.key(1))
     for name, network in networks.items():
         everywhere = attention_by_offset(graphdef, random, name)
@@ -66,7 +66,7 @@ def test_each_head_of_a_first_layer_looks_at_its_own_neighbour(changes: dict[str
 def test_the_waves_tell_all_positions_of_a_long_text_apart() -> None:
     """No two of 512 positions look alike, as those of evenly spaced frequencies do."""
     discriminator, generator = ModelConfig(size=Size.SMALL, num_hidden_layers=1).resolve(10)
-    params = split(Electra(discriminator, generator, rngs_key=jax.random.key(0)))[1]
+    params = split(Electra(discriminator, generator, key=jax.random.key(0)))[1]
     params = look_at_neighbours(params, {"discriminator": discriminator, "generator": generator}, key=jax.random.key(1))
     table_TE = np.asarray(params["embeddings"]["position"]["embedding"])[:, :64]
     similarity_TT = np.corrcoef(table_TE) - np.eye(512)

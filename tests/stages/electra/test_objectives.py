@@ -25,7 +25,7 @@ def build_for(kind: ObjectiveKind, **changes):
     objective = ObjectiveConfig(kind=kind, mask_fraction=0.25)
     networks = objective.networks(*tiny(num_hidden_layers=1, **changes))
     sharing = changes.get("embedding_sharing", EmbeddingSharing.SHARED)
-    graphdef, params = build(lambda: Electra(*networks, kind=kind, embedding_sharing=sharing, rngs_key=KEY))
+    graphdef, params = build(lambda: Electra(*networks, kind=kind, embedding_sharing=sharing, key=KEY))
     loss_fn = make_pretraining_loss(graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE)
     return objective, graphdef, params, loss_fn
 

@@ -60,7 +60,7 @@ def one_step(
                 kind=objective.kind,
                 embedding_sharing=embedding_sharing,
                 shared_encoder=shared_encoder,
-                rngs_key=jax.random.key(1),
+                key=jax.random.key(1),
             )
         )
 

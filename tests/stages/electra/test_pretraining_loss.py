@@ -111,7 +111,7 @@ def build_for(
 ) -> tuple[object, dict]:
     """A shallow model with the networks that the objective trains."""
     networks = objective.networks(*tiny(num_hidden_layers=1, embedding_sharing=sharing))
-    return build(lambda: Electra(*networks, kind=objective.kind, embedding_sharing=sharing, rngs_key=KEY))
+    return build(lambda: Electra(*networks, kind=objective.kind, embedding_sharing=sharing, key=KEY))
 
 
 def touched(graphdef, params, batch, objective) -> set[str]:
@@ -132,12 +132,12 @@ def test_untied_embeddings_get_the_generators_gradient_and_the_shared_ones_none_
 
 def test_a_shared_encoder_learns_from_both_losses_and_exists_once(objective, batch):
     networks = tiny(num_hidden_layers=1, generator_multiplier=None, shared_encoder=True)
-    graphdef, params = build(lambda: Electra(*networks, shared_encoder=True, rngs_key=KEY))
+    graphdef, params = build(lambda: Electra(*networks, shared_encoder=True, key=KEY))
     assert params.keys() == {"embeddings", "discriminator", "discriminator_head", "generator_head"}
     generator_only = dataclasses.replace(objective, discriminator_weight=0.0)
     assert touched(graphdef, params, batch, generator_only) == {"embeddings", "discriminator", "generator_head"}
     # Apart from being one, it computes what two equal encoders compute.
-    separate, _ = build(lambda: Electra(*networks, rngs_key=KEY))
+    separate, _ = build(lambda: Electra(*networks, key=KEY))
     key = jax.random.key(3)
     twice = params | {"generator": params["discriminator"]}
     loss, _ = loss_of(twice, batch, key, graphdef=separate, objective=objective, train=False)
@@ -150,7 +150,7 @@ def test_masked_language_modeling_is_the_generators_half_alone(shallow, objectiv
     graphdef, params = shallow
     names = ("embeddings", "generator", "generator_head")
     (_, generator) = tiny(num_hidden_layers=1)
-    alone, _ = build(lambda: Electra(None, generator, rngs_key=KEY))
+    alone, _ = build(lambda: Electra(None, generator, key=KEY))
     weights = {name: params[name] for name in names}
     key = jax.random.key(3)
     loss, sums = loss_of(weights, batch, key, graphdef=alone, objective=mlm, train=False)

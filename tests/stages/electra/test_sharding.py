@@ -59,7 +59,7 @@ _TRAIN = """
         def __init__(self, mesh, *, accumulation_steps=1, **options):
             same = {"generator_multiplier": None} if "shared_encoder" in options else {}
             networks = tiny(num_hidden_layers=1, **options, **same)
-            build = lambda: split(Electra(*networks, **options, rngs_key=KEY))
+            build = lambda: split(Electra(*networks, **options, key=KEY))
             fresh = lambda: init_state(build()[1], optimizer, key=jax.random.key(5))
             loss = make_pretraining_loss(
                 jax.eval_shape(build)[0],
@@ -166,7 +166,7 @@ def test_a_device_holds_its_part_of_the_words(computed):
 
 def state_of(optimizer: OptimizerName = OptimizerName.ADAM, **options: bool) -> TrainState:
     config = OptimizerConfig(learning_rate=1e-3, steps=1, warmup_steps=0, optimizer=optimizer)
-    electra = partial(Electra, *tiny(), rngs_key=KEY, **options)
+    electra = partial(Electra, *tiny(), key=KEY, **options)
     return jax.eval_shape(lambda: init_state(split(electra())[1], make_optimizer(config), key=jax.random.key(0)))
 
 
@@ -189,7 +189,7 @@ def test_moments_lie_as_their_parameters_do(optimizer):
 @pytest.mark.parametrize("kind", ObjectiveKind)
 def test_every_parameter_of_every_objective_has_a_rule(kind):
     networks = ObjectiveConfig(kind=kind).networks(*tiny())
-    electra = partial(Electra, *networks, kind=kind, rngs_key=KEY)
+    electra = partial(Electra, *networks, kind=kind, key=KEY)
     params = jax.eval_shape(lambda: split(electra())[1])
     mesh = AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
     specs = [leaf.spec for leaf in jax.tree.leaves(make_shardings(params, rules=RULES, mesh=mesh))]

@@ -74,7 +74,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: list[str]
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    _, params = split(Electra(config, config, rngs_key=jax.random.key(0)))
+    _, params = split(Electra(config, config, key=jax.random.key(0)))
     save_pretrained(
         folder,
         architecture="ElectraForPreTraining",

@@ -40,7 +40,7 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 @pytest.fixture(params=[False, True], ids=["answered", "perhaps"])
 def head(request: pytest.FixtureRequest) -> tuple[Callable[..., np.ndarray], Any, np.ndarray]:
     """A joint head, its parameters in float64 with biases that are not 0, and vectors to put in."""
-    made = AnswerHead(CONFIG, kind=HeadKind.ORIGINAL, unanswerable=request.param, rngs_key=jax.random.key(1))
+    made = AnswerHead(CONFIG, kind=HeadKind.ORIGINAL, unanswerable=request.param, key=jax.random.key(1))
     graphdef, params = split(made)
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32) / 4, params)
@@ -101,7 +101,7 @@ def test_the_likeliest_starts_of_the_context_are_followed_up_in_their_order(head
 
 @pytest.mark.parametrize("kind", list(HeadKind))
 def test_no_answer_is_judged_by_cls_and_by_where_an_answer_would_start(kind: HeadKind) -> None:
-    graphdef, params = split(AnswerHead(CONFIG, kind=kind, unanswerable=True, rngs_key=jax.random.key(1)))
+    graphdef, params = split(AnswerHead(CONFIG, kind=kind, unanswerable=True, key=jax.random.key(1)))
     x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
     found = merge(graphdef, params)(x_BTD, jnp.asarray(MASK), jnp.asarray(CONTEXT), start_B=None, dtype=jnp.float32)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
