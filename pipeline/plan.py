@@ -12,7 +12,7 @@ from cluster.storage import read_json
 from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
 from pipeline.manifest import CONFIG, MANIFEST, find_damage, list_files, read_manifest
 from pipeline.node import Stage
-from pipeline.raw_inputs import Resolver
+from pipeline.raw_inputs import resolve
 from stages.training.checkpoint_folder import saved_step
 
 
@@ -59,16 +59,14 @@ class PlannedStage:
 def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, ...]:
     """Looks at the output folder; changes nothing in it."""
     planned: dict[str, PlannedStage] = {}
-    with Resolver() as resolver:
-        for stage in stages:
-            needs = {name: planned[name].fingerprint for name in stage.needs}
-            raw = resolver.resolve(stage.sources)
-            identity = make_identity(stage, needs=needs, sources=raw.files)
-            folder = output / stage.name / fingerprint(identity)
-            status, why = _look(folder, identity)
-            planned[stage.name] = PlannedStage(
-                stage=stage, identity=identity, folder=folder, status=status, why=why, faults=raw.faults
-            )
+    for stage, raw in zip(stages, resolve([stage.sources for stage in stages]), strict=True):
+        needs = {name: planned[name].fingerprint for name in stage.needs}
+        identity = make_identity(stage, needs=needs, sources=raw.files)
+        folder = output / stage.name / fingerprint(identity)
+        status, why = _look(folder, identity)
+        planned[stage.name] = PlannedStage(
+            stage=stage, identity=identity, folder=folder, status=status, why=why, faults=raw.faults
+        )
     return tuple(planned.values())
 
 

@@ -9,16 +9,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
-from cluster.storage import StoredFile, write_json
+from cluster.storage import write_json
 from pipeline.node import Source
 
 # A file written to within these seconds may change again without changing its time stamp.
@@ -39,54 +40,44 @@ class RawInputs:
     faults: dict[str, str] = field(default_factory=dict)
 
 
-class Resolver:
-    """Looks up raw inputs, each source and each file once. Remembers checksums in a file of the user's cache.
-
-    Used as a context, at whose end the checksums are written.
-    """
-
-    def __init__(self) -> None:
-        self._checksums = _Checksums()
-        self._seen: dict[Source, RawInputs] = {}
-
-    def __enter__(self) -> "Resolver":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._checksums.save()
-
-    def resolve(self, sources: Iterable[Source]) -> RawInputs:
-        """The files of all sources, each once, and what is wrong with those that have none."""
+def resolve(stages: Sequence[Sequence[Source]]) -> list[RawInputs]:
+    """The raw inputs of several stages. Each source is looked up once and each file read once."""
+    checksums = _Checksums()
+    looked = {source: _look(source, checksums) for source in dict.fromkeys(chain.from_iterable(stages))}
+    checksums.save()
+    found = []
+    for sources in stages:
         files: dict[str, dict[str, Any]] = {}
         faults: dict[str, str] = {}
         for source in sources:
-            if source not in self._seen:
-                self._seen[source] = self._look(source)
-            found = self._seen[source]
-            faults |= found.faults
-            for file in found.files:
+            raw = looked[source]
+            faults |= raw.faults
+            for file in raw.files:
                 # What is read once counts once, however it is written.
                 files.setdefault(file["path"] if "://" in file["path"] else os.path.abspath(file["path"]), file)
-        return RawInputs(files=sorted(files.values(), key=lambda file: file["path"]), faults=faults)
-
-    def _look(self, source: Source) -> RawInputs:
-        try:
-            found = source.files()
-        except Exception as error:  # a file system's own, of many kinds
-            return RawInputs(faults={source.location: str(error)})
-        if not found:
-            return RawInputs(faults={source.location: f"matches no file (looked in {Path.cwd()})"})
-        sums = self._checksums.of([file.location for file in found if file.etag is None and "://" not in file.location])
-        return RawInputs(files=[_entry(file, sums.get(file.location)) for file in found])
+        found.append(RawInputs(files=sorted(files.values(), key=lambda file: file["path"]), faults=faults))
+    return found
 
 
-def _entry(file: StoredFile, checksum: str | None) -> dict[str, Any]:
-    known = {"etag": file.etag} if checksum is None else {"sha256": checksum}
-    return {"path": file.location, "size": file.size, **known}
+def _look(source: Source, checksums: "_Checksums") -> RawInputs:
+    try:
+        found = source.files()
+    except Exception as error:  # a file system's own, of many kinds
+        return RawInputs(faults={source.location: str(error)})
+    if not found:
+        return RawInputs(faults={source.location: f"matches no file (looked in {Path.cwd()})"})
+    sums = checksums.of([file.location for file in found if "://" not in file.location])
+    return RawInputs(
+        files=[
+            {"path": file.location, "size": file.size}
+            | ({"sha256": sums[file.location]} if file.location in sums else {"etag": file.etag})
+            for file in found
+        ]
+    )
 
 
 class _Checksums:
-    """SHA-256 of files on this machine by path, size, time stamp and inode."""
+    """SHA-256 of files on this machine, remembered in a file of the user's cache by path, size, time and inode."""
 
     def __init__(self) -> None:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -95,34 +86,32 @@ class _Checksums:
         self._changed = False
 
     def of(self, paths: Iterable[str]) -> dict[str, str]:
-        """By path."""
+        """The checksums by path."""
         if self._known is None:
             try:
                 self._known = json.loads(self._file.read_text())
             except (OSError, ValueError):
                 self._known = {}  # only a cache
-        sums: dict[str, str] = {}
-        unknown: list[tuple[str, str, list[int], float]] = []
+        known, sums, unknown = self._known, {}, {}
         for path in paths:
             status, key = os.stat(path), os.path.abspath(path)
             stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-            if (known := self._known.get(key)) is not None and known[:3] == stamp:
-                sums[path] = known[3]
+            if key in known and known[key][:3] == stamp:
+                sums[path] = known[key][3]
             else:
-                unknown.append((path, key, stamp, status.st_mtime))
+                unknown[path] = key, stamp
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            read = pool.map(_checksum, (path for path, *_ in unknown))
-            for (path, key, stamp, modified), checksum in zip(unknown, read, strict=True):
-                sums[path] = checksum
-                if time.time() - modified > _SETTLED_SECONDS:
-                    self._known[key] = [*stamp, checksum]
-                    self._changed = True
+            sums |= zip(unknown, pool.map(_checksum, unknown), strict=True)
+        for path, (key, stamp) in unknown.items():
+            if time.time() - stamp[1] / 1e9 > _SETTLED_SECONDS:
+                known[key] = [*stamp, sums[path]]
+                self._changed = True
         return sums
 
     def save(self) -> None:
-        """Writes them down where any is new."""
+        """Writes the file if there is anything new."""
         if self._changed:
-            with suppress(OSError):  # only a cache: a read-only home costs time, not correctness
+            with suppress(OSError):  # a home that cannot be written costs time, not correctness
                 write_json(UPath(self._file), self._known)
 
 

@@ -9,7 +9,7 @@ from upath import UPath
 from cluster.storage import list_files
 from pipeline import raw_inputs
 from pipeline.node import Source
-from pipeline.raw_inputs import RawInputs, Resolver
+from pipeline.raw_inputs import RawInputs
 from stages.data.sources import find_texts
 from stages.electra.files.hub import find_model_files
 
@@ -34,8 +34,8 @@ def folder(tmp_path):
 
 
 def look(*sources: Source) -> RawInputs:
-    with Resolver() as resolver:
-        return resolver.resolve(sources)
+    (found,) = raw_inputs.resolve([sources])
+    return found
 
 
 def resolve(*locations: str) -> list[dict]:
@@ -188,8 +188,8 @@ def test_a_file_is_read_once(folder, monkeypatch):
 def test_a_source_of_many_stages_is_looked_at_once(folder):
     asked = []
     source = Source(str(folder), lambda location: asked.append(1) or list_files(location))
-    with Resolver() as resolver:
-        assert resolver.resolve([source]) == resolver.resolve([source])
+    one, other = raw_inputs.resolve([[source], [source]])
+    assert one == other
     assert len(asked) == 1
 
 
