@@ -40,8 +40,17 @@ class ModelCard:
         """The README.md, with the Hub's metadata on top."""
         from huggingface_hub import EvalResult, ModelCardData
 
-        measured = self.results if self.task else {}
-        dataset = self.dataset or "unnamed"
+        scores = [
+            EvalResult(
+                task_type=self.task,
+                dataset_type=self.dataset or "unnamed",
+                dataset_name=self.dataset or "unnamed",
+                metric_type=name,
+                metric_value=value,
+            )
+            for name, value in self.results.items()
+            if self.task
+        ]
         metadata = ModelCardData(
             language=list(self.language) or None,
             license=self.license,
@@ -50,19 +59,9 @@ class ModelCard:
             datasets=list(self.datasets) or None,
             base_model=self.base_model,
             pipeline_tag=self.task,
-            metrics=list(measured) or None,
-            model_name=self.title,
-            eval_results=[
-                EvalResult(
-                    task_type=self.task or "",
-                    dataset_type=dataset,
-                    dataset_name=dataset,
-                    metric_type=name,
-                    metric_value=value,
-                )
-                for name, value in measured.items()
-            ]
-            or None,
+            metrics=[score.metric_type for score in scores] or None,
+            model_name=self.title if scores else None,
+            eval_results=scores or None,
         )
         lines = ["---", metadata.to_yaml(), "---", "", f"# {self.title}", "", self.summary.strip(), ""]
         if self.usage:
