@@ -8,7 +8,7 @@ from stages.context import NullTracker, StageContext
 from stages.finetune.config import FinetuneConfig
 from stages.run_warning import read_warnings
 
-VERSION = 2
+VERSION = 3
 
 logger = logging.getLogger(__name__)
 

@@ -35,6 +35,7 @@ from stages.tasks.prediction import EVAL_BATCH_SIZE, BatchShape, predict_rows
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.checkpoint_folder import remove_checkpoints
 from stages.training.config import OptimizerConfig
+from stages.training.keys import Stream, stream_key
 from stages.training.loop import Intervals, Window, run_loop
 from stages.training.metrics import MetricsLog, Recorder
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
@@ -78,7 +79,6 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         why = f": {train_features.faults[0]}" if train_features.faults else ""
         raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on{why}")
 
-    # The order of things random: model by key(seed), batches by (seed, epoch), dropout by (step, seed).
     def init(seed: int) -> tuple[Any, Any]:
         return init_model(
             task.kind,
@@ -122,13 +122,15 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         return task.evaluate(data.dev, dev_features, logits, labels=data.labels)
 
     make_state = jax.jit(
-        lambda params: init_state(params, optimizer, key=jax.random.key(0)),
+        lambda params, seed: init_state(params, optimizer, key=stream_key(seed, Stream.FINETUNING_STEPS)),
         out_shardings=None if mesh is None else replicated(mesh),
     )
 
     def fresh(attempt: Attempt) -> TrainState:
-        params = init(attempt.seed(config.seed))[1]
-        return make_state(params if mesh is None else jax.device_get(params))
+        seed = attempt.seed(config.seed)
+        params = init(seed)[1]
+        # An argument: as a constant every seed would compile its own.
+        return make_state(params if mesh is None else jax.device_get(params), np.uint32(seed % 2**32))
 
     attempt = Attempt()
     state, window = fresh(attempt), Window()
@@ -160,7 +162,6 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         log = MetricsLog(context.output / "metrics.jsonl", until_step=int(state.step)) if is_first else None
         recorder = Recorder(log=log, tracker=context.tracker)
         seed = attempt.seed(config.seed)
-        seeds = np.full(config.batch_size, seed % 2**32, np.uint32)
 
         def rows_from(step: int) -> Iterator[np.ndarray]:
             lengths, batch_size = train_features.lengths, config.batch_size
@@ -210,7 +211,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
                 checkpoint=CHECKPOINT_EVERY,
             ),
             train_step=train_step,
-            batches=(shape.make(train_features, rows, seed=seeds) for rows in rows_from(int(state.step))),
+            batches=(shape.make(train_features, rows) for rows in rows_from(int(state.step))),
             on_window=on_window,
             evaluate=evaluate,
             describe_rows=describe_rows,

@@ -4,7 +4,7 @@ from stages.context import StageContext
 from stages.data.shard_index import ShardIndex
 from stages.pretrain.config import PretrainConfig
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: PretrainConfig, context: StageContext) -> None:

@@ -28,13 +28,12 @@ from stages.electra.objectives.pretraining_loss import make_pretraining_loss, su
 from stages.electra.sharding import RULES
 from stages.pretrain.config import PretrainConfig
 from stages.training.checkpoint import Checkpoints, Kept
+from stages.training.keys import Stream, stream_key
 from stages.training.loop import Intervals, Window, fetch, run_loop
 from stages.training.metrics import MetricsLog, Recorder
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
 from stages.training.sharding import make_shardings
 from stages.training.state import Params, TrainState, init_state, make_eval_step, make_train_step
-
-_WAVES = 0x3A7E  # folded into the key of the initial weights
 
 
 def pretrain(config: PretrainConfig, context: StageContext) -> None:
@@ -61,8 +60,6 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
 
     objective = config.objective.resolve(config.model.size)
     discriminator, generator = objective.networks(*config.model.resolve(index.vocab_size))
-    # Two keys of one seed: initial weights never share bits with the steps' masks.
-    eval_key = jax.random.key(config.seed + 0x5EED)
 
     def init_model() -> tuple[nnx.GraphDef, Params]:
         model = Electra(
@@ -71,12 +68,13 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             kind=objective.kind,
             embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
-            key=jax.random.key(config.seed),
+            key=stream_key(config.seed, Stream.PRETRAINING_WEIGHTS),
         )
         graphdef, params = split(model)
         if config.model.local_attention:
             networks = {"discriminator": discriminator, "generator": generator}
-            params = look_at_neighbours(params, networks, key=jax.random.fold_in(jax.random.key(config.seed), _WAVES))
+            waves_key = stream_key(config.seed, Stream.PRETRAINING_WAVES)
+            params = look_at_neighbours(params, networks, key=waves_key)
         return graphdef, params
 
     graphdef, abstract_params = jax.eval_shape(init_model)
@@ -91,7 +89,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     optimizer = make_optimizer(config)
 
     def fresh() -> TrainState:
-        return init_state(init_model()[1], optimizer, key=jax.random.key(config.seed))
+        return init_state(init_model()[1], optimizer, key=stream_key(config.seed, Stream.PRETRAINING_STEPS))
 
     shardings = make_shardings(jax.eval_shape(fresh), rules=RULES, mesh=mesh)
     state = jax.jit(fresh, out_shardings=shardings)()
@@ -102,7 +100,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         shardings=shardings,
         accumulation_steps=config.gradient_accumulation_steps,
     )
-    eval_step = make_eval_step(loss_fn, key=eval_key, mesh=mesh, shardings=shardings)
+    heldout_key = stream_key(config.seed, Stream.HELDOUT)
+    eval_step = make_eval_step(loss_fn, key=heldout_key, mesh=mesh, shardings=shardings)
 
     identity = {"shards": index.hash}
     checkpoints = Checkpoints(

@@ -18,9 +18,8 @@ from stages.electra.layout import segments
 from stages.tasks.base import load_work
 from stages.tasks.kinds import TaskKind
 from stages.tasks.prediction import Predict
+from stages.training.keys import Stream, stream_key
 from stages.training.state import Batch, LossFn, Sums, Total
-
-_FINETUNING = 0xF17E
 
 
 def init_model(
@@ -37,8 +36,7 @@ def init_model(
     The head depends on the seed alone, not on whether there is a backbone: so two runs that differ in the
     backbone differ in nothing else.
     """
-    # Folded, so that a run of the same seed as the pretraining's does not start from its first weights.
-    key = jax.random.fold_in(jax.random.key(seed), _FINETUNING)
+    key = stream_key(seed, Stream.FINETUNING_WEIGHTS)
     config = config.change(num_labels=num_labels)
     graphdef, params = split(load_work(kind).make_network(config, head, key))
     if backbone is None:
@@ -81,16 +79,12 @@ def make_layer_scale(*, num_layers: int, decay: float, offset: int) -> Callable[
 
 
 def make_task_loss(graphdef: nnx.GraphDef, kind: TaskKind, *, dtype: str) -> LossFn:
-    """Mean loss of a batch, by the losses of its kind.
-
-    The seed comes with the batch: as a constant of the step it would make every seed compile its own.
-    """
+    """Mean loss of a batch, by the losses of its kind."""
     find_losses = load_work(kind).losses
 
     def loss_fn(
         params: Params, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = lambda value: value
     ) -> tuple[jax.Array, Sums]:
-        key_B = jax.vmap(jax.random.fold_in)(key_B, batch["seed"])
         given = {"start_B": batch["start"]} if "start" in batch else {}
         logits = _forward(graphdef, params, batch, key_B=key_B if train else None, dtype=dtype, **given)
         losses, weights = find_losses(logits, batch)

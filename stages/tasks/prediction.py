@@ -30,10 +30,9 @@ class BatchShape:
     pad: int
     mesh: Mesh | None = None
 
-    def make(self, features: Features, rows: np.ndarray, **more: np.ndarray) -> Batch:
-        """The batch of these rows, with `more` [batch_size] values of each, on the devices."""
-        made = make_batch(features, rows, buckets=self.buckets, batch_size=self.batch_size, pad=self.pad)
-        batch = {**made, **more}
+    def make(self, features: Features, rows: np.ndarray) -> Batch:
+        """The batch of these rows, on the devices."""
+        batch = make_batch(features, rows, buckets=self.buckets, batch_size=self.batch_size, pad=self.pad)
         if self.mesh is None:
             return jax.device_put(batch)
         mine = process_slice(self.batch_size, process_index=jax.process_index(), process_count=jax.process_count())

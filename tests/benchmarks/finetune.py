@@ -122,7 +122,7 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
     for bucket in np.unique(bucket_of):
         rows = np.nonzero(bucket_of == bucket)[0][: options.batch_size]
         batch = make_batch(features, rows, buckets=buckets, batch_size=options.batch_size, pad=work.pad)
-        state, sums = step(state, batch | {"seed": np.zeros(options.batch_size, np.uint32)})
+        state, sums = step(state, batch)
     jax.block_until_ready(sums)
     facts = {"buckets": [int(length) for length in buckets], "compilation": time.perf_counter() - started}
     turns = Turns(facts, finish=lambda: jax.block_until_ready(sums))
@@ -139,13 +139,12 @@ def serve_ours(work: Work, options: argparse.Namespace, *, bucketed: bool) -> No
             return state, sums
 
     order = training_batches(features.lengths, buckets=buckets, batch_size=options.batch_size, seed=0)
-    seeds = np.zeros(options.batch_size, np.uint32)
     run_loop(
         state,
         window=Window(),
         intervals=Intervals(num_steps=steps, log=max(1, steps // 50), evaluate=steps, checkpoint=steps),
         train_step=TurnStep(),
-        batches=(shape.make(features, rows, seed=seeds) for rows in order),
+        batches=(shape.make(features, rows) for rows in order),
         on_window=lambda window: None,
         evaluate=lambda step, params: True,
         describe_rows=str,

@@ -123,7 +123,6 @@ def _batch(kind: TaskKind) -> dict[str, Any]:
         "start": np.array([7, 0, 9], np.int32),
         "end": np.array([9, 0, 10], np.int32),
         "weight": np.ones(B, np.float32),
-        "seed": np.zeros(B, np.uint32),
     }
     if kind is TaskKind.ANSWERABILITY:
         batch["unanswerable"] = np.array([0, 1, 0], np.float32)
