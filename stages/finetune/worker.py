@@ -37,7 +37,7 @@ from stages.training.checkpoint_folder import remove_checkpoints
 from stages.training.config import OptimizerConfig
 from stages.training.keys import Stream, stream_key
 from stages.training.loop import Intervals, Window, run_loop
-from stages.training.metrics import MetricsLog, Recorder
+from stages.training.metrics import MetricsLog
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
 from stages.training.state import Params, TrainState, init_state, make_train_step
 
@@ -159,8 +159,8 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     )
 
     def train(attempt: Attempt, state: TrainState, window: Window) -> Best:
-        log = MetricsLog(context.output / "metrics.jsonl", until_step=int(state.step)) if is_first else None
-        recorder = Recorder(log=log, tracker=context.tracker)
+        tracker = context.tracker if is_first else None
+        log = MetricsLog(context.output / "metrics.jsonl", tracker=tracker, until_step=int(state.step))
         seed = attempt.seed(config.seed)
 
         def rows_from(step: int) -> Iterator[np.ndarray]:
@@ -180,15 +180,15 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
                 "throughput/examples_per_second": float(window.sums["examples"]) / window.seconds,
                 "throughput/tokens_per_second": float(window.sums["tokens"]) / window.seconds,
             }
-            recorder.record(metrics, step=window.step, split="train")
-            recorder.flush()
-            recorder.progress(metrics, step=window.step, num_steps=steps, rate="examples_per_second")
+            log.record(metrics, step=window.step, split="train")
+            log.flush()
+            log.progress(window.step, steps, rate="examples_per_second")
 
         def evaluate(step: int, params: Params) -> bool:
             logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
             found = score(params)
-            recorder.record(found.scores, step=step, split="dev")
-            recorder.flush()
+            log.record(found.scores, step=step, split="dev")
+            log.flush()
             logger.info("%s: step %d of %d: %s", task.name, step, steps, _as_text(found.scores))
             primary, best = found.scores[task.primary], attempt.best
             if step == steps if config.patience is None else best is None or primary > best.score:
@@ -199,7 +199,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             return attempt.num_waits == config.patience
 
         def keep() -> Kept:
-            recorder.flush()
+            log.flush()
             return attempt.kept(seconds=time.perf_counter() - started)
 
         run_loop(

@@ -30,7 +30,7 @@ from stages.pretrain.config import PretrainConfig
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.keys import Stream, stream_key
 from stages.training.loop import Intervals, Window, fetch, run_loop
-from stages.training.metrics import MetricsLog, Recorder
+from stages.training.metrics import MetricsLog
 from stages.training.optimizer import make_optimizer, make_schedule, parameter_table
 from stages.training.sharding import make_shardings
 from stages.training.state import Params, TrainState, init_state, make_eval_step, make_train_step
@@ -137,10 +137,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     peak = peak_flops(str(config.compute_dtype)) * jax.process_count()
     schedule = make_schedule(config)
 
-    recorder = Recorder(
-        log=MetricsLog(context.output / "metrics.jsonl", until_step=first_step) if is_first else None,
-        tracker=context.tracker if is_first else None,
-    )
+    tracker = context.tracker if is_first else None
+    log = MetricsLog(context.output / "metrics.jsonl", tracker=tracker, until_step=first_step)
 
     def on_window(window: Window) -> None:
         sums, steps, seconds = window.sums, window.steps, window.seconds
@@ -151,8 +149,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             "throughput/examples_per_second": config.batch_size * steps / seconds,
             "throughput/mfu": flops * steps / seconds / peak,
         }
-        recorder.record(metrics, step=window.step, split="train")
-        recorder.progress(metrics, step=window.step, num_steps=config.steps, rate="tokens_per_second")
+        log.record(metrics, step=window.step, split="train")
+        log.progress(window.step, config.steps, rate="tokens_per_second")
 
     def evaluate(step: int, params: Params) -> bool:
         total: dict[str, np.ndarray] = {}
@@ -160,11 +158,11 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         for number, rows in enumerate(batches):
             sums = fetch(eval_step(params, global_batch(mesh, rows), number))
             total = {name: total.get(name, 0.0) + value.astype(np.float64) for name, value in sums.items()}
-        recorder.record(summarize(total), step=step, split="heldout")
+        log.record(summarize(total), step=step, split="heldout")
         return False
 
     def keep() -> Kept:
-        recorder.flush()
+        log.flush()
         return Kept()
 
     networks = {"discriminator": discriminator, "generator": generator}
@@ -217,14 +215,13 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
 
     params = process_allgather(state.params, tiled=True)
     if is_first:
-        assert recorder.log is not None
         save_parameters(context.output / "model" / "parameters.safetensors", params)
         write_json(
             context.output / "result.json",
             {
                 "steps": config.steps,
-                "train": recorder.log.last("train"),
-                "heldout": recorder.log.last("heldout"),
+                "train": log.last("train"),
+                "heldout": log.last("heldout"),
                 "seconds_of_last_attempt": time.perf_counter() - started,
                 "resumed_from_step": first_step,
                 "num_processes": jax.process_count(),

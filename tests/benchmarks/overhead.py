@@ -25,6 +25,7 @@ from upath import UPath
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, global_batch
 from cluster.mesh import make_mesh
+from stages.context import NullTracker
 from stages.data.batches import host_batches
 from stages.data.builders import Example, Packing
 from stages.data.order import ExampleOrder
@@ -34,7 +35,7 @@ from stages.electra.config import Size
 from stages.electra.objectives.pretraining_loss import summarize
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.loop import Intervals, Window, run_loop
-from stages.training.metrics import MetricsLog, Recorder
+from stages.training.metrics import MetricsLog
 
 NEVER = 1 << 40
 SKIPPED = 2  # first steps that are not measured
@@ -112,14 +113,14 @@ def run_training(
     watched = Watched((global_batch(mesh, batch) for batch in rows), trace=trace)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(UPath(folder), keep=2, identity={})
-        recorder = Recorder(log=MetricsLog(UPath(folder) / "metrics.jsonl", until_step=0), tracker=None)
+        log = MetricsLog(UPath(folder) / "metrics.jsonl", tracker=NullTracker(), until_step=0)
 
         def on_window(window: Window) -> None:
             metrics = summarize(window.sums) | {"throughput/steps_per_second": window.steps / window.seconds}
-            recorder.record(metrics, step=window.step, split="train")
+            log.record(metrics, step=window.step, split="train")
 
         def keep() -> Kept:
-            recorder.flush()
+            log.flush()
             return Kept()
 
         run_loop(

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from stages.context import NullTracker
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.checkpoint_folder import saved_step
 from stages.training.config import OptimizerConfig
 from stages.training.loop import Intervals, NonFiniteError, PreemptedError, Window, run_loop
-from stages.training.metrics import MetricsLog, Recorder
+from stages.training.metrics import MetricsLog
 from stages.training.optimizer import make_optimizer
 from stages.training.state import init_state, make_train_step
 
@@ -62,21 +63,19 @@ def train(
         for step in range(first, num_steps):
             yield jax.device_put({"scale": np.full(4, np.inf if step + 1 == bad_step else 1.0 + step, np.float32)})
 
-    recorder = Recorder(
-        log=MetricsLog(UPath(folder) / "metrics.jsonl", until_step=first) if jax.process_index() == 0 else None,
-        tracker=None,
-    )
+    tracker = NullTracker() if jax.process_index() == 0 else None
+    log = MetricsLog(UPath(folder) / "metrics.jsonl", tracker=tracker, until_step=first)
 
     def on_window(window: Window) -> None:
         metrics = {"loss/total": float(window.sums["loss"] / window.sums["rows"]), "steps": window.steps}
-        recorder.record(metrics, step=window.step, split="train")
+        log.record(metrics, step=window.step, split="train")
 
     def evaluate(step: int, params) -> bool:
-        recorder.record({"loss/total": float(np.sum(params["kernel"]))}, step=step, split="heldout")
+        log.record({"loss/total": float(np.sum(params["kernel"]))}, step=step, split="heldout")
         return step == ends_at
 
     def keep() -> Kept:
-        recorder.flush()
+        log.flush()
         return Kept({"from": first})
 
     state = run_loop(
@@ -93,7 +92,7 @@ def train(
         checkpoints=checkpoints,
         keep=keep,
     )
-    recorder.flush()
+    log.flush()
     checkpoints.close()
     return jax.device_get(state.params)
 
