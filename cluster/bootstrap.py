@@ -16,7 +16,7 @@ _QUIET = {
 
 
 def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
-    """Connects this process to Ray; does nothing where it is connected.
+    """Connects this process to Ray, unless it is connected already.
 
     A submitted job finds its cluster in the environment; else `cluster.address` is joined; else a cluster
     of this machine starts, and ends with this process.
@@ -50,7 +50,7 @@ def task_environment() -> dict[str, str]:
     """Environment of tasks that start actors of their own, once connected.
 
     Ray Train asks Ray's state API whether its controller lives, and that API, without this variable, asks the cluster
-    that started last on the machine. Where that is another one, Ray Train takes the controller for dead and ends the
+    that started last on the machine. If that is another cluster, Ray Train takes the controller for dead and ends the
     training processes (seen with Ray 2.60).
     """
     import ray

@@ -1,4 +1,4 @@
-"""What a run may use. Never part of a stage's identity: the same work on other machines is the same work."""
+"""The resources of a run. Never part of a stage's identity: the same work on other machines is the same work."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -55,9 +55,9 @@ class ClusterConfig:
     Attributes:
       address: Ray cluster to join: `auto`, `host:port`, or None for the one of this job or a new local one.
       platform: Device kind of the training processes.
-      num_processes: JAX processes that pretrain together; on accelerators one a host, owning all its devices.
-      finetune_processes: Those of each fine-tuning but probes; one process has one accelerator, several have
-        `accelerators_per_process` each.
+      num_processes: JAX processes that pretrain together; on accelerators one per host, which owns all its devices.
+      finetune_processes: JAX processes of each fine-tuning, except probes. A single one has one accelerator, several
+        have `accelerators_per_process` each.
       cpus_per_process: CPU cores that each of them reserves.
       accelerators_per_process: GPUs or TPU chips that each of them reserves; 0 on CPU.
       mesh: How the devices of all processes share the work of a step.

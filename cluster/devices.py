@@ -1,4 +1,4 @@
-"""What a device can do at best."""
+"""The peak speed of a device."""
 
 import time
 
@@ -21,7 +21,7 @@ _PEAK_FLOPS = {
 
 
 def peak_flops(dtype: str) -> float:
-    """Peak FLOP/s of this process's devices together: from data sheets, or measured where none is known."""
+    """Peak FLOP/s of this process's devices together: from data sheets, or measured for a device without one."""
     devices = jax.local_devices()
     for (kind, of_dtype), peak in _PEAK_FLOPS.items():
         if devices[0].device_kind.startswith(kind) and dtype == of_dtype:

@@ -1,4 +1,4 @@
-"""One JAX process among several: its settings, its place, and the arrays that all of them share."""
+"""One JAX process among several: its settings, and the arrays that all processes share."""
 
 import os
 from collections.abc import Mapping

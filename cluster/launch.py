@@ -13,25 +13,25 @@ from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, process_environment
 from cluster.storage import write_bytes
 
-# What XLA says where a peer is lost. A jitted call that is run at once (a small one on CPU) raises it as ValueError.
+# How XLA's errors begin when a peer is lost. A jitted call that runs at once (a small one on CPU) raises ValueError.
 _STATUS_OF_LOSS = re.compile(r"(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
-_SECONDS_FOR_PEERS = 5.0  # in which an error that all of them come to has come to all
+_SECONDS_FOR_PEERS = 5.0  # an error that is the same in all processes reaches all of them within this time
 
 
 def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: ClusterConfig, storage: UPath) -> None:
     """Calls `worker(**arguments)` in `cluster.num_processes` processes with `jax.distributed` set up.
 
-    A worker that is lost (killed, unreachable, a peer's failure) is replaced and all start again, at most
-    `cluster.max_failures` times: the worker finds its own place to go on from. An error in what it was
-    asked to do would happen again, so it ends all of them and is raised.
+    If a worker is lost (killed, unreachable, a peer's failure), it is replaced and all start again, at most
+    `cluster.max_failures` times; the worker itself finds where to resume. An error in the work would happen again, so
+    it ends all workers and is raised.
 
     Args:
-      worker: A function of a module, and what it needs by name; both travel to other machines.
-      cluster: How many processes, on what.
-      storage: Folder that all of them reach, for Ray Train's own records.
+      worker: A function of a module. It and `arguments` travel to other machines.
+      cluster: How many processes, with which resources.
+      storage: A folder that all of them reach, for Ray Train's own records.
 
     Raises:
-      Exception: The worker's own error, or a RuntimeError that tells which workers were lost.
+      Exception: The worker's own error, or a RuntimeError that names the workers that were lost.
     """
     # Ray Train otherwise moves every worker into a folder of its own, and relative paths break.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
@@ -88,7 +88,7 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
 
 
 def _run_worker(config: dict[str, Any]) -> None:
-    """The function that Ray Train runs in each process. What a new try cannot mend it leaves in `errors`."""
+    """The function that Ray Train runs in each process. It writes errors that a new try would repeat to `errors`."""
     from ray import cloudpickle, train
 
     if os.path.isdir(config["cwd"]):  # which relative paths are relative to
@@ -114,7 +114,7 @@ def _run_worker(config: dict[str, Any]) -> None:
 
 
 def _written(errors: UPath) -> list[UPath]:
-    """The files of errors, that of the first process first."""
+    """The files of errors, in the order of the processes."""
     errors.fs.invalidate_cache()  # what other processes wrote is not in this one's listing
     found = [path for path in errors.iterdir() if path.name.isdigit()] if errors.exists() else []
     return sorted(found, key=lambda path: int(path.name))

@@ -18,12 +18,12 @@ def map_items(
 ) -> list[Result]:
     """`[function(item) for item in items]`, one CPU core an item, in whatever order cores become free.
 
-    Items must not depend on one another, and doing one twice must do no harm: Ray repeats those of a lost
-    worker. A single item is done here and now, with all cores of this process. An exception of `function` arrives
-    as it was raised, not in Ray's wrapping.
+    Items must not depend on one another, and doing one twice must do no harm: Ray repeats those of a lost worker. A
+    single item is done in this process, with all its cores. An exception of `function` arrives as it was raised, not
+    in Ray's wrapping.
 
     Args:
-      on_done: Called with each result as it comes, in any order.
+      on_done: Is called with each result as it comes, in any order.
     """
     if len(items) < 2:
         return [_told(function(item), on_done) for item in items]

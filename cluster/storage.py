@@ -25,7 +25,7 @@ class StoredFile:
     Attributes:
       location: Its URL, or its path on this machine, relative if it was asked for by a relative one.
       size: In bytes; None if a server does not say.
-      etag: What tells its content from an earlier one at the same URL; None on this machine.
+      etag: Changes when a remote file changes; None on this machine.
     """
 
     location: str
@@ -46,9 +46,9 @@ class StoredFile:
 def list_files(
     location: str, *, deep: bool = False, keep: Callable[[str], bool] = lambda name: True
 ) -> list[StoredFile]:
-    """The file of this name, or the files in the folder of this name that are not hidden, sorted; else nothing.
+    """The file at a location, or the files in the folder there that are not hidden, sorted; else nothing.
 
-    Links to files are followed, links to folders inside the folder are not.
+    Follows links to files, but not links to folders inside the folder.
 
     Args:
       location: A path or URL. No character in it is a wildcard.
@@ -68,9 +68,9 @@ def list_files(
 def match_files(
     location: str, *, literal: str = "", keep: Callable[[str], bool] = lambda name: True
 ) -> list[StoredFile]:
-    """What `list_files` lists, or if that is nothing, the files that match a pattern of `*`, `?`, `[…]` and `**`.
+    """What `list_files` lists or, if that is nothing, the files that match a pattern of `*`, `?`, `[…]` and `**`.
 
-    As in a shell, no wildcard finds hidden files; half-written ones are.
+    As in a shell, a wildcard finds no hidden files (half-written ones are hidden).
 
     Args:
       location: A path or URL. The `?` of a web address begins its query.
@@ -99,7 +99,7 @@ def _is_http(location: str) -> bool:
 
 
 def _open(location: str) -> tuple[Any, str, str]:
-    """A location's file system, its path there, and the location without what only a person needs (`~`, `//`)."""
+    """A location's file system, its path there, and the location itself in its plainest form (without `~`, `./`)."""
     from fsspec.core import url_to_fs
 
     if "://" in location.removeprefix("file://"):
@@ -109,7 +109,7 @@ def _open(location: str) -> tuple[Any, str, str]:
 
 
 def _listed(fs: Any, found: Mapping[str, Any], *, root: str, shown: str, hidden: bool = False) -> list[StoredFile]:
-    """Those of `fs.find(root)`'s entries that are files, located below `shown`, by which the user knows `root`."""
+    """The entries of `fs.find(root)` that are files. The user knows `root` as `shown`: locations begin with that."""
     is_local = "://" not in shown
     files = []
     for name, info in sorted(found.items()):
@@ -132,7 +132,7 @@ def is_local(path: UPath) -> bool:
 
 
 def write_bytes(path: UPath, data: bytes) -> None:
-    """Writes a file that appears whole or not at all, and that a crash of the machine does not take back."""
+    """Writes a file whole or not at all. Once written, it survives a crash of the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_local(path):
         path.write_bytes(data)  # object stores publish an object when its upload is complete
@@ -155,7 +155,7 @@ def write_text(path: UPath, text: str) -> None:
 
 
 def write_json(path: UPath, value: object) -> None:
-    """Writes readable JSON as `write_bytes` does. Raises ValueError on NaN and infinity, which JSON has not."""
+    """Writes readable JSON as `write_bytes` does. Raises ValueError on NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -169,7 +169,7 @@ def read_json(path: UPath) -> Any:
 
 @contextmanager
 def local_copy(path: UPath) -> Iterator[Path]:
-    """A path on this machine for a file or folder: itself where it is local, else a copy for the `with` block."""
+    """A path on this machine for a file or folder: itself if it is local, else a copy for the `with` block."""
     if is_local(path):
         yield Path(str(path))
         return

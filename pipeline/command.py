@@ -40,7 +40,7 @@ class Command:
 
 
 def execute_command(command: Command) -> int:
-    """Plans, and unless that was all, runs.
+    """Plans, and then runs unless only the plan was asked for.
 
     Returns:
       0 where all is done, 1 where a stage failed, 130 where the user stopped it.

@@ -1,4 +1,4 @@
-"""Which stages a configuration asks for, and which of them reads from which. The only place where stages are wired."""
+"""Wires the stages that a config asks for: what each of them reads, and what it needs to run."""
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,23 +37,15 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     stages: list[Stage] = []
 
     def add(name: str, module: Any, section: Any, *, needs: Iterable[str] = (), **fields: Any) -> None:
-        """Adds the stage of a module (`run`, `VERSION`); what its section mentions as `{stage}` is needed too."""
+        """Adds the stage of a module (`run`, `VERSION`). It also needs each `{stage}` that its section mentions."""
         if section is None:
             return
         if type(getattr(module, "VERSION", None)) is not int:
             raise TypeError(f"{module.__name__} declares no VERSION: a whole number, raised when its results change")
         known = [stage.name for stage in stages]
-        mentioned = _references(section, stage=name, known=known)
-        wanted = {*needs, *mentioned}
-        stage = Stage(
-            name=name,
-            run=module.run,
-            config=section,
-            needs=tuple(need for need in known if need in wanted),
-            version=module.VERSION,
-            **fields,
-        )
-        stages.append(stage)
+        wanted = {*needs, *_references(section, stage=name, known=known)}
+        ordered = tuple(need for need in known if need in wanted)
+        stages.append(Stage(name=name, run=module.run, config=section, version=module.VERSION, needs=ordered, **fields))
 
     # These stages wait for tasks of their own, which need the cores: num_cpus=0.
     add("sample", sample, config.sample)
@@ -115,10 +107,10 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
 
 
 def select(stages: Sequence[Stage], pattern: str) -> list[Stage]:
-    """Stages that a `--only`, `--until` or `--rerun` pattern means: a glob, a name, or a group (`finetune/cola`).
+    """The stages that match a `--only`, `--until` or `--rerun` pattern: a name, a group (`finetune/cola`) or a glob.
 
     Raises:
-      UsageError: None does.
+      UsageError: No stage matches.
     """
     chosen = [
         stage
@@ -151,13 +143,13 @@ def _has_checkpoint(folders: Mapping[str, UPath], *, step: int) -> bool:
 def _outside(
     find: Callable[..., Sequence[StoredFile]], *locations: str | None, revision: str | None = None
 ) -> tuple[Source, ...]:
-    """The sources among these locations: those that are given and mention no stage."""
+    """Sources outside the pipeline: the locations that are given and mention no stage."""
     given = (location for location in locations if location and not REFERENCE.search(location))
     return tuple(Source(location, find, revision) for location in given)
 
 
 def _references(section: Any, *, stage: str, known: Sequence[str]) -> set[str]:
-    """Stages mentioned as `{stage}` anywhere in a stage's config."""
+    """The stages that a stage's config mentions as `{stage}`."""
     found: set[str] = set()
     problems: list[Problem] = []
     for at, text in _texts(plain(section, at=stage), at=stage):

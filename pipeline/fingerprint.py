@@ -1,4 +1,9 @@
-"""A stage's identity: canonical JSON of everything that decides its result, its hash, and what differs between two."""
+"""A stage's identity: everything that decides its result, as plain values.
+
+It holds the stage's name, version and config, the fingerprints of the stages it needs, and its raw inputs with their
+checksums. What a run may use (cluster, tracking) is not in it: the same work on other machines is the same work. The
+fingerprint is a hash of its canonical JSON. Values that cannot be written the same way everywhere are refused.
+"""
 
 import hashlib
 import json
@@ -14,11 +19,11 @@ Identity = dict[str, Any]
 
 
 def make_identity(stage: Stage, *, needs: Mapping[str, str], sources: Sequence[Mapping[str, Any]]) -> Identity:
-    """What decides the stage's result, as plain values.
+    """The identity of a stage.
 
     Args:
-      stage: The stage; its name, version and config count, what it may use does not.
-      needs: Fingerprints of the stages it needs; all of `stage.needs` must be there.
+      stage: Its name, version and config count; the resources that it may use do not.
+      needs: Fingerprints of all stages that it needs, by name.
       sources: Its raw inputs as `raw_inputs.resolve` lists them.
     """
     return {
@@ -39,8 +44,8 @@ def fingerprint(identity: Identity) -> str:
 def plain(value: Any, *, at: str) -> Any:
     """Dataclasses, enums and tuples to what JSON can hold.
 
-    A field whose metadata says `omit_default` is left out where it has its default: it was added later, and results
-    from before it are still the same.
+    A field with `omit_default` in its metadata is left out if it has its default: it was added later, and earlier
+    results stay valid.
 
     Raises:
       TypeError: A value has no form that is the same in every process and on every machine (a set, a path, a
@@ -73,7 +78,7 @@ def plain(value: Any, *, at: str) -> Any:
 
 
 def diff(old: Identity, new: Identity) -> list[str]:
-    """Field by field, what `new` has other than `old`: `pretrain.steps: 1000 -> 2000`."""
+    """How `new` differs from `old`, a line a field: `pretrain.steps: 1000 -> 2000`."""
     name = new["stage"]
     changes = _diff(old["config"], new["config"], at=name)
     if old["version"] != new["version"]:

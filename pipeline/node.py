@@ -16,7 +16,7 @@ class Source:
 
     Attributes:
       location: Where it is, as the user wrote it.
-      find: Lists those of its files that the stage reads; if there are none, nothing, or an error that says why.
+      find: Lists the files there that the stage reads. If there are none, returns nothing or raises an error.
       revision: Of a model on the Hugging Face hub.
     """
 
@@ -37,17 +37,17 @@ class Stage:
       name: The one name of the stage: its folder, MLflow run and `--only` pattern (`finetune/cola/seed-0`).
       run: `run(config, context)`; writes its results into `context.output`.
       config: A frozen dataclass; all of it is the stage's identity.
-      version: Raised when the code's results change, so that old results are not taken for new ones.
+      version: Is raised when the code's results change, so that old results are not taken for new ones.
       needs: Names of the stages whose output it reads, in the order of the pipeline.
-      early: Whether it may start while `early_need` still runs, by the folders of `needs`; None: never.
-      early_need: The one of `needs` that `early` judges; all others must be done.
-      may_lack: Those of `needs` whose failure it shows instead of being stopped by it. It is then not done.
-      group: Which of several alike it is one of; their folders and runs in MLflow lie together.
+      early: Tells from the folders of `needs` whether it may start while `early_need` still runs; None: it may not.
+      early_need: The one of `needs` that `early` asks about; all others must be done.
+      may_lack: Those of `needs` that may fail: it runs and shows the failure, and is not marked as done.
+      group: The group of similar stages that it belongs to; their folders and MLflow runs lie together.
       sources: Raw inputs that the stage reads from outside the pipeline.
-      num_cpus: What its own task reserves; 0 where the work happens in tasks of its own, None for the
-        cluster's `cpus_per_process`.
-      accelerated: True where the task itself computes on an accelerator.
-      num_processes: JAX processes that it starts, each with what the cluster says; 0 where it starts none.
+      num_cpus: CPU cores that its own task reserves; 0 if it only waits for other tasks, None for the cluster's
+        `cpus_per_process`.
+      accelerated: Whether its own task computes on an accelerator.
+      num_processes: How many JAX processes it starts, each with the resources that the cluster config names.
     """
 
     name: str

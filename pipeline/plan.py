@@ -1,4 +1,10 @@
-"""What a run would do: for every stage whether it is done, can go on, or is new, and why."""
+"""The plan of a run: whether each stage is done, can resume or is new, and why.
+
+A stage's output lies in a folder named by the fingerprint of its identity. The stage is done if a manifest and the
+files that it lists lie there, partial if only the config does, and new otherwise. So a changed config has a new folder,
+and an earlier config finds its results again. A new stage is compared with the nearest finished run of it: the
+difference says why it is new. Planning changes nothing in the output folder.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +23,7 @@ from stages.training.checkpoint_folder import saved_step
 
 
 class Status(StrEnum):
-    """What is there of a stage's output."""
+    """How much of a stage's output exists."""
 
     DONE = "done"
     PARTIAL = "partial"
@@ -26,11 +32,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """A stage with its identity, its folder and what is there.
+    """A stage, its identity, its folder, and how much of its output exists.
 
     Attributes:
-      why: What it would resume from, or what differs from the nearest finished run of the stage.
-      faults: What is wrong with its raw inputs, by location; it cannot run then.
+      why: When it finished, where it resumes, or how it differs from the nearest finished run of the stage.
+      faults: What is wrong with its raw inputs, by location. A stage with faults cannot run.
     """
 
     stage: Stage
@@ -57,7 +63,7 @@ class PlannedStage:
 
 
 def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, ...]:
-    """Looks at the output folder; changes nothing in it."""
+    """Looks at the output folder and changes nothing in it."""
     planned: dict[str, PlannedStage] = {}
     for stage, raw in zip(stages, resolve([stage.sources for stage in stages]), strict=True):
         needs = {name: planned[name].fingerprint for name in stage.needs}

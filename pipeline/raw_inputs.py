@@ -1,8 +1,8 @@
-"""What raw inputs are, for a stage's identity: each file that the stage reads, with its size and checksum or etag.
+"""Raw inputs in a stage's identity: each file that the stage reads, with its size and its checksum or etag.
 
-The stage says which files it reads (`Source.find`); whatever lies beside them changes nothing. A file on this machine
-is known by the SHA-256 of its content, so that copying or touching it makes nothing new; it is read once, and again
-only when its size, time or inode changes. A remote file is known by what its storage says of it.
+The stage itself says which files it reads (`Source.find`), so other files beside them change nothing. A local file is
+identified by the SHA-256 of its content: copying or touching it changes nothing. It is read once, and again only if its
+size, time or inode changes. A remote file is identified by its etag.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ _SETTLED_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class RawInputs:
-    """What stands in an identity.
+    """The raw inputs of one stage.
 
     Attributes:
-      files: Path, size, and SHA-256 (on this machine) or etag (elsewhere) of each file, by path. A path is as the user
-        wrote it, so that a relative one means the same from any folder.
-      faults: Why a location has no files, for a stage that must read it.
+      files: Path, size, and SHA-256 (local) or etag (remote) of each file, sorted by path. Paths stay as the user wrote
+        them, so that a relative one means the same from any folder.
+      faults: Why a location has no files, by location.
     """
 
     files: list[dict[str, Any]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Reads all examples of a task, before anything is pretrained for it; takes the published files where it names none."""
+"""Reads all examples of a task before anything is pretrained for it; fetches the published files if it names none."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ExamplesConfig:
-    """Whose examples, and where they are.
+    """A task, and where its examples are.
 
     Attributes:
       task: The task's name in the configuration.
@@ -42,7 +42,7 @@ class ExamplesConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What is read: the folder, or the two files that are named, perhaps relative to the folder."""
+        """What is read: the folder, and the files that are named, perhaps relative to it. Two files need no folder."""
         named = [file for file in (self.train_file, self.eval_file) if file is not None]
         folder = [self.data] if self.data is not None and len(named) < 2 else []
         files = (
@@ -53,7 +53,7 @@ class ExamplesConfig:
 
 
 def run(config: ExamplesConfig, context: StageContext) -> None:
-    """Leaves result.json, which counts the examples, and the published files, where fine-tuning finds them.
+    """Writes result.json, which counts the examples, and the published files that fine-tuning reads.
 
     Raises:
       FileNotFoundError: A file cannot be had.
@@ -88,7 +88,7 @@ def run(config: ExamplesConfig, context: StageContext) -> None:
 def load(
     task: "Task", *, data: str, train_file: str | None, eval_file: str | None, context: StageContext
 ) -> "TaskData":
-    """A task's examples, from where a configuration says that they are."""
+    """Reads a task's examples from the files that its config names."""
 
     def expand(location: str) -> str:
         return os.path.expanduser(context.expand(location))

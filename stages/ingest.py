@@ -1,4 +1,4 @@
-"""Raw text files to clean documents: read, decoded, filtered, without duplicates, a held-out share set aside.
+"""Turns raw text files into clean documents: decodes, filters, removes duplicates, holds out a share.
 
 Two passes. The first reads each group of source files into staged parts, with a hash of every document; the
 second looks at all hashes at once, then drops duplicates and gives the parts their final names. Every group and
@@ -41,11 +41,11 @@ class IngestConfig:
       text_field: Key (.jsonl) or column (.parquet) that holds the text.
       errors: What to do with a document that is not UTF-8: stop, replace the bytes by U+FFFD, or skip it.
       min_characters: Shorter documents are dropped.
-      deduplicate: Whether of documents with exactly the same text only the first is kept. Takes some 40 bytes
-        of memory a document for a moment.
-      heldout_fraction: Share of documents to hold out. A document's own hash decides, so adding sources moves
-        none; only where it would hold out nothing at all, one document is. 0 holds out nothing.
-      part_megabytes: Text in one output file; the unit of work of the stages that follow.
+      deduplicate: Whether to keep only the first of documents with exactly the same text. Takes some 40 bytes of memory
+        a document for a moment.
+      heldout_fraction: Share of documents to hold out. A document's own hash decides, so adding sources moves no
+        document. At least one document is held out, unless this is 0.
+      part_megabytes: Text in one output file, the unit of work of later stages.
     """
 
     sources: tuple[str, ...]
@@ -80,7 +80,7 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """A staged file, its rows that stay, and the name that they get."""
+    """A staged file, the rows of it that stay, and the file that they go to."""
 
     staged: UPath
     final: UPath
@@ -137,7 +137,7 @@ def _grouped(files: list[StoredFile]) -> list[_Group]:
 
 
 def _read_group(group: _Group, *, config: IngestConfig, output: UPath) -> dict[str, Any]:
-    """First pass over some files: staged parts, their hashes, and a report that is written last."""
+    """The first pass over some files: writes staged parts, their hashes, and last a report."""
     import numpy as np
 
     folder = group.folder(output)
@@ -286,7 +286,7 @@ def _parts(reports: list[dict[str, Any]], keep: dict[str, "np.ndarray"], *, spli
 
 
 def _finish_part(part: _Part) -> None:
-    """Second pass over one part. What it rewrites stays staged until all is done: an interrupted run needs it."""
+    """The second pass over one part. Staged parts stay until all is done: an interrupted run needs them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""Documents to fixed-length examples in Arrow shards, with an index.
+"""Turns documents into examples of fixed length, in Arrow shards with an index.
 
-Each part of the ingested text becomes its own shards, with draws seeded by its own number: parts are worked on in
-parallel and in any order, and an interrupted run keeps the finished ones, without any effect on a single byte.
+Each part of the ingested text has its own shards, and its number seeds their draws. So parts may be done in parallel
+and in any order, and an interrupted run keeps the finished ones: the bytes are always the same.
 """
 
 import time
@@ -35,9 +35,9 @@ class ShardConfig:
       seed: Seeds the draws of the building rule.
       sequence_length: Tokens of an example, [CLS], [SEP] and padding included.
       packing: Whether a row holds pairs of segments, as the original's do, or documents packed without padding.
-      long_lines: Of pairs: text that does not fit an example begins the next one (split) or is dropped, as the
-        original does (truncate).
-      shard_megabytes: Size of a shard at most; a part of the ingested text fills one or more.
+      long_lines: Whether text that does not fit a pair begins the next one (split) or is dropped, as in the original
+        (truncate).
+      shard_megabytes: Largest size of a shard. A part of the ingested text fills one or more.
     """
 
     seed: int = 0
@@ -68,7 +68,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
     """Writes `train/`, `heldout/` (Arrow IPC: ids, length, first_length) and `index.json`, last.
 
     Raises:
-      ValueError: The vocabulary's files do not belong together, or no example came of the text.
+      ValueError: The vocabulary's files do not belong together, or the text gave no example.
     """
     vocab = context.inputs["vocab"]
     info = _check_vocabulary(vocab)
@@ -114,7 +114,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
 
 
 def _check_vocabulary(vocab: UPath) -> dict[str, Any]:
-    """The vocabulary's `info.json`, once its tokenizer is known to be the one described there."""
+    """The vocabulary's `info.json`. Checks that the tokenizer is the one described there."""
     import hashlib
 
     info = read_json(vocab / "info.json")
@@ -218,7 +218,7 @@ def _shards(reports: list[dict[str, Any]], split: str) -> tuple[Shard, ...]:
 
 
 def _clean(output: UPath, *, keep: set[str]) -> None:
-    """Removes what only an unfinished run needs, and what a killed one left half-written."""
+    """Removes the files that only an unfinished run needs, or that a killed one left half-written."""
     work = output / "work"
     if work.exists():
         work.fs.rm(work.path, recursive=True)

@@ -1,4 +1,4 @@
-"""The vocabulary: a WordPiece tokenizer trained on the ingested text, or one that is given."""
+"""Trains a WordPiece vocabulary on the ingested text, or adopts one."""
 
 import hashlib
 import json
@@ -27,10 +27,10 @@ class VocabConfig:
       size: Tokens of a new vocabulary, special ones included.
       lowercase: Whether text is lower-cased. None: as `tokenizer.json` says, else True.
       strip_accents: Whether accents are removed. None: as `tokenizer.json` says, else as `lowercase` (BERT's rule).
-      min_frequency: A new token must have been seen so often.
-      max_alphabet: Single characters that a new vocabulary holds at most, the most frequent ones; a word with any
-        other is [UNK].
-      training_megabytes: Text that a new vocabulary is learnt from at most, spread evenly over the corpus.
+      min_frequency: How often a new token must occur.
+      max_alphabet: Most single characters in a new vocabulary. The most frequent ones are taken; a word with any other
+        is [UNK].
+      training_megabytes: Most text to train a new vocabulary on, spread evenly over the corpus.
     """
 
     file: str | None = None
@@ -149,7 +149,7 @@ def _check_case(tokens: list[str], *, lowercase: bool, source: str) -> None:
 
 
 def _bert_normalizer(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """The settings of the tokenizer's BERT normalizer, with what no such normalizer does where it has none."""
+    """The settings of the tokenizer's BERT normalizer, or those that do the same as its other normalizers."""
     found = json.loads(tokenizer.to_str())["normalizer"] or {}
     for step in [found, *found.get("normalizers", [])]:
         if step["type"] == "BertNormalizer" if "type" in step else False:

@@ -1,4 +1,4 @@
-"""Mistakes of the user, each shown with its place, what was found and what is allowed."""
+"""Mistakes in a config, each with its place, what was found and what is allowed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

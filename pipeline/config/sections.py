@@ -55,7 +55,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """Everything a run is told. A section that is absent is a stage that does not exist.
+    """The whole config. A stage whose section is absent does not exist.
 
     Attributes:
       output: Folder of all results, on any fsspec location.
@@ -98,7 +98,7 @@ def load_config(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) 
 
 
 def _complete(tree: Tree) -> Tree:
-    """Fills in what follows from other values: sections that pretraining implies, seeds, tasks that were taken away."""
+    """Fills in what follows from other values: sections that pretraining needs, seeds, removed tasks."""
     values = dict(tree.values)
     finetune = values.get("finetune")
     if isinstance(finetune, dict):
@@ -124,7 +124,7 @@ def _complete(tree: Tree) -> Tree:
 
 
 def _trains_one_network(pretrain: object) -> bool:
-    """A masked language model has no discriminator: what is fine-tuned is the generator."""
+    """Whether there is no discriminator, so that the generator is fine-tuned."""
     objective = pretrain.get("objective") if isinstance(pretrain, dict) else None
     kind = objective.get("kind") if isinstance(objective, dict) else None
     return any(kind == one and one.traits.trains_one_network for one in ObjectiveKind)
@@ -136,7 +136,7 @@ def _replaces_pretraining(model: object) -> bool:
 
 
 def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
-    """What no section can know of itself."""
+    """Mistakes that show only when sections are seen together."""
     problems: list[Problem] = []
 
     def wrong(keys: Keys, found: object, message: str) -> None:
@@ -181,7 +181,7 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
 
 
 def _finetuning_problems(run: FinetuneConfig, config: PipelineConfig) -> Iterator[tuple[str, int, str]]:
-    """Key, value and fault of what does not go with the model or the processes."""
+    """Key, value and message of each value that does not fit the model or the processes."""
     cluster = config.cluster
     devices = cluster.finetune_processes * max(1, cluster.accelerators_per_process)
     if cluster.finetune_processes > 1 and run.batch_size % devices:

@@ -1,4 +1,4 @@
-"""YAML files to one tree of plain values, with the file and line of every value kept for error messages."""
+"""Reads YAML files into one tree of plain values; keeps the file and line of each for error messages."""
 
 import math
 import re

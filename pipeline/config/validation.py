@@ -1,4 +1,4 @@
-"""Plain values to frozen dataclasses, strictly; all mistakes are collected and explained in the user's words."""
+"""Makes frozen dataclasses of plain values, strictly. Collects all mistakes and explains them in the user's words."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def validate(cls: type, tree: Tree) -> tuple[Any, list[Problem]]:
 
 
 def describe(annotation: Any) -> str:
-    """What may stand for a type, in words: `a whole number or null`."""
+    """What a value of a type may be, in words: `a whole number or null`."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(member) for member in get_args(annotation))

@@ -30,7 +30,7 @@ def host_batches(
     process_count: int = 1,
     ahead: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `num_steps` steps from `start_step` on, one process's part of each.
+    """One process's part of the batches of `num_steps` steps, from `start_step` on.
 
     Reading runs up to `ahead` batches in front of the caller; closing the iterator ends it.
 

@@ -1,4 +1,4 @@
-"""Examples out of documents' lines: of one or two segments by the rule of ELECTRA's `ExampleBuilder`, or packed."""
+"""Builds examples from the lines of documents: one or two segments, as ELECTRA's `ExampleBuilder` does, or packed."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class Packing(StrEnum):
 
 
 class LongLines(StrEnum):
-    """What becomes of the part of a line that does not fit an example.
+    """What happens to the part of a line that does not fit an example.
 
     SPLIT: It begins the next example; no token is lost.
     TRUNCATE: It is dropped, as the original does.

@@ -1,7 +1,7 @@
-"""Documents out of raw files, one at a time: text, JSON lines, Parquet; plain or compressed.
+"""Reads documents from raw files, one at a time: text, JSON lines or Parquet, plain or compressed.
 
-A document is its lines without blank ones, joined by newlines. Nothing here holds more than one document (and
-one row group of Parquet) in memory.
+A document is its lines that are not blank, joined by newlines. At most one document (and one row group of Parquet)
+is in memory.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from upath import UPath
 from cluster.storage import StoredFile
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
-# A longer document is cut at a line: a file without blank lines is one document and must not fill the memory.
+# Longer documents are cut at a line: a file without blank lines is one document and must not fill the memory.
 MAX_DOCUMENT_BYTES = 8 << 20
 
 
@@ -67,7 +67,7 @@ def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts:
 
 
 class _UndecodableError(Exception):
-    """A document that is left out."""
+    """A document is not UTF-8 and must be left out."""
 
 
 class _Decoder:
@@ -210,7 +210,7 @@ def _from_parquet(
             yield from _cut(text.split("\n"), counts)
 
 
-# The readers by suffix: what can be read, and what of a folder is.
+# The reader of each format by suffix. Files of a folder that have no other suffix than these are read.
 FORMATS = {".txt": _from_text, ".jsonl": _from_json_lines, ".parquet": _from_parquet}
 
 

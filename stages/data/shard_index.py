@@ -1,7 +1,7 @@
-"""The index of the shards: what a row is, which files hold the rows, what text they came of.
+"""The index of the shards: what a row is, which files hold the rows, and what text they came from.
 
-The shard stage writes it last: where it is, the shards are whole. Its hash stands for all examples; pretraining's
-checkpoints keep it, and a run goes on from them with these very examples only.
+The shard stage writes it last, so that it lies beside whole shards only. Its hash identifies all examples: pretraining
+keeps it in its checkpoints and resumes from them only with the same examples.
 """
 
 import hashlib

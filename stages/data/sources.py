@@ -1,4 +1,4 @@
-"""Which files a list of paths, globs, folders and URLs means. Light: reads names and sizes only."""
+"""Finds the files of a corpus: paths, globs, folders and URLs. Reads names and sizes only."""
 
 import difflib
 import os
@@ -11,15 +11,15 @@ from stages.data.documents import COMPRESSIONS, FORMATS, split_suffixes
 
 
 def find_texts(source: str, *, expand: Callable[[str], str] = str) -> list[StoredFile]:
-    """The files that a source means, by name. The plan asks here too: what is not read changes no identity.
+    """The files of a source, sorted by name. The plan calls this too, so files that are not read change no identity.
 
     Args:
-      source: A path, URL or glob, or a folder, of which those files are meant that can be read.
-      expand: Puts folders in the place of `{stage}`; there are no wildcards in them.
+      source: A path, URL or glob; or a folder, of which the files that can be read are taken.
+      expand: Replaces `{stage}` by that stage's folder, in which no character is a wildcard.
 
     Raises:
-      FileNotFoundError: It matches nothing; the message shows what lies near it.
-      ValueError: A file's format is not one that can be read.
+      FileNotFoundError: It matches nothing. The message shows what lies near it.
+      ValueError: A file has a format that cannot be read.
     """
     location, stage = expand(source), expand(source[: source.rfind("}") + 1])
     found = match_files(location, literal=stage, keep=_is_text)
@@ -40,7 +40,7 @@ def _is_text(name: str) -> bool:
 
 
 def _nearby(path: UPath) -> str:
-    """What there is instead: the nearest existing folder and the names in it, likeliest first."""
+    """The nearest folder that exists, and the names in it, likeliest first."""
     missing = path.name
     for folder in path.parents:
         try:

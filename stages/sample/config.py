@@ -1,18 +1,18 @@
-"""How much of the sample world is written down."""
+"""The size of the synthetic corpus and its tasks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How much of the world to write down.
+    """How much synthetic text to write.
 
     Attributes:
-      seed: Decides names, facts, events and all else that is drawn.
+      seed: Decides names, facts, events and all other draws.
       words: Words in the documents.
-      cola_train, mrpc_train, squad_train: Training examples of the tasks; development and test sets have `dev` each.
-      conll2000_train: Training sentences; the test set has `dev`.
-      dev: Examples of each development and each test set.
+      cola_train, mrpc_train, squad_train: Training examples of each task.
+      conll2000_train: Training sentences.
+      dev: Examples of each development set and of each test set.
     """
 
     seed: int = 0

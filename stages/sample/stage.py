@@ -1,4 +1,4 @@
-"""A small English-like world to try everything on: documents, and labelled tasks in the official file formats."""
+"""Writes a small synthetic corpus to try everything on, and labelled tasks in the official file formats."""
 
 import random
 

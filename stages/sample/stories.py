@@ -84,7 +84,7 @@ class Told:
 
 
 def portrait(world: World, *, people: int, facts: int) -> list[Told]:
-    """So many facts about each of some people, the same kinds of each and mixed; no value comes twice."""
+    """Facts about some people in random order: the same kinds about each person, and no value twice."""
     names = world.rng.sample(world.people, people)
     used = set(names)
     told = []

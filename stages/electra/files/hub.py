@@ -20,7 +20,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_hub_id(location: str) -> bool:
-    """Whether this names a model on the hub: `name` or `owner/name`. As in transformers, a folder here comes first."""
+    """Whether this names a model on the hub: `name` or `owner/name`. As in transformers, a local folder comes first."""
     return _ID.fullmatch(location) is not None and not os.path.isdir(location)
 
 
@@ -31,7 +31,7 @@ def check_revision(location: str | None, revision: str | None, *, name: str = "r
 
 
 def find_model_files(location: str, *, revision: str | None = None) -> list[StoredFile]:
-    """The files of a model's folder that are read; of a hub id one entry, with its commit as etag.
+    """The files of a model's folder that are read; for a hub id, one entry with its commit as etag.
 
     Args:
       location: A path, URL or hub id.
@@ -53,7 +53,7 @@ def find_model_files(location: str, *, revision: str | None = None) -> list[Stor
 
 
 def download(repo_id: str, *, revision: str | None, with_weights: bool = True) -> Path:
-    """The folder of a hub's model on this machine, with weights of one format. What it has is not fetched again.
+    """Downloads a model of the hub, with weights of one format, unless it was downloaded before.
 
     Raises:
       FileNotFoundError: The hub has no such model or revision, or cannot be asked and was not before.
@@ -68,7 +68,7 @@ def download(repo_id: str, *, revision: str | None, with_weights: bool = True) -
 
 
 def _find_commit(repo_id: str, revision: str | None) -> str | None:
-    """The commit that a revision is now; if the hub cannot be asked, what it was when it was asked last, or None."""
+    """The commit of a revision. If the hub cannot be asked, the commit when it was last asked, or None."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if revision is not None and _COMMIT.fullmatch(revision):

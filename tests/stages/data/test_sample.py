@@ -8,8 +8,7 @@ import pytest
 from upath import UPath
 
 from stages.context import StageContext
-from stages.sample import stories as documents
-from stages.sample import task_files as tasks
+from stages.sample import stories, task_files
 from stages.sample.config import SampleConfig
 from stages.sample.grammar import World
 from stages.sample.stage import run
@@ -121,7 +120,7 @@ def test_faulty_sentences_are_none_that_the_documents_would_tell() -> None:
     """A misfit's verb takes neither its subject's nor its object's class together."""
     world = World(0)
     for _ in range(300):
-        event = tasks._misfit(world, world.event())
+        event = task_files._misfit(world, world.event())
         fits = event.subject.kind in event.verb.subjects and (
             event.object is None or event.object.kind in event.verb.objects
         )
@@ -132,7 +131,7 @@ def test_paraphrases_keep_the_event_and_near_misses_change_two_things() -> None:
     world = World(0)
     for _ in range(300):
         event = world.event()
-        other = tasks._altered(world, event)
+        other = task_files._altered(world, event)
         changed = [name for name in ("verb", "subject", "object") if getattr(event, name) != getattr(other, name)]
         # Nothing but a building collapses: some verbs without an object have no other to put in their place.
         assert len(changed) == 2 or (event.object is None and changed == ["subject"])
@@ -150,8 +149,8 @@ def test_a_story_comes_back_to_its_cast() -> None:
             seen += sum(count > 1 for count in counts.values())
         return seen / words
 
-    assert repeated(documents._story) > 0.45
-    assert repeated(documents._observations) < 0.25
+    assert repeated(stories._story) > 0.45
+    assert repeated(stories._observations) < 0.25
 
 
 def test_a_wrong_value_is_refused() -> None:
