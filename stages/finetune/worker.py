@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from upath import UPath
 
@@ -79,7 +79,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         why = f": {train_features.faults[0]}" if train_features.faults else ""
         raise ValueError(f"{data.train_file}: none of its {len(data.train)} examples can be trained on{why}")
 
-    def init(seed: int) -> tuple[Any, Any]:
+    def init(seed: int) -> tuple[nnx.GraphDef, Params]:
         return init_model(
             task.kind,
             config=network,
@@ -90,7 +90,6 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         )
 
     graphdef, abstract_params = jax.eval_shape(lambda: init(config.seed))
-    num_parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_params))
     steps = num_steps(train_features.num_rows, batch_size=config.batch_size, epochs=config.epochs)
     optimizer_config = OptimizerConfig(
         learning_rate=config.learning_rate or 0.0,
@@ -140,20 +139,22 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         state, window = restored.state, Window.from_json(restored.window)
         attempt = Attempt.from_kept(restored.kept)
         started -= attempt.seconds
-    first_step = int(state.step)
+    counts = {
+        "num_parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_params)),
+        "steps": steps,
+        "train_examples": len(data.train),
+        "train_rows": train_features.num_rows,
+        "dev_examples": len(data.dev),
+        "dev_rows": dev_features.num_rows,
+        "resumed_from_step": int(state.step),
+    }
     context.tracker.params(
-        {
-            "num_parameters": num_parameters,
+        counts
+        | {
             "num_processes": jax.process_count(),
-            "steps": steps,
-            "train_examples": len(data.train),
-            "dev_examples": len(data.dev),
-            "train_rows": train_features.num_rows,
-            "dev_rows": dev_features.num_rows,
             "padded_lengths": str(buckets),
             "published/learning_rate": config.learning_rate,
             "published/layer_decay": config.layer_decay,
-            "resumed_from_step": first_step,
         }
         | {f"train/{name}": count for name, count in train_features.counts.items()}
     )
@@ -262,12 +263,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "head": str(config.head),
             "primary": task.primary,
             "scores": dict(evaluation.scores),
-            "num_parameters": num_parameters,
-            "train_examples": len(data.train),
-            "train_rows": train_features.num_rows,
-            "dev_examples": len(data.dev),
-            "dev_rows": dev_features.num_rows,
-            "steps": steps,
+            **counts,
             "scored_step": best.step,
             "attempts": attempt.number + 1,
             "learning_rate": config.learning_rate,
@@ -278,7 +274,6 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "details": dict(evaluation.details),
             "examples_per_second": float(np.median([window.sums["examples"] / window.seconds for window in windows])),
             "seconds": time.perf_counter() - started,
-            "resumed_from_step": first_step,
         },
     )
     remove_checkpoints(context.output)
