@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-_WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
+WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
 
-NOUNS: dict[str, str] = _WORDS["nouns"]
-ADJECTIVES: list[tuple[str, str]] = [(words, classes) for words, classes in _WORDS["adjectives"]]
-COLOURS: str = _WORDS["colours"]
-PAST_TIMES: tuple[str, ...] = tuple(_WORDS["past_times"])
-PRESENT_TIMES: tuple[str, ...] = tuple(_WORDS["present_times"])
+NOUNS: dict[str, str] = WORDS["nouns"]
+ADJECTIVES: list[tuple[str, str]] = [(words, classes) for words, classes in WORDS["adjectives"]]
+COLOURS: str = WORDS["colours"]
+PAST_TIMES: tuple[str, ...] = tuple(WORDS["past_times"])
+PRESENT_TIMES: tuple[str, ...] = tuple(WORDS["present_times"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def verbs() -> list[Verb]:
             objects=tuple(objects.split()),
             adjuncts=tuple(adjuncts.split()),
         )
-        for words, subjects, objects, adjuncts in _WORDS["verbs"]
+        for words, subjects, objects, adjuncts in WORDS["verbs"]
     ]
 
 

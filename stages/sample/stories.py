@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stages.sample.grammar import STOP, Token, World, chunk, render
+from stages.sample.lexicon import WORDS
 
 
 @dataclass(frozen=True)
@@ -18,59 +19,7 @@ class Fact:
     who: tuple[str, ...]
 
 
-# A chunk a word group: kind, colon, words with parts of speech joined by underscores. Words before {value} belong to
-# its chunk.
-FACTS: dict[str, Fact] = {
-    "job": Fact(
-        ("{name} VP:works/VBZ PP:as/IN NP:a/DT_{value}", "{name} VP:is/VBZ NP:a/DT_{value} PP:by/IN NP:trade/NN"),
-        ("What does {name} work as?", "What is the job of {name}?"),
-        ("Who works as a {value}?", "Who is a {value} by trade?"),
-    ),
-    "home": Fact(
-        ("{name} VP:lives/VBZ PP:in/IN NP:{value}", "NP:the/DT_home/NN PP:of/IN {name} VP:is/VBZ PP:in/IN NP:{value}"),
-        ("Where does {name} live?", "In which town is the home of {name}?"),
-        ("Who lives in {value}?", "Who has a home in {value}?"),
-    ),
-    "birth": Fact(
-        ("{name} VP:was/VBD_born/VBN PP:in/IN NP:{value}", "{name} VP:comes/VBZ PP:from/IN NP:{value}"),
-        ("Where was {name} born?", "Where does {name} come from?"),
-        ("Who was born in {value}?", "Who comes from {value}?"),
-    ),
-    "animal": Fact(
-        ("{name} VP:owns/VBZ NP:a/DT_{value}", "{name} VP:has/VBZ NP:a/DT_pet/NN_{value}"),
-        ("Which animal does {name} own?", "What pet does {name} have?"),
-        ("Who owns a {value}?", "Who has a pet {value}?"),
-    ),
-    "food": Fact(
-        (
-            "{name} VP:likes/VBZ NP:{values} ADVP:best/RBS",
-            "NP:the/DT_favourite/JJ_food/NN PP:of/IN {name} VP:is/VBZ NP:{value}",
-        ),
-        ("What does {name} like best?", "What is the favourite food of {name}?"),
-        ("Who likes {values} best?", "Whose favourite food is {value}?"),
-    ),
-    "instrument": Fact(
-        ("{name} VP:plays/VBZ NP:the/DT_{value}", "{name} VP:is/VBZ NP:a/DT_master/NN PP:of/IN NP:the/DT_{value}"),
-        ("What does {name} play?", "Which instrument is {name} a master of?"),
-        ("Who plays the {value}?", "Who is a master of the {value}?"),
-    ),
-    "vehicle": Fact(
-        (
-            "{name} VP:travels/VBZ PP:by/IN NP:{value}",
-            "NP:the/DT_{value} ADVP:outside/RB VP:belongs/VBZ PP:to/TO {name}",
-        ),
-        ("How does {name} travel?", "What outside belongs to {name}?"),
-        ("Who travels by {value}?", "Who does the {value} belong to?"),
-    ),
-    "friend": Fact(
-        (
-            "{name} VP:is/VBZ_married/VBN PP:to/TO NP:{value}",
-            "NP:the/DT_partner/NN PP:of/IN {name} VP:is/VBZ NP:{value}",
-        ),
-        ("Who is {name} married to?", "Who is the partner of {name}?"),
-        ("Who is married to {value}?", "Whose partner is {value}?"),
-    ),
-}
+FACTS = {kind: Fact(**{name: tuple(texts) for name, texts in fact.items()}) for kind, fact in WORDS["facts"].items()}
 
 
 @dataclass(frozen=True)
