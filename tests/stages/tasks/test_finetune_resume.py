@@ -33,10 +33,13 @@ NOT_OF_THE_RESULT = ("seconds", "examples_per_second", "resumed_from_step")
 
 
 class Terminating(NullTracker):
-    """Sends SIGTERM to its own process once, in the attempt and after the step that are given."""
+    """Sends SIGTERM to its own process once, in the attempt and after the step that are given.
 
-    def __init__(self, marker: Path, *, step: int, attempt: int = 1) -> None:
-        self.marker, self.step, self.attempt = marker, step, attempt
+    From there on it takes its time: several processes need some to agree on where they end.
+    """
+
+    def __init__(self, marker: Path, *, step: int, attempt: int = 1, pause: float = 0.0) -> None:
+        self.marker, self.step, self.attempt, self.pause = marker, step, attempt, pause
 
     def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None:
         if done == 1:
@@ -44,6 +47,8 @@ class Terminating(NullTracker):
         if self.attempt <= 0 and done >= self.step and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.marker.exists():
+            time.sleep(self.pause)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +229,7 @@ def test_sigterm_to_one_of_two_processes_makes_both_save_and_go_on(
 ) -> None:
     config = config_of(TaskName.SQUAD_V2, task_data, dropping_model, epochs=60)
     run(config, context_of(tmp_path / "whole", compilations, finetune_processes=2))
-    tracker = Terminating(tmp_path / "marker", step=20)
+    tracker = Terminating(tmp_path / "marker", step=20, pause=0.3)
     run(config, context_of(tmp_path / "cut", compilations, tracker, finetune_processes=2))
     assert result(tmp_path / "cut")["resumed_from_step"] >= 20
     for folder in ("cut", "whole"):
