@@ -170,7 +170,8 @@ class Encoder(nnx.Module):
         mask_B1TS = jnp.expand_dims(mask_BT.astype(bool), (1, 2) if mask_BT.ndim == 2 else 1)
         if self.is_causal:
             first = 0 if place is None else place
-            mask_B1TS &= jnp.arange(mask_BT.shape[-1]) <= first + jnp.arange(x_BTD.shape[1])[:, None]
+            is_before_TS = jnp.arange(mask_BT.shape[-1])[None] <= first + jnp.arange(x_BTD.shape[1])[:, None]
+            mask_B1TS &= is_before_TS[None, None]
         hidden_states, attentions, crossed = [x_BTD], [], []
         memories: list[Memory] = []
         keys = split_keys(key_B, len(self.layers), 3)

@@ -43,7 +43,7 @@ class GeneratorHead(nnx.Module):
     def __call__(self, x_BPD: jax.Array, table_VE: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         x_BPE = self.transform(x_BPD, dtype=dtype)
         x_NE = x_BPE.reshape(-1, x_BPE.shape[-1])
-        logits_NV = product("ne,ve->nv", x_NE, table_VE, dtype) + self.bias[...]
+        logits_NV = product("ne,ve->nv", x_NE, table_VE, dtype) + self.bias[None]
         return logits_NV.reshape(*x_BPD.shape[:-1], -1)
 
 

@@ -124,7 +124,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         # Leading axes merged: one large matrix product is faster than many small ones.
-        y_NO = product("ni,io->no", x.reshape(-1, x.shape[-1]), self.kernel[...], dtype) + self.bias[...]
+        y_NO = product("ni,io->no", x.reshape(-1, x.shape[-1]), self.kernel[...], dtype) + self.bias[None]
         return y_NO.reshape(*x.shape[:-1], -1)
 
 
@@ -140,7 +140,8 @@ class LayerNorm(nnx.Module):
         mean = jnp.mean(x, axis=-1, keepdims=True)
         centred = x - mean
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+        scale, bias = (jnp.expand_dims(param[...], range(x.ndim - 1)) for param in (self.scale, self.bias))
+        return centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
 
 
 class Embedding(nnx.Module):

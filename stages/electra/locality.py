@@ -49,7 +49,7 @@ def look_at_neighbours(params: Params, networks: Mapping[str, ElectraConfig | No
         if name in params:
             table_TE = params[name]["position"]["embedding"]
             config = next(iter(configs.values()))
-            angles_TF = jnp.arange(len(table_TE))[:, None] * frequencies_F
+            angles_TF = jnp.arange(len(table_TE))[:, None] * frequencies_F[None]
             waves = jnp.concatenate([jnp.cos(angles_TF), jnp.sin(angles_TF)], axis=1)
             scale = config.initializer_range * math.sqrt(2)
             table_TE = table_TE.at[:, : 2 * num_waves].set(scale * waves)
@@ -65,7 +65,7 @@ def _look(encoder: Params, config: ElectraConfig, frequencies_F: jax.Array) -> P
     # The score of a place is gain^2 x (variance of the waves) x 2F / sqrt(K).
     gain = math.sqrt(_PEAK * math.sqrt(width) / (_POSITION_SHARE * 2 * num_waves))
     offsets_H = np.array([(head // 2 + 1) * (-1) ** (head + 1) for head in range(num_heads)])
-    turn_HF = offsets_H[:, None] * frequencies_F
+    turn_HF = offsets_H[:, None] * frequencies_F[None]
     cosine, sine = jnp.cos(turn_HF), jnp.sin(turn_HF)
     wave = np.arange(num_waves)
     query_DHK = jnp.zeros((config.hidden_size, num_heads, width))

@@ -58,7 +58,7 @@ def predict_words(
     is_best_N = jax.lax.stop_gradient(words.target_N) >= best_N
     if disallow_correct:
         word_GW = jnp.arange(logits_NGW[0].size).reshape(logits_NGW.shape[1:])
-        logits_NGW = jnp.where(word_GW == targets_N[:, None, None], _NEVER, logits_NGW)
+        logits_NGW = jnp.where(word_GW[None] == targets_N[:, None, None], _NEVER, logits_NGW)
         best_N = jnp.max(logits_NGW, axis=(1, 2))
     if temperature != 1 or disallow_correct:
         sums_NG = jnp.sum(jnp.exp((logits_NGW - best_N[:, None, None]) / temperature), axis=2)
@@ -124,7 +124,7 @@ def _whole_groups(table_VE: jax.Array) -> jax.Array:
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _predict(x_NE: jax.Array, table_VE: jax.Array, bias_V: jax.Array, targets_N: jax.Array, dtype: DTypeLike) -> _Words:
     bias_V = jnp.pad(bias_V, (0, -len(bias_V) % _GROUP_SIZE), constant_values=_NEVER)
-    logits_NV = product("ne,ve->nv", x_NE, _whole_groups(table_VE), dtype) + bias_V
+    logits_NV = product("ne,ve->nv", x_NE, _whole_groups(table_VE), dtype) + bias_V[None]
     target_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=1)[:, 0]
     best_N = jnp.max(logits_NV, axis=1)
     logits_NGW = logits_NV.reshape(len(logits_NV), -1, _GROUP_SIZE)

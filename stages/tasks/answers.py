@@ -31,7 +31,7 @@ class EndHead(nnx.Module):
         width = x_BTD.shape[-1]
         of_end_DH, of_start_DH = self.dense.kernel[:width], self.dense.kernel[width:]
         start_BKD = jnp.take_along_axis(x_BTD, starts_BK[..., None], axis=1)
-        ends_BTH = product("btd,dh->bth", x_BTD, of_end_DH, dtype) + self.dense.bias[...]
+        ends_BTH = product("btd,dh->bth", x_BTD, of_end_DH, dtype) + self.dense.bias[None, None]
         starts_KBH = jnp.moveaxis(product("bkd,dh->bkh", start_BKD, of_start_DH, dtype), 1, 0)
 
         def of_start(start_BH: jax.Array) -> jax.Array:

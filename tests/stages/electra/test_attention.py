@@ -29,7 +29,7 @@ def _operands(dtype: str = "float32") -> tuple[jax.Array, ...]:
 
 def _mask(*, causal: bool = False) -> jax.Array:
     mask_B1TS = jnp.asarray(np.arange(9) < LENGTHS[:, None])[:, None, None, :]
-    return mask_B1TS & jnp.tri(9, dtype=bool) if causal else mask_B1TS
+    return mask_B1TS & jnp.tri(9, dtype=bool)[None, None] if causal else mask_B1TS
 
 
 @pytest.mark.parametrize("causal", [False, True])

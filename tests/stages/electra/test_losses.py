@@ -66,7 +66,7 @@ def test_the_ends_of_the_uniform_interval_draw_a_word_with_mass(uniform):
 
 
 def naive(x_NE, table_VE, bias_V, targets_N):
-    logits_NV = x_NE @ table_VE.T + bias_V
+    logits_NV = x_NE @ table_VE.T + bias_V[None]
     return -jnp.take_along_axis(jax.nn.log_softmax(logits_NV), targets_N[:, None], axis=1)[:, 0]
 
 
