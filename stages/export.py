@@ -15,7 +15,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What the model cards say.
+    """Contents of the model cards.
 
     Attributes:
       name: Name of the model, the first word of both cards' titles.

@@ -30,7 +30,7 @@ class AttentionPath(StrEnum):
 def choose_path(
     *, num_tokens: int, num_sources: int, head_width: int, dtype: DTypeLike, with_weights: bool, has_dropout: bool
 ) -> AttentionPath:
-    """Fused where the device has a kernel for it and nobody asks for what it cannot do."""
+    """Fused if the device has a kernel for these shapes and neither the weights nor dropout are wanted."""
     has_kernel = (
         jax.default_backend() == "gpu"
         and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -106,7 +106,7 @@ class Memory(NamedTuple):
     value_BSHK: jax.Array
 
     def write(self, key_BTHK: jax.Array, value_BTHK: jax.Array, *, place: jax.Array) -> "Memory":
-        """With these from `place` on."""
+        """The memory with these tokens written in, from `place` on."""
         return Memory(
             jax.lax.dynamic_update_slice_in_dim(self.key_BSHK, key_BTHK, place, axis=1),
             jax.lax.dynamic_update_slice_in_dim(self.value_BSHK, value_BTHK, place, axis=1),
@@ -121,7 +121,7 @@ class Cache(NamedTuple):
 
     @classmethod
     def empty(cls, config: ElectraConfig, *, batch_size: int, max_length: int) -> "Cache":
-        """With room for `max_length` tokens."""
+        """A cache of no tokens yet, with room for `max_length`."""
         heads = config.num_attention_heads
         nothing = jnp.zeros((batch_size, max_length, heads, config.hidden_size // heads), jnp.float32)
         return cls((Memory(nothing, nothing),) * config.num_hidden_layers, jnp.int32(0))
@@ -165,7 +165,7 @@ class Attention(nnx.Module):
         memory: Memory | None = None,
         place: jax.Array | None = None,
     ) -> Attended:
-        """With a `memory` its tokens come before those of `source_BSD`, which are written into it at `place`."""
+        """Attends from `x_BTD` to `source_BSD`, which is written into a `memory`, if there is one, from `place` on."""
         batch, num_tokens, width = x_BTD.shape
 
         def in_heads(y_BSD: jax.Array) -> jax.Array:

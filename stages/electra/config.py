@@ -1,4 +1,4 @@
-"""What an ELECTRA model is made of, and the published sizes.
+"""The configuration of an ELECTRA model, and the published sizes.
 
 Imports nothing heavy: every configuration is checked before any stage runs.
 """
@@ -34,7 +34,7 @@ class Activation(StrEnum):
 
 
 class HeadKind(StrEnum):
-    """Whose head judges texts and answers questions: that of transformers, or that of the original code."""
+    """Which head classifies texts and answers questions: transformers' or the original code's."""
 
     HUGGINGFACE = "huggingface"
     ORIGINAL = "original"
@@ -50,7 +50,7 @@ class SummaryType(StrEnum):
 
 
 class ProblemType(StrEnum):
-    """What the labels of a text are."""
+    """Kind of the labels of a text."""
 
     REGRESSION = "regression"
     SINGLE_LABEL = "single_label_classification"

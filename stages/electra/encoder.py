@@ -50,7 +50,7 @@ class Embeddings(nnx.Module):
         key_B: jax.Array | None,
         positions_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """The embeddings of words whose vectors are known. Positions count from 0 if they are not given."""
+        """Adds position and token type vectors to word vectors. Positions count from 0 if they are not given."""
         num_tokens, num_positions = word_BTE.shape[1], self.position.embedding.shape[0]
         if positions_BT is not None:
             position_BTE = self.position(positions_BT)
@@ -90,7 +90,7 @@ class Layer(nnx.Module):
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None, Memory | None]:
         """The next states, the weights of self- and of cross-attention, and the memory.
 
-        `keys` are three times [B]: of the attention's dropout, and of the two before a residual sum.
+        `keys` are three keys [B] of dropout: of the attention weights, and before each of the two residual sums.
         """
         found = self.attention(
             x_BTD,
@@ -114,7 +114,7 @@ class Layer(nnx.Module):
 
 
 class Encoded(NamedTuple):
-    """What the encoder computes on its way; what nobody reads is not kept in a compiled program.
+    """The results of each layer. A compiled program keeps only those that are read.
 
     Attributes:
       last_BTD: Hidden states of the last layer.

@@ -26,7 +26,7 @@ from stages.electra.layers import (
 class GeneratorHead(nnx.Module):
     """Vocabulary logits: dense to the embedding width, gelu, LayerNorm, the word table transposed, bias.
 
-    `num_inputs` is the width of what comes in where that is not the model's.
+    `num_inputs` is the width of the input, if it is not the model's.
     """
 
     def __init__(self, config: ElectraConfig, *, num_inputs: int | None = None, key: jax.Array) -> None:
@@ -36,7 +36,7 @@ class GeneratorHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
 
     def transform(self, x_BPD: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-        """What the word table is multiplied by, [B, P, E]."""
+        """The vectors that the word table is multiplied by, [B, P, E]."""
         # gelu whatever `hidden_act` says: Hugging Face fixes it here, and so do all released weights.
         return self.layer_norm(activate(self.dense(x_BPD, dtype=dtype), Activation.GELU))
 

@@ -56,8 +56,8 @@ class Electra(nnx.Module):
     and all layers are one as well, and only the heads differ.
 
     Without a configuration a network is left out: a masked language model has no discriminator, and an ELECTRA
-    that draws its samples evenly no generator. What `kind` of objective it is for decides about the rest: Electric's
-    generator has two towers, and where words are to be restored the discriminator's head predicts words.
+    that draws its samples evenly no generator. The traits of the objective's `kind` decide about the rest: how many
+    towers the generator has, and whether the discriminator's head detects or predicts words.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Electra(nnx.Module):
         # models have.
         keys = jax.random.split(key, 5)
         self.embeddings = Embeddings(first, key=keys[0])
-        # Any, not `Encoder | None`: who calls a network knows that it is there.
+        # Any, not `Encoder | None`: a caller of a network knows that it exists.
         is_shared = shared_encoder and discriminator is not None
         encoder = TwoTowers if traits.has_towers else Encoder
         self.generator: Any = encoder(generator, key=keys[1]) if generator and not is_shared else None
@@ -114,13 +114,13 @@ class Electra(nnx.Module):
 
     @property
     def embeddings_of_generator(self) -> Embeddings:
-        """The shared ones, or its own where they are untied."""
+        """The shared embeddings, or the generator's own where they are untied."""
         own: Embeddings | None = self.generator_embeddings
         return self.embeddings if own is None else own
 
     @property
     def embeddings_of_discriminator(self) -> Embeddings:
-        """The shared ones, or their values and a difference, where they are disentangled."""
+        """The shared embeddings; where they are disentangled, their values plus the discriminator's difference."""
         if self.difference is None:
             return self.embeddings
         return jax.tree.map(lambda shared, own: jax.lax.stop_gradient(shared) + own, self.embeddings, self.difference)

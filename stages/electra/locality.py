@@ -1,6 +1,6 @@
 """Initial weights with which a model's first layer looks at the words next to each.
 
-What a word may be follows first of all from its neighbours. From random weights every head looks at all of a text
+A word depends most on its neighbours. With random weights every head attends to all of a text
 alike, and finding the neighbours by their positions takes a small model more text than a small corpus has: it learns
 which words go into the same texts, and stays there. On Wikipedia a generator of four layers, 128 wide, stood at a loss
 of 6.2 on held-out text from 4 to 30 million tokens; begun like this it was at 5.6 after one million. (The idea is that
@@ -19,7 +19,7 @@ import numpy as np
 from stages.electra.config import ElectraConfig
 from stages.electra.joint_model import Params
 
-# How much the score of the place looked at stands above the others'. So much gives it a share of the attention of
+# How far the score of the neighbour is above the others'. This gives it a share of the attention of
 # about 0.7 in a text of 64 tokens, 0.5 in one of 128 and 0.2 in one of 512.
 _PEAK = 5.0
 # Of the variance of an embedding, which is the sum of a word's, a position's and a segment's.

@@ -24,7 +24,7 @@ _NEVER = -1e30
 
 
 class WordPredictions(NamedTuple):
-    """What the generator says at `N` positions.
+    """The generator's predictions at `N` positions.
 
     Attributes:
       loss_N: Cross-entropy of the target. All that a gradient flows through.
@@ -48,7 +48,7 @@ def predict_words(
     disallow_correct: bool = False,
     dtype: DTypeLike,
 ) -> WordPredictions:
-    """Cross-entropy and samples of the logits `x table^T + bias`, whose every pass over [N, V] counts.
+    """Cross-entropy and samples of the logits `x table^T + bias`, in as few passes over [N, V] as possible.
 
     `uniform_N2` are the random numbers of the samples, two each. `disallow_correct` never draws the target.
     """

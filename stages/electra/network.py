@@ -61,7 +61,7 @@ class Network(nnx.Module):
         cache: Cache | None = None,
         with_attentions: bool = False,
     ) -> Encoded:
-        """Hidden states of `words`: token ids [B, T], or vectors [B, T, E] in the place of theirs."""
+        """Hidden states of `words`: token ids [B, T], or word vectors [B, T, E]."""
         keys = split_keys(key_B, 2)
         embed = self.embeddings if words.ndim == 2 else self.embeddings.combine
         x_BTE = embed(words, types_BT, key_B=keys[0], positions_BT=positions_BT)
@@ -70,7 +70,7 @@ class Network(nnx.Module):
         )
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Any:
-        """What the head says about the last hidden states; without a head, these."""
+        """The head's logits for the last hidden states; without a head, the hidden states."""
         return x_BTD
 
 
@@ -147,7 +147,7 @@ class SpanPredictor(Network):
 
 
 class ChoiceClassifier(Network):
-    """A logit for each text, [B], to be compared with those of the other choices."""
+    """A logit for each text, [B]; the choice with the highest wins."""
 
     def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
         super().__init__(config, key=key)

@@ -1,4 +1,4 @@
-"""A cloze model that says all words at once and sees none of those it says (Electric, arXiv 2012.08561, section 2.3).
+"""A cloze model: it predicts every token of a text from all the others (Electric, arXiv 2012.08561, section 2.3).
 
 Shapes: `B` batch, `T` tokens, `E` embedding width, `D` width of one tower.
 """
@@ -25,11 +25,11 @@ class TwoTowers(nnx.Module):
         self.leftward = Encoder(tower, key=keys[1])
 
     def __call__(self, x_BTE: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Encoded:
-        """What all tokens to the left and what all to the right of each say, side by side, `last_BTD` [B, T, 2 D]."""
+        """Encodes what stands to the left and to the right of each token, side by side: `last_BTD` is [B, T, 2 D]."""
         keys = split_keys(key_B, 2)
         before_BTD = self.rightward(x_BTE, mask_BT, key_B=keys[0], dtype=dtype).last_BTD
         after_BTD = self.leftward(x_BTE[:, ::-1], mask_BT[:, ::-1], key_B=keys[1], dtype=dtype).last_BTD[:, ::-1]
-        # Nothing comes before the first token and after the last: what padding has computed is not a text's.
+        # Nothing comes before the first token or after the last, so the vectors of padding must not count.
         around = ((0, 0), (1, 1), (0, 0))
         before_BTD, after_BTD = (
             jnp.pad(jnp.where(mask_BT[..., None], x_BTD, 0), around) for x_BTD in (before_BTD, after_BTD)

@@ -1,4 +1,4 @@
-"""What a pretraining is configured by: light, so that a configuration can be checked at once."""
+"""The configuration of pretraining: light, so that it is checked before anything heavy is imported."""
 
 from dataclasses import dataclass, field
 

@@ -41,7 +41,7 @@ def run(config: PretrainConfig, context: StageContext) -> None:
 
 
 def _in_process(config: PretrainConfig, context: StageContext) -> None:
-    """One process's part; what it needs is imported there, not where the stage waits for it."""
+    """One process's part. Imports jax here, in the process, and not in the stage that waits for it."""
     from stages.pretrain.worker import pretrain
 
     pretrain(config, context)

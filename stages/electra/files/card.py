@@ -8,7 +8,7 @@ from stages.electra.config import ElectraConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a folder's README.md says.
+    """Contents of a folder's README.md.
 
     Attributes:
       title: First heading.
@@ -84,7 +84,7 @@ _PIPELINES = {
 
 
 def default_card(architecture: str, config: ElectraConfig, *, origin: str = "") -> ModelCard:
-    """A card for a model of which no more is known than its class and size. `origin` is a sentence."""
+    """A card for a model of which only class and size are known. `origin` is a sentence."""
     return ModelCard(
         title=architecture,
         summary=(

@@ -1,4 +1,4 @@
-"""Hugging Face's names for ELECTRA's tensors and configuration fields, known to nothing else here.
+"""Hugging Face's names for ELECTRA's tensors and configuration fields, which no other file knows.
 
 A model is `{"embeddings": …, "encoder": …, "head": …}` here, and a flat dictionary there, whose dense kernels
 are transposed.
@@ -38,7 +38,7 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """Tensors of a file against those of a model.
+    """Tensors of a file compared with those of a model.
 
     Attributes:
       params: Ours that were found, by slashed name, float32.
@@ -206,7 +206,7 @@ def match_huggingface(
     architecture: Architecture,
     source: str = "the model",
 ) -> Match:
-    """Their tensors as our parameters, with what is missing and what is left over.
+    """Their tensors as our parameters, and the names of missing and unexpected ones.
 
     Raises:
       ConversionError: A tensor has another shape, or the output of a language model is not tied to its input.
@@ -256,7 +256,7 @@ def from_huggingface(
 def backbone_from_huggingface(
     tensors: Mapping[str, np.ndarray], *, config: ElectraConfig, source: str = "the model"
 ) -> dict[str, Any]:
-    """Embeddings and encoder alone: whatever does not begin with `electra.` is a head, and left behind."""
+    """Embeddings and encoder alone. Tensors whose names do not begin with `electra.` are a head's and are left out."""
     backbone = {name: value for name, value in with_prefix(tensors).items() if name.startswith(_PREFIX)}
     return from_huggingface(backbone, config=config, architecture=Architecture.MODEL, source=source)
 

@@ -17,7 +17,7 @@ from stages.electra.files.weights import read_safetensors, read_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What was read.
+    """Contents of a model's files.
 
     Attributes:
       values: The `config.json`; what the shapes tell where there is none.
@@ -58,7 +58,7 @@ def read_model(location: str | Path | UPath, *, revision: str | None = None, par
 
 
 def read_tokenizer_files(folder: Path | UPath) -> dict[str, bytes]:
-    """Contents by name of those of a tokenizer's files that are there."""
+    """Contents of the tokenizer's files that exist, by name."""
     return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 

@@ -160,7 +160,7 @@ def take_network(params: Mapping[str, Any], name: str) -> tuple[Architecture, di
     if name == "discriminator" and "difference" in params:
         shared, own = flatten(embeddings), flatten(params["difference"])
         embeddings = unflatten({path: shared[path] + own[path] for path in shared})
-    # A head with a bias a word predicts words, whichever network it sits on.
+    # A head with one bias for each word predicts words, whichever network it belongs to.
     architecture = Architecture.MASKED_LM if "bias" in head else Architecture.PRETRAINING
     encoder = params[name if name in params else "discriminator"]
     return architecture, {"embeddings": embeddings, "encoder": encoder, "head": head}

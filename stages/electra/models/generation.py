@@ -1,4 +1,4 @@
-"""Text that a decoder goes on with, token by token.
+"""Continues prompts with a decoder, token by token.
 
 Shapes: `B` batch, `T` tokens of the prompts, `S` tokens of the whole sequences, `V` vocabulary.
 """
@@ -44,7 +44,7 @@ def generate(
     """Sequences [B, S] as long as `cache` has room; see `ElectraForCausalLM.generate`. Without a key the likeliest."""
     network = network_of(model, config, params)
     (batch, prompt), length = ids_BT.shape, cache.max_length
-    # Padding before a prompt is no place: a text is numbered from its first token on.
+    # Positions count from the first real token, not from the padding before it.
     mask_BS = jnp.pad(mask_BT, ((0, 0), (0, length - prompt)), constant_values=1)
     places_BS = jnp.maximum(jnp.cumsum(mask_BS, axis=1) - 1, 0)
 

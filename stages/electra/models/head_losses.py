@@ -1,4 +1,4 @@
-"""The losses of the fine-tuned heads, each a mean over what is labelled, as transformers defines them.
+"""The losses of the fine-tuned heads as transformers defines them, each a mean over all labels.
 
 Shapes: `B` batch, `T` tokens, `C` classes, `X` any axes.
 """
@@ -17,7 +17,7 @@ def mean_cross_entropy(logits_XC: jax.Array, labels_X: jax.Array, *, ignored: in
 
 
 def mean(values_X: jax.Array, weights_X: jax.Array) -> jax.Array:
-    """Of the values whose weight is true; 0 where none is."""
+    """Mean of the values whose weight is true; 0 where none is."""
     return jnp.sum(jnp.where(weights_X, values_X, 0)) / jnp.maximum(jnp.sum(weights_X), 1)
 
 

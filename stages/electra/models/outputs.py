@@ -1,4 +1,4 @@
-"""What calling a model gives, with the field names of transformers.
+"""Outputs of the models, with the field names of transformers.
 
 A field that was not asked for is None. Fields are read by name (`output.logits`, `output["logits"]`) or by their
 place among those that are there (`output[0]`).
@@ -17,7 +17,7 @@ from stages.electra.attention import Cache
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """What every model gives.
+    """The fields that every model's output has.
 
     Attributes:
       hidden_states: What enters the first layer, then what each layer gives, each [B, T, D].

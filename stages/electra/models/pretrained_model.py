@@ -1,4 +1,4 @@
-"""What the classes of `stages.electra.models.classes` share: parameters, the compiled call, files.
+"""Base of the classes in `stages.electra.models.classes`: parameters, the compiled call, files.
 
 Shapes: `B` batch, `T` tokens, `S` tokens of another encoder, `N` choices, `E` embedding width.
 """
@@ -80,7 +80,7 @@ class ElectraPreTrainedModel(ABC):
     ) -> Self:
         """Reads a model, of this class or another.
 
-        What this class has and the files have not is random, and named in one warning with what was left over.
+        Parameters that the files lack are random; one warning names them and the tensors that were left over.
 
         Args:
           location: A folder on any file system, a hub id (`google/electra-small-discriminator`), or a TensorFlow
@@ -88,7 +88,7 @@ class ElectraPreTrainedModel(ABC):
           revision: Branch, tag or commit of a hub id.
           dtype: What matrix products take in; parameters are float32 whatever they were saved in.
           config: In the place of the files' own.
-          seed: Of what is random.
+          seed: Of the parameters that are random.
           part: Which network of a TensorFlow checkpoint; None takes the one that this class is made for.
           changes: Fields of the configuration (`num_labels=3`).
 
@@ -262,7 +262,7 @@ def _describe(
 
 
 def typed_key(key: jax.Array) -> jax.Array:
-    """Keys of the old style (`jax.random.PRNGKey`) too."""
+    """A typed key, also from a key of the old style (`jax.random.PRNGKey`)."""
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 

@@ -1,4 +1,4 @@
-"""Which tokens the generator must guess, and what the discriminator is then shown.
+"""Masks tokens for the generator, and writes its samples into the text for the discriminator.
 
 The objective of arXiv 2003.10555, section 3.1. Every row has a key of its own, so that nothing here depends on
 how the rows of a batch are spread over devices.
@@ -19,8 +19,8 @@ class Masked(NamedTuple):
     """Masked sequences. Slots beyond a sequence's own number of masked positions have weight 0.
 
     Attributes:
-      ids_BT: What the generator sees.
-      positions_BP: Where it must guess.
+      ids_BT: The text with [MASK]s, which the generator sees.
+      positions_BP: The positions that it must predict.
       targets_BP: The tokens that stood there.
       weights_BP: 1.0 at the slots in use, else 0.0.
     """
@@ -49,11 +49,11 @@ class Corrupted(NamedTuple):
     """A batch as the two networks see it.
 
     Attributes:
-      masked: What the generator sees and must guess.
+      masked: The generator's input and targets.
       guesses: The generator's predictions.
       samples_BP: The tokens drawn from them.
-      ids_BT: What the discriminator sees.
-      replaced_BT: True where that is to be called replaced.
+      ids_BT: The text with the samples, which the discriminator sees.
+      replaced_BT: True at the tokens that count as replaced.
       noise_logit_BT: Log-odds of each token being noise, known beforehand: the discriminator's logit is added to
         them. Without a gradient. None where nothing is known.
     """

@@ -1,4 +1,4 @@
-"""What a model is pretrained for.
+"""What a model is pretrained for: the objectives and what distinguishes them.
 
 Imports nothing heavy: every configuration is checked before any stage runs.
 """
@@ -15,8 +15,8 @@ class ObjectiveKind(StrEnum):
 
     `replaced_token_detection`: to tell replaced tokens from original ones (ELECTRA).
     `masked_language_modeling`: to fill in masked tokens (BERT), by one network.
-    `replace_mlm`: to say what stood at the replaced positions (arXiv 2003.10555, section 3.4).
-    `all_tokens_mlm`: to say what stood at every position, with a way to copy (likewise).
+    `replace_mlm`: to predict which token stood at each replaced position (arXiv 2003.10555, section 3.4).
+    `all_tokens_mlm`: to predict the token of every position, with a way to copy it (likewise).
     `electric`: how likely each token is in its place, by telling text from noise of a known distribution (Electric,
     arXiv 2012.08561).
     """
@@ -104,8 +104,7 @@ class ObjectiveConfig:
       disallow_correct: Never sample the token that stood there.
       uniform_generator: Sample from all words alike; there is no generator then.
       generator_weight: Of the generator's loss in the total.
-      discriminator_weight: Of the discriminator's loss in the total. Where a network of its size predicts words, that
-        counts as much as the generator.
+      discriminator_weight: Of the discriminator's loss in the total. The loss of restoring words has weight 1.
     """
 
     kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION

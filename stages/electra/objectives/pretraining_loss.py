@@ -1,7 +1,7 @@
 """The loss of pretraining, whatever the objective, and its metrics.
 
-The generator's part is here; what the network of full size learns from it is `detection` or `restoration`, and what
-`electric` changes of both is there.
+The generator's part is here. What the network of full size learns is in `detection` and `restoration`; `electric` has
+what Electric does differently.
 
 Shapes: `B` batch, `T` tokens, `P` masked positions, `E` embedding width, `V` vocabulary.
 """
@@ -151,7 +151,7 @@ def make_pretraining_loss(
         sums = _generator_sums(corrupted, mask_BT)
         weights = {"generator": objective.generator_weight}
         if not traits.trains_one_network:
-            # Of the text, not of what the generator wrote into it: that may be a [CLS].
+            # From the original text: the generator may have written a [CLS] into the corrupted one.
             layout = lay_out(batch, packed_by=special_ids["cls"] if packed else None)
             dropout_key_B = discriminator_key_B if train else None
             x_BTD = model.discriminator_hidden(corrupted.ids_BT, *layout, key_B=dropout_key_B, dtype=dtype)
@@ -165,7 +165,7 @@ def make_pretraining_loss(
         counts = jnp.maximum(over_devices(jnp.stack([sums[f"{name}/tokens"] for name in weights])), 1)
         losses = zip(weights.items(), counts, strict=True)
         loss = sum(weight * (sums[f"{name}/loss"] / count) for (name, weight), count in losses)
-        # The total of many batches is that of their predictions, not a mean of means: so carry the weights.
+        # `summarize` weighs the losses of many batches by predictions, not by batches: so the weights are sums too.
         num_rows = jnp.float32(len(batch["ids"]))
         sums["total/rows"] = num_rows
         sums |= {f"total/{name}_weight": num_rows * weight for name, weight in weights.items()}
@@ -190,8 +190,7 @@ def _generator_sums(corrupted: Corrupted, mask_BT: jax.Array) -> Sums:
 def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Metrics of the batches whose sums were added up.
 
-    Where nothing was predicted or nothing replaced, precision and recall are 0, and the AUC is 0.5 unless
-    both classes occur. What an objective does not train has no metrics.
+    Networks that an objective does not train have no metrics.
     """
     total = {name: np.asarray(value, np.float64) for name, value in sums.items()}
     parts = [name for name in ("generator", "discriminator", "restoration") if f"{name}/loss" in total]
