@@ -50,7 +50,9 @@ class TrackingConfig:
 
     def uri_for(self, output: UPath) -> str:
         """The server of the config, or a database in the output folder."""
-        return self.uri or f"sqlite:///{output / 'mlflow.db'}"
+        # SQLAlchemy decodes the path, and takes what follows a question mark for options.
+        path = str(output / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+        return self.uri or f"sqlite:///{path}"
 
 
 @dataclass(frozen=True, kw_only=True)

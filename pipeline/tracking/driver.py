@@ -55,10 +55,10 @@ class Recording:
         self._asked: Any = None
         settings = None
         if tracking is not None:
-            artifacts = None if tracking.uri else str(output / "mlflow-artifacts")
             settings = WriterSettings(
                 uri=tracking.uri_for(output),
-                artifacts=artifacts,
+                # As a URI: MLflow decodes it, even where it is a path.
+                artifacts=None if tracking.uri else (output / "mlflow-artifacts").as_uri(),
                 experiment=tracking.experiment,
                 ledger=output / "mlflow-runs.json",
             )

@@ -150,6 +150,17 @@ def test_a_resumed_stage_goes_on_in_its_run_and_a_rerun_one_gets_a_new_one(ray_c
     assert runs(output)["quickstart"].info.run_id == first["quickstart"].info.run_id
 
 
+@pytest.mark.parametrize("name", ["feature%2Flogin", "50% of what? #1"])
+def test_the_output_may_have_any_name(ray_cluster, tmp_path, name):
+    output = UPath(tmp_path / name)
+    assert record([stage("a")], output) == []
+    assert (output / "mlflow.db").is_file()
+    run_id = runs(output)["a"].info.run_id
+    client = mlflow.MlflowClient(TRACKING.uri_for(output))
+    assert {item.path for item in client.list_artifacts(run_id)} >= {"config.json"}
+    assert list((output / "mlflow-artifacts").rglob("config.json"))
+
+
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory) -> MlflowWriter:
     folder = tmp_path_factory.mktemp("writer")
