@@ -30,8 +30,10 @@ def format_number(value: float | None, *, digits: int = 1, signed: bool = False)
     return text.replace("-", "−")
 
 
-def format_duration(seconds: float) -> str:
-    """`under 1 s`, `48 s`, `12 min`, `3 h 05 min`."""
+def format_duration(seconds: float | None) -> str:
+    """`under 1 s`, `48 s`, `12 min`, `3 h 05 min`; a dash for None."""
+    if seconds is None:
+        return MISSING
     if seconds < 1:
         return "under 1 s"
     if seconds < 90:

@@ -12,7 +12,7 @@ def run(config: ReportConfig, context: StageContext) -> None:
     from cluster.storage import write_bytes, write_json, write_text
     from stages.report.collect import collect
     from stages.report.plots import draw_plots
-    from stages.report.render import render_html, render_markdown
+    from stages.report.render import render_pages
     from stages.report.statistics import summarize_results
 
     results = collect(context.inputs, groups=context.groups)
@@ -22,15 +22,8 @@ def run(config: ReportConfig, context: StageContext) -> None:
     for plot in plots:
         write_bytes(context.output / "plots" / f"{plot.name}.png", plot.png)
     write_json(context.output / "scores.json", summary.as_json())
-    write_text(
-        context.output / "report.md",
-        render_markdown(title=config.title, results=results, summary=summary, plots=plots),
-    )
-    write_text(
-        context.output / "report.html",
-        render_html(title=config.title, results=results, summary=summary, plots=plots),
-    )
-
+    for name, page in render_pages(title=config.title, results=results, summary=summary, plots=plots).items():
+        write_text(context.output / name, page)
     context.tracker.metrics(summary.metrics())
     for name in ("report.html", "report.md", "scores.json", "plots"):
         context.tracker.artifact(context.output / name, folder="report")

@@ -78,6 +78,7 @@ class TaskSummary:
             return None
         return self.pretrained.median - self.random.median
 
+    @property
     def ours_as_published(self) -> Statistics | None:
         """Our statistics of the metric that has published scores."""
         if self.published is None:
@@ -97,16 +98,6 @@ class Summary:
     tasks: tuple[TaskSummary, ...]
     warnings: Mapping[str, tuple[RunWarning, ...]]
     gaps: tuple[Gap, ...]
-
-    @property
-    def compared(self) -> tuple[TaskSummary, ...]:
-        """Tasks with runs from pretrained and from random weights."""
-        return tuple(task for task in self.tasks if task.difference is not None)
-
-    @property
-    def num_better(self) -> int:
-        """Compared tasks where pretraining has the higher median."""
-        return sum(1 for task in self.compared if (task.difference or 0.0) > 0)
 
     def metrics(self) -> dict[str, float]:
         """Final numbers by name, for a tracker."""
