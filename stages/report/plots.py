@@ -2,17 +2,17 @@
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from stages.finetune.config import Init
 from stages.report.collect import FineTuning, Results, select_records
@@ -23,24 +23,6 @@ from stages.report.statistics import Summary
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#8F5A86", "#7A7A7A"
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +76,7 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
     Args:
       smoothing: See `smooth`.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.style.context(Path(__file__).with_name("plots.mplstyle")):
         plots = [] if not summary.tasks else [_draw_scores(summary)]
         if results.pretraining is not None:
             metrics = results.pretraining.metrics
@@ -274,20 +256,15 @@ def _format_axes(axes: Axes, *, with_legend: bool) -> None:
     axes.set_xlabel("step")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter(_thousands())
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     high = axes.get_ylim()[1]
     if high >= 1000:
-        axes.yaxis.set_major_formatter(_thousands())
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     elif high < 0.01:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     if with_legend:
         axes.legend(loc="best")
-
-
-def _thousands() -> FuncFormatter:
-    to_text: Callable[[float, Any], str] = lambda value, _: f"{value:,.0f}"  # noqa: E731
-    return FuncFormatter(to_text)
 
 
 def _escape(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes the pages. `_view` prepares everything that both templates show, as text."""
+"""Writes the pages. `_view` collects what both templates show; their filters write it as text."""
 
 import base64
 import shlex
