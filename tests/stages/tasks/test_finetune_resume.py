@@ -39,12 +39,14 @@ class Terminating(NullTracker):
     """
 
     def __init__(self, marker: Path, *, step: int, attempt: int = 1, pause: float = 0.0) -> None:
-        self.marker, self.step, self.attempt, self.pause = marker, step, attempt, pause
+        self.marker, self.step, self.pause = marker, step, pause
+        self.attempts_to_come, self.before = attempt, sys.maxsize
 
     def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None:
-        if done == 1:
-            self.attempt -= 1
-        if self.attempt <= 0 and done >= self.step and not self.marker.exists():
+        if done <= self.before:
+            self.attempts_to_come -= 1
+        self.before = done
+        if self.attempts_to_come <= 0 and done >= self.step and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGTERM)
         if self.marker.exists():
