@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -13,28 +12,11 @@ from pipeline.progress import Progress
 from pipeline.results import StageResult, State
 
 LINE_SECONDS = 15.0
-_STYLES = {
-    State.DONE: "dim",
-    State.WAITING: "dim",
-    State.QUEUED: "",
-    State.RUNNING: "bold cyan",
-    State.FINISHED: "green",
-    State.FAILED: "bold red",
-    State.BLOCKED: "yellow",
-    State.STOPPED: "yellow",
-}
+_STYLES = {State.QUEUED: "", State.RUNNING: "bold cyan", State.FINISHED: "green", State.FAILED: "bold red"}
+_STYLES |= dict.fromkeys((State.DONE, State.WAITING), "dim") | dict.fromkeys((State.BLOCKED, State.STOPPED), "yellow")
 
 
-class Display(Protocol):
-    """Shows a run."""
-
-    def __enter__(self) -> "Display": ...
-    def __exit__(self, *_: object) -> None: ...
-    def update(self, results: Mapping[str, StageResult], progress: Mapping[str, Progress]) -> None:
-        """Shows the state of all stages; called often."""
-
-
-def make_display(console: Console, *, stages: Sequence[str]) -> Display:
+def make_display(console: Console, *, stages: Sequence[str]) -> "LiveTable | PlainLines":
     """The live table where the output is a terminal, else lines."""
     return LiveTable(console, stages=stages) if console.is_terminal else PlainLines(console)
 

@@ -19,7 +19,7 @@ from pipeline.fingerprint import Identity
 from pipeline.manifest import FAILURE, LOG, write_config, write_failure, write_manifest
 from pipeline.node import Stage
 from pipeline.tracking.tracker import StageTracker
-from stages.context import StageContext, Tracker
+from stages.context import StageContext
 
 # Loggers whose messages do not help the reader of a stage's log.
 _CHATTY = ("jax", "absl", "orbax", "fsspec", "urllib3", "filelock", "matplotlib", "asyncio", "botocore")
@@ -52,7 +52,8 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
             try:
                 write_config(context.output, identity)
                 (context.output / FAILURE).unlink(missing_ok=True)
-                with _recording(context.tracker):
+                tracker = context.tracker
+                with tracker.running() if isinstance(tracker, StageTracker) else nullcontext():
                     stage.run(stage.config, context)
                 if whole:
                     write_manifest(context.output, identity, started=started, command=command)
@@ -64,12 +65,6 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
     except OSError as failure:  # the log could not be written
         error = error or explain(failure, output=context.output)
     return Outcome(seconds=(datetime.now(UTC) - started).total_seconds(), error=error)
-
-
-@contextmanager
-def _recording(tracker: Tracker) -> Iterator[None]:
-    with tracker.running() if isinstance(tracker, StageTracker) else nullcontext():
-        yield
 
 
 def log_failure(folder: UPath, *, name: str, error: str) -> None:

@@ -36,15 +36,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _NEEDED: tuple[str, ...] = ("jax", "flax", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "tokenizers")
 _NEEDED += ("huggingface-hub", "universal-pathlib")
 # Errors of the request itself: a retry cannot help.
-_FINAL_ERRORS = {
-    "INVALID_PARAMETER_VALUE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-    "BAD_REQUEST",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "NOT_IMPLEMENTED",
-}
+_FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+_FINAL_ERRORS |= {"PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_IMPLEMENTED"}
 
 
 class MlflowWriter:
@@ -93,13 +86,13 @@ class MlflowWriter:
             mlflow.set_tracking_uri(self._settings.uri)
             client = mlflow.MlflowClient(tracking_uri=self._settings.uri)
             experiment = client.get_experiment_by_name(self._settings.experiment)
-            if experiment is not None and experiment.lifecycle_stage == "deleted":
-                client.restore_experiment(experiment.experiment_id)
-            self._experiment_id = (
-                experiment.experiment_id
-                if experiment is not None
-                else client.create_experiment(self._settings.experiment, artifact_location=self._settings.artifacts)
-            )
+            if experiment is None:
+                name, artifacts = self._settings.experiment, self._settings.artifacts
+                self._experiment_id = client.create_experiment(name, artifact_location=artifacts)
+            else:
+                self._experiment_id = experiment.experiment_id
+                if experiment.lifecycle_stage == "deleted":
+                    client.restore_experiment(self._experiment_id)
             mlflow.set_experiment(experiment_id=self._experiment_id)  # where logged models go
             self._connection = client
         return self._connection
@@ -114,10 +107,10 @@ class MlflowWriter:
         if message.parent is not None:
             tags["mlflow.parentRunId"] = self._run_ids[message.parent]
         run = None
-        known = None if message.is_new else self._read_ledger().get(message.key)
-        if known is not None:
+        known = {} if message.is_new else self._read_ledger().get(self._settings.uri, {})
+        if message.key in known:
             try:
-                run = client.get_run(known)
+                run = client.get_run(known[message.key])
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
@@ -210,9 +203,7 @@ class MlflowWriter:
         """Logs the folder with the code that predicts, so that it loads where this project is not installed."""
         import mlflow
 
-        code = [str(_ROOT / package) for package in ("stages", "cluster")]
-        path = UPath(message.path)
-        with local_copy(path) as folder:
+        with local_copy(UPath(message.path)) as folder:
             mlflow.models.Model.log(
                 artifact_path=None,
                 name=re.sub(r"""[/:.%"']""", "-", message.name),
@@ -220,17 +211,16 @@ class MlflowWriter:
                 run_id=self._run_ids[message.key],
                 loader_module="stages.tasks.predictor",
                 data_path=str(folder),
-                code_paths=code,
-                pip_requirements=_requirements(),
+                code_paths=[str(_ROOT / package) for package in ("stages", "cluster")],
+                pip_requirements=[f"{name}=={metadata.version(name)}" for name in _NEEDED],
             )
 
-    def _read_ledger(self) -> dict[str, str]:
-        if not self._settings.ledger.exists():
-            return {}
-        return dict(read_json(self._settings.ledger).get(self._settings.uri, {}))
+    def _read_ledger(self) -> dict[str, dict[str, str]]:
+        """Ids of runs by tracking server, then by key."""
+        return read_json(self._settings.ledger) if self._settings.ledger.exists() else {}
 
     def _write_ledger(self, key: str, run_id: str) -> None:
-        ledger = read_json(self._settings.ledger) if self._settings.ledger.exists() else {}
+        ledger = self._read_ledger()
         ledger.setdefault(self._settings.uri, {})[key] = run_id
         write_json(self._settings.ledger, ledger)
 
@@ -244,10 +234,6 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = str(list(value) if isinstance(value, tuple) else value)
     return flat
-
-
-def _requirements() -> list[str]:
-    return [f"{name}=={metadata.version(name)}" for name in _NEEDED]
 
 
 def _clean(name: str) -> str:

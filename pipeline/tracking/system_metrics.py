@@ -1,44 +1,43 @@
 """Samples the use of a stage's machine, under the names that MLflow's UI shows as system metrics."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+Send = Callable[[Mapping[str, float]], None]
 
-class SystemMetrics:
+
+@contextmanager
+def sampling(send: Send, *, seconds: float) -> Iterator[None]:
     """Samples in its own thread during a `with` block, every `seconds`; never if that is 0."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_sample_on, args=(send, seconds, stop), name="system-metrics", daemon=True)
+    if seconds > 0:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if seconds > 0:
+            thread.join(timeout=5)
 
-    def __init__(self, send: Callable[[Mapping[str, float]], None], *, seconds: float) -> None:
-        self._send = send
-        self._seconds = seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample_on, name="system-metrics", daemon=True)
 
-    def __enter__(self) -> "SystemMetrics":
-        if self._seconds > 0:
-            self._thread.start()
-        return self
+def _sample_on(send: Send, seconds: float, stop: threading.Event) -> None:
+    import psutil
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._seconds > 0:
-            self._thread.join(timeout=5)
-
-    def _sample_on(self) -> None:
-        import psutil
-
-        psutil.cpu_percent()  # the first call has nothing to compare with
-        gpus = _find_gpus()
-        while not self._stop.wait(self._seconds):
-            memory = psutil.virtual_memory()
-            sample = {
-                "system/cpu_utilization_percentage": psutil.cpu_percent(),
-                "system/system_memory_usage_megabytes": memory.used / 1e6,
-                "system/system_memory_usage_percentage": memory.percent,
-            }
-            for number, gpu in enumerate(gpus):
-                sample |= {f"system/gpu_{number}_{name}": value for name, value in _sample_gpu(gpu).items()}
-            self._send(sample)
+    psutil.cpu_percent()  # the first call has nothing to compare with
+    gpus = _find_gpus()
+    while not stop.wait(seconds):
+        memory = psutil.virtual_memory()
+        sample = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/system_memory_usage_megabytes": memory.used / 1e6,
+            "system/system_memory_usage_percentage": memory.percent,
+        }
+        for number, gpu in enumerate(gpus):
+            sample |= {f"system/gpu_{number}_{name}": value for name, value in _sample_gpu(gpu).items()}
+        send(sample)
 
 
 def _find_gpus() -> list[Any]:

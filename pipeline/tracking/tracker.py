@@ -9,7 +9,7 @@ from typing import Any
 from upath import UPath
 
 from pipeline.tracking.messages import Dataset, Files, Message, Metrics, Model, OpenRun, Params
-from pipeline.tracking.system_metrics import SystemMetrics
+from pipeline.tracking.system_metrics import sampling
 
 _PROGRESS_SECONDS = 0.25
 _LAST_WORDS_SECONDS = 30.0
@@ -34,7 +34,7 @@ class StageTracker:
         """Wraps the stage's work, in its process: opens its runs and samples the machine's use."""
         self._actor.begin.remote(self._stage, list(self._opening))
         try:
-            with SystemMetrics(self.system_metrics, seconds=self._system_metrics_seconds):
+            with sampling(self.system_metrics, seconds=self._system_metrics_seconds):
                 yield
         finally:
             self._wait_until_heard()

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from upath import UPath
@@ -100,7 +100,7 @@ class Results:
     documents: Mapping[str, Any]
     shards: ShardIndex | None
     vocabulary: Mapping[str, Any]
-    gaps: tuple[Gap, ...] = field(default=())
+    gaps: tuple[Gap, ...]
 
 
 def collect(inputs: Mapping[str, UPath], *, groups: Mapping[str, Group]) -> Results:
@@ -114,7 +114,15 @@ def collect(inputs: Mapping[str, UPath], *, groups: Mapping[str, Group]) -> Resu
       ValueError: A file is there but is not what its stage writes; the message names file and line.
     """
     gaps: list[Gap] = []
-    stages = {name: _read_record(name, folder) for name, folder in inputs.items()}
+    stages = {
+        name: StageRecord(
+            name=name,
+            folder=folder,
+            config=_read_if_there(folder / "config.json").get("config", {}),
+            manifest=_read_if_there(folder / "manifest.json"),
+        )
+        for name, folder in inputs.items()
+    }
     runs, probes = [], []
     for name, stage in stages.items():
         match groups.get(name):
@@ -156,15 +164,6 @@ def read_records(path: UPath) -> tuple[Mapping[str, Any], ...]:
 def select_records(records: Iterable[Mapping[str, Any]], metric: str, *, split: str) -> list[Mapping[str, Any]]:
     """The rows of a split that have a metric."""
     return [row for row in records if row.get("split") == split and row.get(metric) is not None]
-
-
-def _read_record(name: str, folder: UPath) -> StageRecord:
-    return StageRecord(
-        name=name,
-        folder=folder,
-        config=_read_if_there(folder / "config.json").get("config", {}),
-        manifest=_read_if_there(folder / "manifest.json"),
-    )
 
 
 def _read_if_there(path: UPath) -> Mapping[str, Any]:

@@ -81,9 +81,8 @@ def compare(summaries: Sequence[Summary]) -> list[Row]:
             statistics = tuple(task.of(init) if task is not None else None for task in found)
             if any(statistics):
                 differences = tuple(difference(statistics[0], other) for other in statistics[1:])
-                rows.append(
-                    Row(task=name, init=init, metric=metrics[0], statistics=statistics, differences=differences)
-                )
+                row = Row(task=name, init=init, metric=metrics[0], statistics=statistics, differences=differences)
+                rows.append(row)
     return rows
 
 
@@ -99,11 +98,9 @@ def difference(first: Statistics | None, second: Statistics | None) -> Differenc
 
 def published(summaries: Sequence[Summary]) -> Mapping[str, TaskSummary]:
     """Tasks by name whose scores are comparable with published ones in all outputs that have them."""
-    found: dict[str, TaskSummary] = {}
-    unfit = {task.task for summary in summaries for task in summary.tasks if task.incomparable}
-    for summary in summaries:
-        found |= {task.task: task for task in summary.tasks if task.published is not None and task.task not in unfit}
-    return found
+    tasks = [task for summary in summaries for task in summary.tasks]
+    unfit = {task.task for task in tasks if task.incomparable}
+    return {task.task: task for task in tasks if task.published is not None and task.task not in unfit}
 
 
 def as_json(outputs: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:

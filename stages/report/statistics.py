@@ -101,15 +101,12 @@ class Summary:
 
     def metrics(self) -> dict[str, float]:
         """Final numbers by name, for a tracker."""
-        numbers: dict[str, float] = {}
+        numbers: dict[str, float | None] = {}
         for task in self.tasks:
-            if task.pretrained is not None:
-                numbers[f"scores/{task.task}/median"] = task.pretrained.median
-            if task.random is not None:
-                numbers[f"scores/{task.task}/random_median"] = task.random.median
-            if task.difference is not None:
-                numbers[f"scores/{task.task}/difference"] = task.difference
-        return numbers
+            numbers[f"scores/{task.task}/median"] = task.pretrained.median if task.pretrained else None
+            numbers[f"scores/{task.task}/random_median"] = task.random.median if task.random else None
+            numbers[f"scores/{task.task}/difference"] = task.difference
+        return {name: number for name, number in numbers.items() if number is not None}
 
     def as_json(self) -> dict[str, Any]:
         """The content of scores.json."""
@@ -152,17 +149,11 @@ def _summarize_task(runs: Sequence[FineTuning]) -> TaskSummary:
             f"rerun them with one configuration: {', '.join(run.stage for run in runs)}"
         )
     metrics: dict[Init, dict[str, Statistics]] = {}
-    for init in Init:
-        chosen = [run for run in runs if run.init is init]
-        names = sorted({name for run in chosen for name in run.scores})
-        if chosen:
-            metrics[init] = {
-                name: compute_statistics(
-                    {run.seed: run.scores[name] for run in chosen if name in run.scores},
-                    num_degenerate=sum(run.is_degenerate for run in chosen if name in run.scores),
-                )
-                for name in names
-            }
+    for init, name in sorted({(run.init, name) for run in runs for name in run.scores}):
+        chosen = [run for run in runs if run.init is init and name in run.scores]
+        scores = {run.seed: run.scores[name] for run in chosen}
+        by_name = metrics.setdefault(init, {})
+        by_name[name] = compute_statistics(scores, num_degenerate=sum(run.is_degenerate for run in chosen))
     return TaskSummary(
         task=runs[0].task,
         primary=primaries[0],
@@ -177,14 +168,13 @@ def _unpaired(results: Results) -> list[Gap]:
     """Tasks that cannot be compared with random weights although others can."""
     if not any(run.init is Init.RANDOM for run in results.runs):
         return []
-    failed = {(gap.task, gap.init) for gap in results.gaps}
-    gaps = []
-    for task in sorted({run.task for run in results.runs}):
-        inits = {run.init for run in results.runs if run.task == task}
-        for init in Init:
-            if init not in inits and (task, init) not in failed:
-                gaps.append(Gap(what=task, reason=f"no run from {init} weights is configured"))
-    return gaps
+    known = {(run.task, run.init) for run in results.runs} | {(gap.task, gap.init) for gap in results.gaps}
+    return [
+        Gap(what=task, reason=f"no run from {init} weights is configured")
+        for task in sorted({run.task for run in results.runs})
+        for init in Init
+        if (task, init) not in known
+    ]
 
 
 def _task_as_json(task: TaskSummary) -> dict[str, Any]:
