@@ -118,7 +118,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     def score(params: Params) -> Evaluation:
         wide = replace(shape, batch_size=-(-EVAL_BATCH_SIZE // jax.device_count()) * jax.device_count())
         logits = predict_rows(params, dev_features, shape=wide, predict=predict)
-        return task.evaluate(data.dev, dev_features, logits, labels=data.labels)
+        return task.evaluate(data.dev, dev_features, logits)
 
     make_state = jax.jit(
         lambda params, seed: init_state(params, optimizer, key=stream_key(seed, Stream.FINETUNING_STEPS)),

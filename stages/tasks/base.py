@@ -3,11 +3,13 @@
 B batch, T tokens, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from upath import UPath
@@ -132,42 +134,38 @@ class Evaluation:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Task(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
     """A kind of question, its files and its scores.
 
     Attributes:
       name: As in the configuration.
-      kind: Which head the model gets.
       primary: The score by which runs are compared.
+      options: How examples become inputs and answers.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> TaskKind: ...
-    @property
-    def primary(self) -> str: ...
+    name: str
+    primary: str
+    options: TaskOptions
 
+    @property
+    @abstractmethod
+    def kind(self) -> TaskKind:
+        """Which head and loss the model gets."""
+
+    @abstractmethod
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads both splits from a folder, or from files named relative to it or absolutely."""
-        ...
 
+    @abstractmethod
     def features(
         self, examples: Sequence[Any], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
     ) -> Features:
         """Turns examples into inputs. Training may repeat or drop examples; dev keeps every one."""
-        ...
 
-    def evaluate(
-        self,
-        examples: Sequence[Any],
-        features: Features,
-        logits: Sequence[np.ndarray],
-        *,
-        labels: tuple[str, ...],
-    ) -> Evaluation:
+    @abstractmethod
+    def evaluate(self, examples: Sequence[Any], features: Features, logits: Sequence[np.ndarray]) -> Evaluation:
         """Scores dev. `logits` holds a row's [C], or its [T, C] for as many tokens as it has."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,3 +192,9 @@ def load_work(kind: TaskKind) -> KindWork:
     """What the module of a kind holds for it."""
     work: KindWork = import_module(KINDS[kind].module).WORK[kind]
     return work
+
+
+def entropy(weights: Iterable[float]) -> float:
+    """-sum of w log(w / sum of all w): the entropy of shares, of weights the smallest loss of a constant guess."""
+    positive = [float(weight) for weight in weights if weight > 0]
+    return -sum(weight * math.log(weight / sum(positive)) for weight in positive)

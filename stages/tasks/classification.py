@@ -3,7 +3,7 @@
 C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -14,13 +14,12 @@ from upath import UPath
 
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions
 from stages.tasks.files.reading import find_file
 from stages.tasks.files.tables import file_format, read_rows
 from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
-from stages.tasks.targets import Classes, LabelSet, Number, Score, Target, Verdict
+from stages.tasks.targets import Classes, LabelSet, Number, Target, Verdict
 from stages.tasks.tokens import WordPiece
 
 if TYPE_CHECKING:
@@ -65,28 +64,22 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Task):
     """A task on whole texts.
 
     Attributes:
-      name: As in the configuration.
       tsv: Layout of tab-separated files.
       tables: Layout of JSON lines, Parquet and CSV.
       target: What is predicted.
-      primary: The score by which runs are compared.
-      options: How examples become inputs.
       unordered: The order of the two texts means nothing.
       dev_tsv: Layout of a tab-separated dev file, where it differs.
       dev_parts: Parts of dev that are scored separately; () scores dev as a whole.
       dev_files: Names of the dev file, where it is not called dev or validation.
     """
 
-    name: str
     tsv: Layout
     tables: Layout
     target: Target
-    primary: str
-    options: TaskOptions
     unordered: bool = False
     dev_tsv: Layout | None = None
     dev_parts: tuple[str, ...] = ()
@@ -143,7 +136,6 @@ class Classification:
     def features(
         self, examples: Sequence[Example], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
     ) -> Features:
-        del labels
         columns = [tokenizer.encode(texts) for texts in zip(*(example.texts for example in examples), strict=True)]
         rows = list(enumerate(zip(*columns, strict=True)))
         if split is Split.TRAIN and self.unordered and self.options.double_unordered:
@@ -153,15 +145,7 @@ class Classification:
         joined = join_texts([texts for _, texts in rows], tokenizer, max_length=self.options.max_length)
         return replace(joined, examples=numbers, labels={name: values[numbers] for name, values in gold.items()})
 
-    def evaluate(
-        self,
-        examples: Sequence[Example],
-        features: Features,
-        logits: Sequence[np.ndarray],
-        *,
-        labels: tuple[str, ...],
-    ) -> Evaluation:
-        del labels
+    def evaluate(self, examples: Sequence[Example], features: Features, logits: Sequence[np.ndarray]) -> Evaluation:
         logits_NC = _by_example(features, logits)
         parts = {
             part: [number for number, example in enumerate(examples) if example.part == part]
@@ -258,45 +242,7 @@ def truncate(texts: Sequence[Sequence[int]], *, max_tokens: int) -> list[Sequenc
     return [text[:length] for text, length in zip(texts, lengths, strict=True)]
 
 
-_SCORES: Mapping[str, Score] = {
-    "accuracy": scores.accuracy,
-    "micro_f1": scores.micro_f1,
-    "macro_f1": scores.macro_f1,
-    "matthews": scores.matthews,
-    "f1": scores.binary_f1,
-    "exact_match": scores.accuracy,  # of rows of indicators: all classes of a text are right
-    "spearman": scores.spearman,
-    "pearson": scores.pearson,
-}
-
-
-def form_scores(form: TaskForm) -> dict[str, Score]:
-    """The scores of a task that a form describes, by name."""
-    return {name: _SCORES[name] for name in form.metrics}
-
-
-def _classes(form: TaskForm) -> Target:
-    return Classes(names=form.labels, written=form.labels, scores=form_scores(form), weights=_class_weights(form))
-
-
-def _label_set(form: TaskForm) -> Target:
-    return LabelSet(names=form.labels, separator=form.separator, scores=form_scores(form), weights=_class_weights(form))
-
-
-def _class_weights(form: TaskForm) -> tuple[float, ...] | None:
-    if isinstance(form.class_weights, Mapping):
-        return tuple(form.class_weights.get(label, 1.0) for label in form.labels)
-    return None if form.class_weights is None else ()  # balanced
-
-
-def _number(form: TaskForm) -> Target:
-    low, high = form.range or (0.0, 1.0)
-    return Number(names=(form.label or "",), low=low, high=high, scores=form_scores(form))
-
-
-def make_text_task(
-    name: str, form: TaskForm, options: TaskOptions, *, target: Callable[[TaskForm], Target]
-) -> Classification:
+def make_text_task(name: str, form: TaskForm, options: TaskOptions, *, target: type[Target]) -> Classification:
     """The task that a form describes: all its files have the same columns."""
     layout = Layout(
         texts=form.texts,
@@ -305,7 +251,7 @@ def make_text_task(
         header=form.columns,
     )
     return Classification(
-        name=name, tsv=layout, tables=layout, target=target(form), primary=form.primary, options=options
+        name=name, tsv=layout, tables=layout, target=target.from_form(form), primary=form.primary, options=options
     )
 
 
@@ -316,30 +262,18 @@ def make_text_network(config: ElectraConfig, head: HeadKind, key: "jax.Array") -
     return SequenceClassifier(config, key=key, head=head)
 
 
-def _in_own_units(task: Task, head: "Params") -> "Params":
+def _exported_head(task: Task, head: "Params") -> "Params":
     assert isinstance(task, Classification)
-    assert isinstance(task.target, Number)
     return task.target.exported_head(head)
 
 
 WORK: Mapping[TaskKind, KindWork] = {
-    TaskKind.CLASSIFICATION: KindWork(
-        make_task=partial(make_text_task, target=_classes),
+    target.kind: KindWork(
+        make_task=partial(make_text_task, target=target),
         make_network=make_text_network,
-        losses=Classes.losses,
-        constant_loss=Classes.constant_loss,
-    ),
-    TaskKind.MULTI_LABEL: KindWork(
-        make_task=partial(make_text_task, target=_label_set),
-        make_network=make_text_network,
-        losses=LabelSet.losses,
-        constant_loss=LabelSet.constant_loss,
-    ),
-    TaskKind.REGRESSION: KindWork(
-        make_task=partial(make_text_task, target=_number),
-        make_network=make_text_network,
-        losses=Number.losses,
-        constant_loss=Number.constant_loss,
-        exported_head=_in_own_units,
-    ),
+        losses=target.losses,
+        constant_loss=target.constant_loss,
+        exported_head=_exported_head,
+    )
+    for target in (Classes, LabelSet, Number)
 }

@@ -178,10 +178,10 @@ class Predictor:
         """A text that is longer than a row is tagged in parts, as when a model is scored."""
         words = [str(row["text"]).split() for row in rows]
         sentences = [Sentence(words=tuple(each), tags=("",) * len(each), lines=()) for each in words]
-        task = Tagging(name="predict", columns=(), options=self._options)
-        features = task.features(sentences, self._tokenizer, labels=(), split=Split.TEST)
-        labels = [self._labels[number] for number in range(len(self._labels))]
-        found = task.predict(features, self._logits(features), labels=labels)
+        task = Tagging(name="predict", primary="f1", columns=(), options=self._options)
+        labels = tuple(self._labels[number] for number in range(len(self._labels)))
+        features = task.features(sentences, self._tokenizer, labels=labels, split=Split.TEST)
+        found = task.predict(features, self._logits(features))
         return [{"words": each, "labels": list(tags)} for each, tags in zip(words, found, strict=True)]
 
     def _answer(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ class Predictor:
             Question(id=str(number), text=str(row["question"]), context=str(row["context"]), answers=())
             for number, row in enumerate(rows)
         ]
-        task = QuestionAnswering(name="predict", kind=self._kind, options=self._options)
+        task = QuestionAnswering(name="predict", primary="exact_match", kind=self._kind, options=self._options)
         features = task.features(questions, self._tokenizer, labels=(), split=Split.DEV)
         found, odds = task.candidates(features, self._logits(features), num_questions=len(questions))
         answers = []

@@ -15,8 +15,7 @@ from upath import UPath
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
-from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions
-from stages.tasks.entropies import entropy
+from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions, entropy
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.reading import find_file
 from stages.tasks.files.squad import Question
@@ -52,20 +51,14 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionAnswering:
+class QuestionAnswering(Task):
     """Questions with an answer in their context, or perhaps none.
 
     Attributes:
-      name: As in the configuration.
-      primary: The score by which runs are compared.
-      options: Windows and answers.
       version: The version in the names of its files: `v1.1`.
       kind: `ANSWERABILITY` where a question may have no answer.
     """
 
-    name: str
-    options: TaskOptions
-    primary: str = "exact_match"
     version: str = ""
     kind: TaskKind = TaskKind.QUESTION_ANSWERING
 
@@ -103,7 +96,6 @@ class QuestionAnswering:
 
         A window that lacks its question's answer is `unanswerable`, like one whose question has none.
         """
-        del labels
         questions = tokenizer.encode([example.text for example in examples])
         contexts = encode_contexts(examples, tokenizer)
         ids, first_length, owners, spans, windows = [], [], [], [], []
@@ -176,15 +168,7 @@ class QuestionAnswering:
             )
         return found, odds
 
-    def evaluate(
-        self,
-        examples: Sequence[Question],
-        features: Features,
-        logits: Sequence[np.ndarray],
-        *,
-        labels: tuple[str, ...],
-    ) -> Evaluation:
-        del labels
+    def evaluate(self, examples: Sequence[Question], features: Features, logits: Sequence[np.ndarray]) -> Evaluation:
         found, odds = self.candidates(features, logits, num_questions=len(examples))
         n_best = {
             example.id: rank(candidates, example.context, n_best=self.options.n_best)
@@ -304,37 +288,26 @@ def kind_of_head(head: "Params") -> tuple[TaskKind, HeadKind]:
     return kind, HeadKind.ORIGINAL if "end" in head else HeadKind.HUGGINGFACE
 
 
-def _span_losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
-    """The mean of the cross-entropies of start and end."""
+def _losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+    """The mean of the cross-entropies of start and end, and the weighted one of 'no answer in this window'."""
     import jax.numpy as jnp
 
     from stages.electra.layout import real_tokens
-    from stages.electra.losses import cross_entropy
+    from stages.electra.losses import binary_cross_entropy, cross_entropy
 
     # Every real token may be chosen; [CLS] stands for 'not in this window'.
     real_BT = real_tokens(batch)
     starts_BT, ends_BT = (jnp.where(real_BT, logits_BTC[..., n], -1e9) for n in (0, 1))
     losses_B = (cross_entropy(starts_BT, batch["start"]) + cross_entropy(ends_BT, batch["end"])) / 2
+    if "unanswerable" in batch:
+        none_B = binary_cross_entropy(logits_BTC[:, 0, -1], batch["unanswerable"])
+        losses_B += _UNANSWERABLE_WEIGHT * none_B
     return losses_B, batch["weight"]
 
 
-def _losses_with_none(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
-    """Those of the span, and the weighted one of 'no answer in this window'."""
-    from stages.electra.losses import binary_cross_entropy
-
-    losses_B, weight_B = _span_losses(logits_BTC, batch)
-    none_B = binary_cross_entropy(logits_BTC[:, 0, -1], batch["unanswerable"])
-    return losses_B + _UNANSWERABLE_WEIGHT * none_B, weight_B
-
-
-def _constant_span_loss(features: Features) -> float:
-    """The guess is any token of the row."""
-    return float(np.mean(np.log(features.lengths)))
-
-
-def _constant_loss_with_none(features: Features) -> float:
-    """Without an answer the span is [CLS], with one any token."""
-    none_N = np.asarray(features.labels["unanswerable"])
+def _constant_loss(features: Features) -> float:
+    """Without an answer the span is [CLS], with one any token of the row."""
+    none_N = np.asarray(features.labels.get("unanswerable", np.zeros(features.num_rows, np.float32)))
     place = float(np.mean((1 - none_N) * np.log(features.lengths)))
     return place + (1 + _UNANSWERABLE_WEIGHT) * entropy((none_N.mean(), 1 - none_N.mean()))
 
@@ -345,18 +318,12 @@ def _exported_head(task: Task, head: "Params") -> "Params | None":
 
 
 WORK: Mapping[TaskKind, KindWork] = {
-    TaskKind.QUESTION_ANSWERING: KindWork(
+    kind: KindWork(
         make_task=_make_declared,
-        make_network=partial(_make_network, unanswerable=False),
-        losses=_span_losses,
-        constant_loss=_constant_span_loss,
+        make_network=partial(_make_network, unanswerable=kind is TaskKind.ANSWERABILITY),
+        losses=_losses,
+        constant_loss=_constant_loss,
         exported_head=_exported_head,
-    ),
-    TaskKind.ANSWERABILITY: KindWork(
-        make_task=_make_declared,
-        make_network=partial(_make_network, unanswerable=True),
-        losses=_losses_with_none,
-        constant_loss=_constant_loss_with_none,
-        exported_head=_exported_head,
-    ),
+    )
+    for kind in (TaskKind.QUESTION_ANSWERING, TaskKind.ANSWERABILITY)
 }

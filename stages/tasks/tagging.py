@@ -6,6 +6,7 @@ B batch, T tokens, C classes.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,7 @@ from upath import UPath
 from stages.electra.config import IGNORED, ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
-from stages.tasks.base import Evaluation, Features, KindWork, Split, TaskData, TaskOptions
-from stages.tasks.entropies import entropy
+from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions, entropy
 from stages.tasks.files.reading import find_file, read_lines
 from stages.tasks.files.tables import file_format, read_rows
 from stages.tasks.form import TaskForm
@@ -50,27 +50,21 @@ class Sentence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tagging:
+class Tagging(Task):
     """A tagging task.
 
     Attributes:
-      name: As in the configuration.
       columns: Names of the columns of a file with a word a line, word first, tag last.
-      options: How examples become inputs.
       fields: Columns of the words and of the tags in JSON lines or Parquet, where a sentence is a row of lists.
       known: All allowed tags, to which numbers in JSON lines or Parquet point; () allows any.
       chunked: Whether tags mark chunks (B-NP, I-NP); else each word is scored on its own.
-      primary: The score by which runs are compared.
     """
 
-    name: str
+    kind = TaskKind.TAGGING
     columns: tuple[str, ...]
-    options: TaskOptions
     fields: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     chunked: bool = True
-    primary: str = "f1"
-    kind: TaskKind = TaskKind.TAGGING
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads both files. The labels are the tags of training: a tag that only dev has can only be missed."""
@@ -116,7 +110,6 @@ class Tagging:
         self, examples: Sequence[Sentence], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split
     ) -> Features:
         """A row for each sentence, several for one that is longer than a row: every word gets a prediction."""
-        del split
         numbers = {tag: number for number, tag in enumerate(labels)}
         vocabulary = sorted({word for sentence in examples for word in sentence.words})
         pieces = dict(zip(vocabulary, tokenizer.encode_words(vocabulary), strict=True))
@@ -142,14 +135,12 @@ class Tagging:
             examples=np.array(owners, np.int32),
             labels={"labels": tags},
             counts={"split": num_split},
-            details={"starts": starts},
+            details={"starts": starts, "labels": labels},
         )
 
-    def predict(
-        self, features: Features, logits: Sequence[np.ndarray], *, labels: Sequence[str]
-    ) -> list[Sequence[str]]:
+    def predict(self, features: Features, logits: Sequence[np.ndarray]) -> list[Sequence[str]]:
         """The tags of each sentence, of those that the model knows."""
-        starts = features.details["starts"]
+        starts, labels = features.details["starts"], features.details["labels"]
         classes: list[list[np.ndarray]] = [[] for _ in starts]
         for owner, logits_TC in zip(features.examples, logits, strict=True):
             classes[owner].append(np.argmax(logits_TC, axis=-1)[1:-1])  # without [CLS] and [SEP]
@@ -158,17 +149,10 @@ class Tagging:
             for parts, places in zip(classes, starts, strict=True)
         ]
 
-    def evaluate(
-        self,
-        examples: Sequence[Sentence],
-        features: Features,
-        logits: Sequence[np.ndarray],
-        *,
-        labels: tuple[str, ...],
-    ) -> Evaluation:
-        predicted = self.predict(features, logits, labels=labels)
+    def evaluate(self, examples: Sequence[Sentence], features: Features, logits: Sequence[np.ndarray]) -> Evaluation:
+        predicted = self.predict(features, logits)
         gold: list[Sequence[str]] = [sentence.tags for sentence in examples]
-        unseen = sorted({tag for tags in gold for tag in tags} - set(labels))
+        unseen = sorted({tag for tags in gold for tag in tags}.difference(features.details["labels"]))
         num_unseen = sum(tag in unseen for tags in gold for tag in tags)
         if self._recoded:
             gold, predicted = _plain(gold), _plain(predicted)
@@ -229,34 +213,24 @@ def pack(lengths: Sequence[int], *, room: int) -> list[tuple[int, int]]:
 
 def read_columns(path: UPath, *, columns: tuple[str, ...], check: Check) -> list[Sentence]:
     """Reads sentences, a word a line, an empty line between them."""
-    sentences: list[Sentence] = []
     rows: list[list[str]] = []
-
-    def finish() -> None:
-        if rows:
-            sentences.append(
-                Sentence(
-                    words=tuple(row[0] for row in rows),
-                    tags=tuple(row[-1] for row in rows),
-                    lines=tuple(" ".join(row) for row in rows),
-                )
-            )
-            rows.clear()
-
     for number, line in read_lines(path):
         line = line.strip(" \t")
-        if not line:
-            finish()
-            continue
-        fields = _SEPARATOR.split(line)
-        if len(fields) != len(columns):
+        fields = _SEPARATOR.split(line) if line else []
+        if fields and len(fields) != len(columns):
             raise ValueError(
                 f"{path}:{number}: expected {len(columns)} columns ({', '.join(columns)}), "
                 f"found {len(fields)}: {line[:80]!r}"
             )
-        check(fields[-1], f"{path}:{number}", columns[-1])
+        if fields:
+            check(fields[-1], f"{path}:{number}", columns[-1])
         rows.append(fields)
-    finish()
+    sentences = []
+    for has_words, found in groupby(rows, key=bool):
+        if has_words:
+            lines = list(found)
+            words, tags = (tuple(fields[place] for fields in lines) for place in (0, -1))
+            sentences.append(Sentence(words=words, tags=tags, lines=tuple(map(" ".join, lines))))
     if not sentences:
         raise ValueError(f"{path}: no sentences; expected lines of {', '.join(columns)}")
     return sentences

@@ -3,15 +3,17 @@
 B batch, N examples, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from stages.run_warning import RunWarning, WarningKind
-from stages.tasks.base import Features
-from stages.tasks.entropies import entropy
+from stages.tasks import scores
+from stages.tasks.base import Features, entropy
+from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 
+_SCORES: Mapping[str, Score] = {
+    "accuracy": scores.accuracy,
+    "micro_f1": scores.micro_f1,
+    "macro_f1": scores.macro_f1,
+    "matthews": scores.matthews,
+    "f1": scores.binary_f1,
+    "exact_match": scores.accuracy,  # of rows of indicators: all classes of a text are right
+    "spearman": scores.spearman,
+    "pearson": scores.pearson,
+}
 _NUM_WRONG = 10  # wrong examples that the report shows
 _CONSTANT = 1e-3  # predictions that differ by less than this share of the range count as the same
 
@@ -45,56 +57,76 @@ class Verdict:
     wrong: Sequence[int] = ()
 
 
-class Target(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Target(ABC):
     """Labels in files to arrays, logits to predictions and scores.
 
     Attributes:
       kind: Which head and loss the model gets.
-      names: Of the classes; of the number.
+      names: Of the classes by number; of the number.
+      scores: By name, of (gold, predicted): class numbers, indicators [N, C], or numbers.
     """
 
-    @property
-    def kind(self) -> TaskKind: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
+    kind: ClassVar[TaskKind]
+    names: tuple[str, ...]
+    scores: Mapping[str, Score]
 
+    @classmethod
+    @abstractmethod
+    def from_form(cls, form: TaskForm) -> Self:
+        """What a task of the user's own predicts."""
+
+    @abstractmethod
     def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> Any:
         """The label of a row. `labels` are the classes as this file writes them.
 
         Raises:
           ValueError: The value is not allowed; the message names the place, the value and what is allowed.
         """
-        ...
 
+    @abstractmethod
     def arrays(self, labels: Sequence[Any]) -> dict[str, np.ndarray]:
         """What the loss needs: `label`, and `label_weight` where labels count differently."""
-        ...
 
+    @staticmethod
+    @abstractmethod
+    def losses(logits_BC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.Array"]:
+        """As `stages.tasks.base.KindWork` has them."""
+
+    @staticmethod
+    @abstractmethod
+    def constant_loss(features: Features) -> float:
+        """Likewise."""
+
+    def exported_head(self, head: "Params") -> "Params":
+        """The head that answers in the units of the labels."""
+        return head
+
+    @abstractmethod
     def write(self, logits_NC: np.ndarray) -> list[str]:
         """Predictions as they stand in the task's files."""
-        ...
 
+    @abstractmethod
     def evaluate(self, labels: Sequence[Any], logits_NC: np.ndarray) -> Verdict:
         """Scores."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes:
+class Classes(Target):
     """One of several classes.
 
     Attributes:
-      names: Of the classes by number.
-      written: Their names in the prediction files.
-      scores: By name, of (gold, predicted) class numbers.
+      written: Names of the classes in the prediction files.
       weights: Weight of each class in the loss; None weighs all alike, () by the inverse of their frequency.
     """
 
-    names: tuple[str, ...]
+    kind = TaskKind.CLASSIFICATION
     written: tuple[str, ...]
-    scores: Mapping[str, Score]
     weights: tuple[float, ...] | None = None
-    kind: TaskKind = TaskKind.CLASSIFICATION
+
+    @classmethod
+    def from_form(cls, form: TaskForm) -> Self:
+        return cls(names=form.labels, written=form.labels, scores=named_scores(form.metrics), weights=_weights(form))
 
     def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> int:
         return _class_number(value, place=place, column=column, labels=labels)
@@ -146,24 +178,25 @@ class Classes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSet:
+class LabelSet(Target):
     """Any number of classes for each text. A class is predicted where its logit is above 0.
 
     In a file a set is a JSON or Parquet list, or one text with `separator` between the classes; an empty text
     is no class.
 
     Attributes:
-      names: Of the classes by number.
       separator: Between the classes, in text and in the prediction files.
-      scores: By name, of (gold, predicted) indicators [N, C].
       weights: Weight of each class in the loss where it is present; None is 1, () is absent / present.
     """
 
-    names: tuple[str, ...]
+    kind = TaskKind.MULTI_LABEL
     separator: str
-    scores: Mapping[str, Score]
     weights: tuple[float, ...] | None = None
-    kind: TaskKind = TaskKind.MULTI_LABEL
+
+    @classmethod
+    def from_form(cls, form: TaskForm) -> Self:
+        found = named_scores(form.metrics)
+        return cls(names=form.labels, separator=form.separator, scores=found, weights=_weights(form))
 
     def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> frozenset[int]:
         if not isinstance(value, str | list | tuple):
@@ -230,21 +263,22 @@ class LabelSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Number:
+class Number(Target):
     """A number in a known range, learnt as a share of that range by its squared error.
 
     Attributes:
-      names: Its name.
       low: Smallest label.
       high: Largest one.
-      scores: By name, of (gold, predicted) numbers.
     """
 
-    names: tuple[str, ...]
+    kind = TaskKind.REGRESSION
     low: float
     high: float
-    scores: Mapping[str, Score]
-    kind: TaskKind = TaskKind.REGRESSION
+
+    @classmethod
+    def from_form(cls, form: TaskForm) -> Self:
+        low, high = form.range or (0.0, 1.0)
+        return cls(names=(form.label or "",), low=low, high=high, scores=named_scores(form.metrics))
 
     def parse(self, value: Any, *, place: str, column: str, labels: Mapping[str, int]) -> float:
         try:
@@ -273,7 +307,6 @@ class Number:
         return float(np.var(features.labels["label"]))
 
     def exported_head(self, head: "Params") -> "Params":
-        """The head that answers in the units of the labels."""
         span, last = self.high - self.low, head["prediction"]
         return head | {"prediction": {"kernel": last["kernel"] * span, "bias": last["bias"] * span + self.low}}
 
@@ -295,6 +328,17 @@ class Number:
             wrong=_surest(np.nonzero(np.abs(gold - predicted) > 0)[0], np.abs(gold - predicted)),
             details={"predicted_range": [float(predicted.min()), float(predicted.max())]},
         )
+
+
+def named_scores(names: Iterable[str]) -> dict[str, Score]:
+    """The functions that compute these scores."""
+    return {name: _SCORES[name] for name in names}
+
+
+def _weights(form: TaskForm) -> tuple[float, ...] | None:
+    if isinstance(form.class_weights, Mapping):
+        return tuple(form.class_weights.get(label, 1.0) for label in form.labels)
+    return None if form.class_weights is None else ()  # balanced
 
 
 def _degenerate(text: str | None) -> tuple[RunWarning, ...]:

@@ -66,14 +66,14 @@ def test_the_odds_of_no_answer_are_the_lowest_of_all_windows(tokenizer: WordPiec
     features = task.features(QUESTIONS, tokenizer, labels=(), split=Split.DEV)
     num_windows = Counter(features.examples.tolist())[0]
     none = {0: [4.0, -3.0, *[5.0] * (num_windows - 2)], 1: [1.0] * num_windows}
-    found = task.evaluate(QUESTIONS, features, _logits(features, none=none), labels=())
+    found = task.evaluate(QUESTIONS, features, _logits(features, none=none))
     assert json.loads(found.files["null_odds.json"]) == {"has": -3.0, "none": 1.0}
     assert json.loads(found.files["predictions.json"]) == {"has": "the cat", "none": ""}
     assert json.loads(found.files["answers.json"]) == {"has": "the cat", "none": "the cat"}
     assert found.scores["exact_match"] == found.scores["has_answer/f1"] == found.scores["no_answer/f1"] == 100.0
     assert found.details["threshold"] == -2.75
     none[0][1] = -2.0  # between the fixed threshold and the best one
-    late = task.evaluate(QUESTIONS, features, _logits(features, none=none), labels=())
+    late = task.evaluate(QUESTIONS, features, _logits(features, none=none))
     assert (late.scores["exact_match"], late.scores["best/exact_match"]) == (50.0, 100.0)
     assert late.details["best_thresholds"]["exact_match"] == -2.0
     assert late.warnings == (RunWarning(WarningKind.DEGENERATE, "no question is answered"),)

@@ -133,12 +133,12 @@ def test_predictions_keep_the_order_of_examples_and_one_class_is_reported(tokeni
     examples = [Example(texts=("cat",), label=label) for label in (1, 0, 1)]
     features = task.features(examples, tokenizer, labels=task.target.names, split=Split.DEV)
     right = [np.eye(2)[label] for label in (1, 0, 1)]
-    found = task.evaluate(examples, features, right, labels=task.target.names)
+    found = task.evaluate(examples, features, right)
     assert found.scores == {"matthews": 100.0, "accuracy": 100.0}
     assert found.files["predictions.tsv"] == "index\tprediction\n0\t1\n1\t0\n2\t1\n"
     assert found.warnings == ()
     assert found.details["confusion"] == [[1, 0], [0, 2]]
-    same = task.evaluate(examples, features, [np.eye(2)[1]] * 3, labels=task.target.names)
+    same = task.evaluate(examples, features, [np.eye(2)[1]] * 3)
     assert same.scores["matthews"] == 0.0
     text = "all 3 predictions are the majority class, acceptable"
     assert same.warnings == (RunWarning(WarningKind.DEGENERATE, text),)
@@ -149,7 +149,7 @@ def test_what_went_wrong_is_shown_the_surest_first(tokenizer: WordPiece) -> None
     examples = [Example(texts=(text,), label=1) for text in ("right", "a little wrong", "x" * 1000)]
     features = task.features(examples, tokenizer, labels=task.target.names, split=Split.DEV)
     logits = [np.array(pair) for pair in ((0.0, 1.0), (0.5, 0.0), (9.0, 0.0))]
-    found = task.evaluate(examples, features, logits, labels=task.target.names).details["wrong"]
+    found = task.evaluate(examples, features, logits).details["wrong"]
     assert found == [
         {"texts": ["x" * 300], "label": "acceptable", "predicted": "0"},
         {"texts": ["a little wrong"], "label": "acceptable", "predicted": "0"},

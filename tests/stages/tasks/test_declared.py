@@ -50,7 +50,7 @@ def test_two_texts_from_csv_with_balanced_classes(write: Write, tokenizer: WordP
     np.testing.assert_allclose(features.labels["label_weight"], [4 / 9, 4 / 3, 4 / 9, 4 / 9], rtol=1e-6)
     assert task.primary == "macro_f1"
     logits = [np.eye(3)[number] for number in (0, 1, 2, 0)]
-    found = task.evaluate(data.dev, features, logits, labels=data.labels)
+    found = task.evaluate(data.dev, features, logits)
     gold, predicted = [0, 1, 0, 0], [0, 1, 2, 0]
     assert found.scores["macro_f1"] == pytest.approx(
         100 * sklearn.metrics.f1_score(gold, predicted, average="macro", zero_division=0)
@@ -92,7 +92,7 @@ def test_several_labels_of_a_text(written: str, write: Write, tokenizer: WordPie
     assert features.labels["label"].tolist() == [[1, 0, 1], [0, 0, 0]]
     assert features.labels["label_weight"].tolist() == [[1, 1, 1], [1, 1, 1]]
     logits = [np.array([1.0, 2.0, -1.0]), np.array([-1.0, -1.0, -1.0])]
-    found = task.evaluate(data.dev, features, logits, labels=data.labels)
+    found = task.evaluate(data.dev, features, logits)
     gold, predicted = [[1, 0, 1], [0, 0, 0]], [[1, 1, 0], [0, 0, 0]]
     for metric, average in (("micro_f1", "micro"), ("macro_f1", "macro")):
         expected = 100 * sklearn.metrics.f1_score(gold, predicted, average=average, zero_division=0)
@@ -100,7 +100,7 @@ def test_several_labels_of_a_text(written: str, write: Write, tokenizer: WordPie
     assert found.scores["exact_match"] == 50.0
     assert found.files["predictions.tsv"] == "index\tprediction\n0\ta|b\n1\t\n"
     assert found.warnings == ()
-    same = task.evaluate(data.dev, features, [logits[1]] * 2, labels=data.labels)
+    same = task.evaluate(data.dev, features, [logits[1]] * 2)
     assert same.warnings == (RunWarning(WarningKind.DEGENERATE, "all 2 predictions are the same, no class"),)
     assert same.scores["micro_f1"] == 0.0
 
@@ -113,7 +113,7 @@ def test_a_number_in_its_range(write: Write, tokenizer: WordPiece) -> None:
     data = task.load(folder)
     features = task.features(data.dev, tokenizer, labels=data.labels, split=Split.DEV)
     assert features.labels["label"].tolist() == [0.0, 1.0]
-    found = task.evaluate(data.dev, features, [np.array([0.25]), np.array([2.0])], labels=data.labels)
+    found = task.evaluate(data.dev, features, [np.array([0.25]), np.array([2.0])])
     assert found.scores["pearson"] == pytest.approx(100)
     assert found.files["predictions.tsv"] == "index\tprediction\n0\t0.000\n1\t3.000\n"
 

@@ -81,7 +81,7 @@ def test_mnli_is_scored_on_both_dev_sets_apart(write: Write, tokenizer: WordPiec
     assert [example.label for example in (*data.train, *data.dev)] == [1, 0, 2]
     assert data.labels == ("entailment", "neutral", "contradiction")
     features = task.features(data.dev, tokenizer, labels=data.labels, split=Split.DEV)
-    found = task.evaluate(data.dev, features, [np.eye(3)[0], np.eye(3)[0]], labels=data.labels)
+    found = task.evaluate(data.dev, features, [np.eye(3)[0], np.eye(3)[0]])
     assert found.scores == {"matched/accuracy": 100.0, "mismatched/accuracy": 0.0}
     assert found.files["predictions_mismatched.tsv"] == "index\tprediction\n0\tentailment\n"
     one = task.load(folder, eval_file="dev_mismatched.tsv")
@@ -163,7 +163,7 @@ def _evaluate(name: TaskName, labels: list[Any], logits: np.ndarray, tokenizer: 
     texts = ("cat",) if name in (TaskName.COLA, TaskName.SST2) else ("cat", "dog")
     examples = [Example(texts=texts, label=label) for label in labels]
     features = task.features(examples, tokenizer, labels=task.target.names, split=Split.DEV)
-    return task.evaluate(examples, features, list(logits), labels=task.target.names)
+    return task.evaluate(examples, features, list(logits))
 
 
 @pytest.mark.parametrize("case", ["random", "one class predicted", "one class in gold", "all wrong", "ties"])

@@ -204,7 +204,7 @@ def test_an_empty_context_gives_an_empty_answer(tokenizer: WordPiece) -> None:
     question = _question("", "", start=0)
     task = _task()
     features = task.features([question], tokenizer, labels=(), split=Split.DEV)
-    found = task.evaluate([question], features, _perfect_logits(features, [None]), labels=())
+    found = task.evaluate([question], features, _perfect_logits(features, [None]))
     assert json.loads(found.files["predictions.json"]) == {"q": ""}
     assert found.warnings[0] == RunWarning(WarningKind.EMPTY_ANSWERS, "1 of 1 predicted answers are empty")
 
@@ -216,7 +216,7 @@ def test_answers_come_from_the_text_as_it_was_written(tokenizer: WordPiece) -> N
     task = _task()
     features = task.features([question], tokenizer, labels=(), split=Split.DEV)
     logits = _perfect_logits(features, [(answer.start, answer.end)])
-    found = task.evaluate([question], features, logits, labels=())
+    found = task.evaluate([question], features, logits)
     assert json.loads(found.files["predictions.json"]) == {"q": answer.text}
     assert found.scores == {"exact_match": 100.0, "f1": 100.0}
 
@@ -282,7 +282,7 @@ def test_perfect_logits_give_the_published_answers(real_data: Path, real_tokeniz
     task = _task(max_length=128, doc_stride=32, max_answer_length=128)
     features = task.features(sample, real_tokenizer, labels=(), split=Split.DEV)
     targets = [(q.answers[0].start, q.answers[0].end) for q in sample]
-    found = task.evaluate(sample, features, _perfect_logits(features, targets), labels=())
+    found = task.evaluate(sample, features, _perfect_logits(features, targets))
     assert found.scores["exact_match"] > 99.5
     # What is left: tokens wider than the answer ('1980s' for '1980'): word pieces do not end where answers do.
     predictions = json.loads(found.files["predictions.json"])
@@ -300,5 +300,5 @@ def test_scoring_is_linear_in_the_number_of_questions(tokenizer: WordPiece) -> N
     features = task.features(questions, tokenizer, labels=(), split=Split.DEV)
     logits = [np.random.default_rng(0).normal(size=(len(ids), 2)) for ids in features.ids]
     started = time.process_time()
-    task.evaluate(questions, features, logits, labels=())
+    task.evaluate(questions, features, logits)
     assert time.process_time() - started < 4.0

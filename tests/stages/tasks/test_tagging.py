@@ -77,7 +77,7 @@ def test_a_word_of_no_tokens_does_not_shift_the_others(tokenizer: WordPiece) -> 
     assert tokenizer.encode(["\u200b"]) == [[]]
     features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
     assert features.ids[0][2] == tokenizer.unk
-    found = _task().evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
+    found = _task().evaluate([sentence], features, _answers(features, LABELS))
     assert found.files["predictions.txt"] == "the X B-NP B-NP\n\u200b X O O\ncat X B-NP B-NP\n\n"
 
 
@@ -89,7 +89,7 @@ def test_a_sentence_longer_than_a_row_loses_no_word(tokenizer: WordPiece) -> Non
     assert features.lengths.max() <= 16
     assert features.counts == {"split": 1}
     assert sum(int((row != IGNORED).sum()) for row in features.labels["labels"]) == 60
-    found = task.evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
+    found = task.evaluate([sentence], features, _answers(features, LABELS))
     assert found.scores["f1"] == 100.0
 
 
@@ -107,7 +107,7 @@ def test_words_are_packed_in_order_and_never_parted() -> None:
 def test_a_tag_that_training_has_not_is_missed_and_reported(tokenizer: WordPiece) -> None:
     sentence = _sentence("the cat", "B-NP B-LST")
     features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
-    found = _task().evaluate([sentence], features, _answers(features, LABELS), labels=LABELS)
+    found = _task().evaluate([sentence], features, _answers(features, LABELS))
     assert found.scores["recall"] == 50.0
     assert found.scores["precision"] == 100.0
     text = "1 scored words have tags that training has not: B-LST"
@@ -118,7 +118,7 @@ def test_the_same_tag_everywhere_is_reported(tokenizer: WordPiece) -> None:
     sentence = _sentence("the cat", "B-NP I-NP")
     features = _task().features([sentence], tokenizer, labels=LABELS, split=Split.DEV)
     logits = [np.tile(np.eye(3)[0], (len(row), 1)) for row in features.ids]
-    found = _task().evaluate([sentence], features, logits, labels=LABELS)
+    found = _task().evaluate([sentence], features, logits)
     assert found.warnings == (RunWarning(WarningKind.DEGENERATE, "all 2 words are tagged O"),)
     assert found.scores["f1"] == 0.0
 
@@ -132,14 +132,14 @@ def test_tags_may_mark_ends_too_and_are_written_as_the_files_have_them(write: Wr
     assert data.labels == ("O", "B-NP", "I-NP", "E-NP", "S-NP", "B-VP", "I-VP", "E-VP", "S-VP")
     assert data.dev[0].tags == ("B-NP", "E-NP", "S-VP", "O", "S-NP", "B-NP", "I-NP", "E-NP")
     features = task.features(data.dev, tokenizer, labels=data.labels, split=Split.DEV)
-    found = task.evaluate(data.dev, features, _answers(features, data.labels), labels=data.labels)
+    found = task.evaluate(data.dev, features, _answers(features, data.labels))
     assert found.scores == {"precision": 100.0, "recall": 100.0, "f1": 100.0, "accuracy": 100.0}
     written = [line.split(" ")[-1] for line in found.files["predictions.txt"].split("\n") if line]
     assert written == ["B-NP", "I-NP", "B-VP", "O", "B-NP", "B-NP", "I-NP", "I-NP"]
     # A last word that the model does not mark as one: the chunk is there all the same.
     wrong = _answers(features, data.labels)
     wrong[0][2] = np.eye(9)[2]
-    assert task.evaluate(data.dev, features, wrong, labels=data.labels).scores["accuracy"] == 100.0
+    assert task.evaluate(data.dev, features, wrong).scores["accuracy"] == 100.0
 
 
 @pytest.mark.parametrize("bioes", [False, True])
@@ -154,7 +154,7 @@ def test_every_published_word_keeps_its_tag(real_data: Path, real_tokenizer: Wor
     for examples in (data.train, data.dev):
         known = [s for s in examples if set(s.tags) <= set(data.labels)]
         features = task.features(known, real_tokenizer, labels=data.labels, split=Split.DEV)
-        found = task.evaluate(known, features, _answers(features, data.labels), labels=data.labels)
+        found = task.evaluate(known, features, _answers(features, data.labels))
         assert found.scores["f1"] == found.scores["accuracy"] == 100.0
         lines = [line for line in found.files["predictions.txt"].split("\n") if line]
         assert len(lines) == sum(len(sentence.words) for sentence in known)
