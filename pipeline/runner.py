@@ -19,7 +19,7 @@ from pipeline.node import Stage
 from pipeline.plan import PlannedStage, Status
 from pipeline.resources import cluster_resources, process_resources, task_resources
 from pipeline.results import StageResult, State
-from stages.context import NullTracker, StageContext, Tracker
+from stages.context import StageContext, Tracker
 
 POLL_SECONDS = 0.5
 
@@ -43,7 +43,7 @@ def run_plan(
     *,
     names: Collection[str],
     cluster: ClusterConfig,
-    tracker_of: Callable[[PlannedStage], Tracker] = lambda planned: NullTracker(),
+    tracker_of: Callable[[PlannedStage], Tracker] = lambda planned: Tracker(),
     watch: Watch = lambda results: None,
 ) -> dict[str, StageResult]:
     """Runs the named stages that are not done, each once its needs are done. Ray must be connected.

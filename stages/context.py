@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
 from upath import UPath
 
@@ -19,8 +18,10 @@ class Group(StrEnum):
     PROBE = "probe"
 
 
-class Tracker(Protocol):
-    """Records a stage's run. Calls return at once; none of them may stop the work they describe."""
+class Tracker:
+    """Records a stage's run. Calls return at once; none of them may stop the work they describe. This one is for
+    running a stage on its own: it records nothing.
+    """
 
     def params(self, params: Mapping[str, object]) -> None:
         """Records what the stage found out about its own run (counts, sizes, identities)."""
@@ -44,18 +45,6 @@ class Tracker(Protocol):
         """Shows how far the stage is. `fields` are shown beside it (`loss`, `tokens_per_second`)."""
 
 
-class NullTracker:
-    """Records nothing: for running a stage on its own."""
-
-    def params(self, params: Mapping[str, object]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None: ...
-    def curve(self, metrics: Mapping[str, float], *, step: int) -> None: ...
-    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None: ...
-    def dataset(self, *, name: str, source: str, context: str) -> None: ...
-    def model(self, path: str | os.PathLike[str] | UPath, *, name: str) -> None: ...
-    def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
     """Where and how a stage runs. Nothing here may change its result: that is the config's part.
@@ -72,7 +61,7 @@ class StageContext:
     inputs: Mapping[str, UPath] = field(default_factory=dict)
     groups: Mapping[str, Group] = field(default_factory=dict)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    tracker: Tracker = field(default_factory=NullTracker)
+    tracker: Tracker = field(default_factory=Tracker)
 
     def of_group(self, group: Group) -> dict[str, UPath]:
         """Output folders of the inputs of a group, by stage name."""

@@ -10,13 +10,14 @@ from upath import UPath
 
 from pipeline.tracking.messages import Dataset, Files, Message, Metrics, Model, OpenRun, Params
 from pipeline.tracking.system_metrics import sampling
+from stages.context import Tracker
 
 _PROGRESS_SECONDS = 0.25
 _LAST_WORDS_SECONDS = 30.0
 
 
-class StageTracker:
-    """Records a stage's run (`stages.context.Tracker`). Can be sent to any process of the job."""
+class StageTracker(Tracker):
+    """Sends what a stage records to the recorder. Can be sent to any process of the job."""
 
     def __init__(self, actor: Any, *, stage: str, opening: tuple[OpenRun, ...], system_metrics_seconds: float) -> None:
         self._actor = actor

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from cluster.config import MeshConfig
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.finetune.config import FinetuneConfig
 from stages.run_warning import read_warnings
 
@@ -55,4 +55,4 @@ def _in_process(config: FinetuneConfig, context: StageContext) -> None:
 
     from stages.finetune.worker import finetune
 
-    finetune(config, context if jax.process_index() == 0 else replace(context, tracker=NullTracker()))
+    finetune(config, context if jax.process_index() == 0 else replace(context, tracker=Tracker()))

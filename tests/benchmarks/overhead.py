@@ -25,7 +25,7 @@ from upath import UPath
 from cluster.config import ClusterConfig, Platform
 from cluster.distributed import configure, global_batch
 from cluster.mesh import make_mesh
-from stages.context import NullTracker
+from stages.context import Tracker
 from stages.data.batches import host_batches
 from stages.data.builders import Example, Packing
 from stages.data.order import ExampleOrder
@@ -113,7 +113,7 @@ def run_training(
     watched = Watched((global_batch(mesh, batch) for batch in rows), trace=trace)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(UPath(folder), keep=2, identity={})
-        log = MetricsLog(UPath(folder) / "metrics.jsonl", tracker=NullTracker(), until_step=0)
+        log = MetricsLog(UPath(folder) / "metrics.jsonl", tracker=Tracker(), until_step=0)
 
         def on_window(window: Window) -> None:
             metrics = summarize(window.sums) | {"throughput/steps_per_second": window.steps / window.seconds}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.ingest import IngestConfig
 from stages.ingest import run as run_ingest
 from stages.shard import ShardConfig
@@ -20,7 +20,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @dataclass
-class RecordingTracker(NullTracker):
+class RecordingTracker(Tracker):
     """Keeps what a stage tells."""
 
     told: dict[str, Any] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from electra_miniature import KEY, build, tiny
 from huggingface_hub import ModelCard as HubCard
 from upath import UPath
 
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.electra.config import HeadKind
 from stages.electra.files.card import ModelCard
 from stages.electra.files.huggingface import ConversionError, flatten
@@ -211,7 +211,7 @@ def test_own_parameters_survive_their_file(tmp_path, electra):
     assert_equal(load_parameters(path), electra[1])
 
 
-class Recorder(NullTracker):
+class Recorder(Tracker):
     def __init__(self) -> None:
         self.models: dict[str, str] = {}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from upath import UPath
 
-from stages.context import Group, NullTracker, StageContext
+from stages.context import Group, StageContext, Tracker
 from stages.data.builders import Packing
 from stages.data.shard_index import ShardIndex
 from stages.report.config import ReportConfig
@@ -19,7 +19,7 @@ from stages.run_warning import RunWarning
 FINGERPRINT = "0123456789abcdef"
 
 
-class RecordingTracker(NullTracker):
+class RecordingTracker(Tracker):
     def __init__(self) -> None:
         self.recorded: dict[str, float] = {}
         self.artifacts: list[str] = []
@@ -166,9 +166,9 @@ def groups_of(inputs: Mapping[str, UPath]) -> dict[str, Group]:
     return {name: Group(name.partition("/")[0]) for name in inputs if "/" in name}
 
 
-def run_report(output: Path, inputs: Mapping[str, UPath], *, tracker: NullTracker | None = None, **config: Any) -> Path:
+def run_report(output: Path, inputs: Mapping[str, UPath], *, tracker: Tracker | None = None, **config: Any) -> Path:
     output.mkdir(exist_ok=True)
-    told = tracker or NullTracker()
+    told = tracker or Tracker()
     context = StageContext(output=UPath(output), inputs=inputs, groups=groups_of(inputs), tracker=told)
     run(ReportConfig(**config), context)
     return output

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.examples import ExamplesConfig, run
 from stages.finetune.config import FinetuneSection, TaskSection
 from stages.finetune.runs import expand, expand_examples
@@ -63,7 +63,7 @@ def site() -> Iterator[Site]:
 def _fetch(output: Path, *files: PublishedFile, task: str = "cola") -> UPath:
     folder = UPath(output)
     folder.mkdir()
-    fetch(files, folder=folder, task=task, tracker=NullTracker())
+    fetch(files, folder=folder, task=task, tracker=Tracker())
     return folder
 
 

@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from cluster.config import ClusterConfig
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.electra.config import HeadKind
 from stages.electra.files.huggingface import flatten
 from stages.electra.files.model_folder import load_pretrained
@@ -42,7 +42,7 @@ PREDICTIONS = {
 }
 
 
-class Recorded(NullTracker):
+class Recorded(Tracker):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def _run(config: FinetuneConfig, output: Path, tracker: Any = None, **cluster_ch
     folder = UPath(output)
     folder.mkdir(parents=True, exist_ok=True)
     cluster = ClusterConfig(compilation_cache=_COMPILATIONS, **cluster_changes)
-    context = StageContext(output=folder, cluster=cluster, tracker=tracker or NullTracker())
+    context = StageContext(output=folder, cluster=cluster, tracker=tracker or Tracker())
     run(config, context)
     return json.loads((folder / "result.json").read_text())
 

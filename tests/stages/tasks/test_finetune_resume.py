@@ -19,7 +19,7 @@ from ray import cloudpickle
 from upath import UPath
 
 from cluster.config import ClusterConfig
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.finetune.config import FinetuneConfig
 from stages.finetune.stage import run
 from stages.tasks.buckets import epoch_batches, training_batches
@@ -32,7 +32,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot im
 NOT_OF_THE_RESULT = ("seconds", "examples_per_second", "resumed_from_step")
 
 
-class Terminating(NullTracker):
+class Terminating(Tracker):
     """Sends SIGTERM to its own process once, in the attempt and after the step that are given.
 
     From there on it takes its time: several processes need some to agree on where they end.
@@ -76,7 +76,7 @@ def config_of(task: TaskName, data: Path, model: UPath, **changes: Any) -> Finet
 def context_of(output: Path, compilations: str, tracker: Any = None, **cluster: Any) -> StageContext:
     output.mkdir(exist_ok=True)
     cluster = {"compilation_cache": compilations} | cluster
-    return StageContext(output=UPath(output), cluster=ClusterConfig(**cluster), tracker=tracker or NullTracker())
+    return StageContext(output=UPath(output), cluster=ClusterConfig(**cluster), tracker=tracker or Tracker())
 
 
 def result(output: Path) -> dict[str, Any]:

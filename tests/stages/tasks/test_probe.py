@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 from upath import UPath
 
-from stages.context import NullTracker, StageContext
+from stages.context import StageContext, Tracker
 from stages.data.builders import Example, Packing
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
@@ -43,7 +43,7 @@ CONFIG = PretrainConfig(
 )
 
 
-class Curve(NullTracker):
+class Curve(Tracker):
     def __init__(self) -> None:
         self.points: dict[int, dict[str, float]] = {}
 

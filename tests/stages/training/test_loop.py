@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from stages.context import NullTracker
+from stages.context import Tracker
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.checkpoint_folder import saved_step
 from stages.training.config import OptimizerConfig
@@ -63,7 +63,7 @@ def train(
         for step in range(first, num_steps):
             yield jax.device_put({"scale": np.full(4, np.inf if step + 1 == bad_step else 1.0 + step, np.float32)})
 
-    tracker = NullTracker() if jax.process_index() == 0 else None
+    tracker = Tracker() if jax.process_index() == 0 else None
     log = MetricsLog(UPath(folder) / "metrics.jsonl", tracker=tracker, until_step=first)
 
     def on_window(window: Window) -> None:
