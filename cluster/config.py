@@ -78,11 +78,9 @@ class ClusterConfig:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("num_processes", "finetune_processes"):
+        for name in ("num_processes", "finetune_processes", "cpus_per_process"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        if self.cpus_per_process < 1:
-            raise ValueError(f"cpus_per_process is {self.cpus_per_process}, must be at least 1")
         if self.max_failures < -1:
             raise ValueError(f"max_failures is {self.max_failures}, must be -1 (for ever), 0 or more")
         if self.platform is Platform.CPU and self.accelerators_per_process:

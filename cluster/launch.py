@@ -50,15 +50,10 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
     resources: dict[str, float] = {"CPU": cluster.cpus_per_process}
     if accelerator:
         resources[accelerator] = cluster.accelerators_per_process
+    work = {"worker": worker, "arguments": arguments, "cluster": cluster, "cwd": os.getcwd(), "errors": errors}
     trainer = JaxTrainer(
         _run_worker,
-        train_loop_config={
-            "worker": worker,
-            "arguments": arguments,
-            "cluster": cluster,
-            "cwd": os.getcwd(),
-            "errors": errors,
-        },
+        train_loop_config=work,
         # A plain JaxConfig on CPU leaves jax.distributed out; `use_gpu` stands for 'set it up'.
         jax_config=JaxConfig(use_tpu=cluster.platform is Platform.TPU, use_gpu=cluster.platform is not Platform.TPU),
         scaling_config=ScalingConfig(

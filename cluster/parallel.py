@@ -14,7 +14,7 @@ def map_items(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
-    on_done: Callable[[Result], None] | None = None,
+    on_done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """`[function(item) for item in items]`, one CPU core an item, in whatever order cores become free.
 
@@ -26,33 +26,30 @@ def map_items(
       on_done: Is called with each result as it comes, in any order.
     """
     if len(items) < 2:
-        return [_told(function(item), on_done) for item in items]
+        done = [function(item) for item in items]
+        for result in done:
+            on_done(result)
+        return done
     import ray.data
     from ray.exceptions import RayError
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    shared = list(items)
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many items as cores run at once
-        return {"index": row["id"], "result": pickle.dumps(function(shared[row["id"]]))}
+        return {"index": row["id"], "result": pickle.dumps(function(items[row["id"]]))}
 
     results: dict[int, Result] = {}
     try:
-        rows = ray.data.range(len(shared), override_num_blocks=len(shared)).map(work, num_cpus=1)
+        rows = ray.data.range(len(items), override_num_blocks=len(items)).map(work, num_cpus=1)
         for row in rows.iter_rows():
-            results[row["index"]] = _told(pickle.loads(row["result"]), on_done)
+            results[row["index"]] = pickle.loads(row["result"])
+            on_done(results[row["index"]])
     except RayError as error:
         raise _cause(error) from error
-    return [results[index] for index in range(len(shared))]
-
-
-def _told(result: Result, on_done: Callable[[Result], None] | None) -> Result:
-    if on_done is not None:
-        on_done(result)
-    return result
+    return [results[index] for index in range(len(items))]
 
 
 def _cause(error: BaseException) -> BaseException:

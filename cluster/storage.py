@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -139,11 +138,11 @@ def write_bytes(path: UPath, data: bytes) -> None:
         return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(str(temporary), "wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(str(temporary), str(path))
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -177,15 +176,3 @@ def local_copy(path: UPath) -> Iterator[Path]:
         target = Path(folder) / path.name
         path.fs.get(path.path, str(target), recursive=path.is_dir())
         yield target
-
-
-def copy_tree(source: Path, target: UPath) -> None:
-    """Copies a local file or folder to any location, over what lies there."""
-    if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        for entry in sorted(source.iterdir()):
-            copy_tree(entry, target / entry.name)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
