@@ -1,8 +1,8 @@
 """Host batches: this process's rows of each global batch, read ahead by a thread."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -46,34 +46,14 @@ def host_batches(
 def _prefetched(
     reader: ShardReader, order: ExampleOrder, *, steps: range, mine: slice, ahead: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    ready: queue.Queue[dict[str, np.ndarray] | BaseException | None] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def put(item: dict[str, np.ndarray] | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for step in steps:
-                if stop.is_set():
-                    return
-                put(reader.rows(order.indices(step)[mine]))
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=read, name="host-batches", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="host-batches")
+    coming: deque[Future[dict[str, np.ndarray]]] = deque()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        for step in steps:
+            coming.append(pool.submit(lambda step: reader.rows(order.indices(step)[mine]), step))
+            if len(coming) > ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

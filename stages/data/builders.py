@@ -40,11 +40,6 @@ class Example:
     first: list[int]
     second: list[int] = field(default_factory=list)
 
-    @property
-    def length(self) -> int:
-        """Tokens with [CLS] and [SEP]."""
-        return len(self.first) + 2 + (len(self.second) + 1 if self.second else 0)
-
 
 class PairBuilder:
     """Collects lines until they reach a target length, then divides them into two segments.
@@ -90,14 +85,13 @@ class PairBuilder:
             yield self._finish()
             ids = ids[room:]
 
-    def end_document(self) -> Iterator[Example]:
-        """Yields what is left, so that no example spans two documents."""
-        if self._length:
-            yield self._finish()
+    def end_document(self) -> list[Example]:
+        """What is left, so that no example spans two documents."""
+        return [self._finish()] if self._length else []
 
-    def end(self) -> Iterator[Example]:
-        """Yields what is left after the last document: nothing."""
-        yield from ()
+    def end(self) -> list[Example]:
+        """What is left after the last document: nothing."""
+        return []
 
     def _take(self, ids: list[int]) -> None:
         self._lines.append(ids)
@@ -120,9 +114,7 @@ class PairBuilder:
             first=first[: self._max_length - 2], second=second[: max(0, self._max_length - len(first) - 3)]
         )
         self.dropped_tokens += self._length - len(example.first) - len(example.second)
-        self._lines = []
-        self._length = 0
-        self._target = self._max_length
+        self._lines, self._length, self._target = [], 0, self._max_length
         if self._random.random() < SHORT_TARGET_PROBABILITY:
             self._target = self._random.randint(MIN_LENGTH, self._max_length)
         self._single = self._draw_single()
@@ -165,15 +157,14 @@ class PackedBuilder:
             self._is_begun = True
             ids = ids[room:]
 
-    def end_document(self) -> Iterator[Example]:
-        """The next line is another document's. Yields nothing."""
+    def end_document(self) -> list[Example]:
+        """The next line is another document's. Returns nothing."""
         self._is_begun = False
-        yield from ()
+        return []
 
-    def end(self) -> Iterator[Example]:
-        """Yields what is left after the last document."""
-        if self._row:
-            yield self._finish()
+    def end(self) -> list[Example]:
+        """What is left after the last document."""
+        return [self._finish()] if self._row else []
 
     def _finish(self) -> Example:
         example = Example(first=self._row)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import chain
 from typing import IO, Any, cast
 
 from upath import UPath
@@ -66,23 +67,22 @@ def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts:
                 counts["empty"] += 1
 
 
-class _UndecodableError(Exception):
-    """A document is not UTF-8 and must be left out."""
-
-
 class _Decoder:
     def __init__(self, file: StoredFile, errors: Errors, counts: Counter[str]) -> None:
         self._file, self._errors, self._counts = file, errors, counts
 
-    def __call__(self, data: bytes, *, offset: int, where: str) -> tuple[str, bool]:
-        """Text, and whether bytes had to be replaced. `offset` and `where` say where `data` begins."""
+    def __call__(self, data: bytes, *, offset: int, where: str) -> tuple[str | None, bool]:
+        """Text, and whether bytes had to be replaced. `offset` and `where` say where `data` begins.
+
+        No text means that a document is not UTF-8 and must be left out.
+        """
         try:
             return data.decode(), False
         except UnicodeDecodeError as error:
             if self._errors is Errors.REPLACE:
                 return data.decode(errors="replace"), True
             if self._errors is Errors.SKIP:
-                raise _UndecodableError from None
+                return None, False
             wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
             hint = "it looks like UTF-16: convert it to UTF-8" if wide else "set ingest.errors to replace or skip"
             unpacked = " of the decompressed text" if split_suffixes(self._file.name)[1] else ""
@@ -92,26 +92,28 @@ class _Decoder:
             ) from None
 
 
+def _lines(stream: IO[bytes], decode: _Decoder) -> Iterator[tuple[int, bytes, str | None, bool]]:
+    """Number, bytes and text of each line, and whether bytes had to be replaced; without a byte order mark."""
+    offset = 0
+    for number, data in enumerate(stream, 1):
+        mark = 3 if number == 1 and data.startswith(b"\xef\xbb\xbf") else 0
+        yield number, data[mark:], *decode(data[mark:], offset=offset + mark, where=f" (line {number})")
+        offset += len(data)
+
+
 def _from_text(
     file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
 ) -> Iterator[list[str]]:
     lines: list[str] = []
-    size, offset = 0, 0
+    size = 0
     replaced = undecodable = False
-    for number, data in enumerate(stream, 1):
-        begin, offset = offset, offset + len(data)
-        if number == 1:
-            begin += len(data) - len(data := data.removeprefix(b"\xef\xbb\xbf"))
-        blank = not data.strip()
-        if not blank:
-            try:
-                line, was_replaced = decode(data, offset=begin, where=f" (line {number})")
-            except _UndecodableError:
-                undecodable = True
-                lines = []
-                continue
-            blank = not line.strip()  # white space that is not ASCII
-            replaced |= was_replaced
+    for _, data, line, was_replaced in chain(_lines(stream, decode), [(0, b"", "", False)]):  # which ends the last one
+        if line is None:
+            undecodable = True
+            lines = []
+            continue
+        blank = not line.strip()
+        replaced |= was_replaced
         if blank or size + len(data) > MAX_DOCUMENT_BYTES:
             if lines or undecodable:
                 counts["read"] += 1
@@ -126,28 +128,16 @@ def _from_text(
         if not blank and not undecodable:
             lines.append(line)
             size += len(data)
-    if lines or undecodable:
-        counts["read"] += 1
-        counts["undecodable"] += undecodable
-        counts["replaced"] += replaced
-        if not undecodable:
-            yield lines
 
 
 def _from_json_lines(
     file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
 ) -> Iterator[list[str]]:
-    offset = 0
-    for number, data in enumerate(stream, 1):
-        begin, offset = offset, offset + len(data)
-        if number == 1:
-            begin += len(data) - len(data := data.removeprefix(b"\xef\xbb\xbf"))
+    for number, data, line, replaced in _lines(stream, decode):
         if not data.strip():
             continue
         counts["read"] += 1
-        try:
-            line, replaced = decode(data, offset=begin, where=f" (line {number})")
-        except _UndecodableError:
+        if line is None:
             counts["undecodable"] += 1
             continue
         counts["replaced"] += replaced
@@ -169,9 +159,8 @@ def _from_json_lines(
             )
         if text and not text.isascii():  # JSON can escape half a surrogate pair, which no UTF-8 holds
             where = f" of {text_field!r} in line {number} (half a surrogate pair)"
-            try:
-                text, replaced_too = decode(text.encode("utf-8", "surrogatepass"), offset=0, where=where)
-            except _UndecodableError:
+            text, replaced_too = decode(text.encode("utf-8", "surrogatepass"), offset=0, where=where)
+            if text is None:
                 counts["undecodable"] += 1
                 continue
             counts["replaced"] += replaced_too and not replaced
@@ -195,19 +184,17 @@ def _from_parquet(
     kind = schema.field(text_field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"{file.location}: column {text_field!r} holds {kind}, expected strings")
-    number = 0
-    for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-        # Arrow does not check what it reads: take the bytes, decode them here.
-        for data in batch.column(0).cast(pa.large_binary()).to_pylist():
-            number += 1
-            counts["read"] += 1
-            try:
-                text, replaced = decode(data or b"", offset=0, where=f" of the text of row {number - 1}")
-            except _UndecodableError:
-                counts["undecodable"] += 1
-                continue
-            counts["replaced"] += replaced
-            yield from _cut(text.split("\n"), counts)
+    batches = table.iter_batches(batch_size=256, columns=[text_field])
+    # Arrow does not check what it reads: take the bytes, decode them here.
+    column = chain.from_iterable(batch.column(0).cast(pa.large_binary()).to_pylist() for batch in batches)
+    for row, data in enumerate(column):
+        counts["read"] += 1
+        text, replaced = decode(data or b"", offset=0, where=f" of the text of row {row}")
+        if text is None:
+            counts["undecodable"] += 1
+            continue
+        counts["replaced"] += replaced
+        yield from _cut(text.split("\n"), counts)
 
 
 # The reader of each format by suffix. Files of a folder that have no other suffix than these are read.

@@ -37,10 +37,6 @@ class ExampleOrder:
             rows[epochs == epoch] = self._permute(places[epochs == epoch], epoch=int(epoch))
         return rows
 
-    def epoch(self, step: int) -> float:
-        """Passes over all rows after `step` steps: 1.5 is in the middle of the second."""
-        return step * self.batch_size / self.num_rows
-
     def _permute(self, places: np.ndarray, *, epoch: int) -> np.ndarray:
         keys = np.random.SeedSequence((self._seed, epoch)).generate_state(_ROUNDS, np.uint64)
         values = self._feistel(places.astype(np.uint64), keys)

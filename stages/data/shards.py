@@ -57,12 +57,8 @@ def write_shard(
         writer.write_batch(batch)
     data = sink.getvalue().to_pybytes()
     write_bytes(folder / file, data)
-    return Shard(
-        file=file,
-        rows=len(examples),
-        tokens=int(length_N.sum(dtype=np.int64)),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Shard(file=file, rows=len(examples), tokens=int(length_N.sum(dtype=np.int64)), sha256=sha256)
 
 
 class ShardReader:
@@ -87,7 +83,7 @@ class ShardReader:
         self._cache = cache or Path(tempfile.gettempdir()) / f"electra-pipeline-shards-{os.getuid()}"
         self._shards = self.index.train if split == "train" else self.index.heldout
         self._ends = np.cumsum([shard.rows for shard in self._shards], dtype=np.int64)
-        self._columns: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._columns: dict[int, dict[str, np.ndarray]] = {}
         if not self.num_rows:
             raise ValueError(
                 f"{folder / INDEX}: the split {split!r} has no examples; "
@@ -99,45 +95,34 @@ class ShardReader:
         """Rows in all shards of the split."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @property
-    def num_tokens(self) -> int:
-        """Real tokens in all shards of the split, [CLS] and [SEP] included."""
-        return sum(shard.tokens for shard in self._shards)
-
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Rows `indices`, in that order: `ids` int32 [n, T], `length` and `first_length` int32 [n]."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and not (indices.min() >= 0 and indices.max() < self.num_rows):
             bad = indices.min() if indices.min() < 0 else indices.max()
             raise IndexError(f"row {bad} of {self.num_rows}")
-        ids_NT = np.empty((len(indices), self.sequence_length), dtype=np.int32)
-        length_N = np.empty(len(indices), dtype=np.int32)
-        first_length_N = np.empty(len(indices), dtype=np.int32)
+        shapes = {"ids": (len(indices), self.sequence_length), "length": len(indices), "first_length": len(indices)}
+        rows = {name: np.empty(shape, dtype=np.int32) for name, shape in shapes.items()}
         numbers = np.searchsorted(self._ends, indices, side="right")
         for number in np.unique(numbers):
             at = np.flatnonzero(numbers == number)
             begin = self._ends[number] - self._shards[number].rows
-            ids, length, first_length = self._open(int(number))
-            ids_NT[at] = ids[indices[at] - begin]
-            length_N[at] = length[indices[at] - begin]
-            first_length_N[at] = first_length[indices[at] - begin]
-        return {"ids": ids_NT, "length": length_N, "first_length": first_length_N}
+            for name, column in self._open(int(number)).items():
+                rows[name][at] = column[indices[at] - begin]
+        return rows
 
-    def _open(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _open(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._columns:
             shard = self._shards[number]
             batch = self._map(shard)
-            columns = (
-                batch.column("ids").flatten().to_numpy().reshape(batch.num_rows, -1),
-                batch.column("length").to_numpy(),
-                batch.column("first_length").to_numpy(),
-            )
-            if columns[0].shape != (shard.rows, self.sequence_length):
+            ids_NT = batch.column("ids").flatten().to_numpy().reshape(batch.num_rows, -1)
+            if ids_NT.shape != (shard.rows, self.sequence_length):
                 raise ValueError(
-                    f"{self._folder / shard.file}: {columns[0].shape[0]} rows of {columns[0].shape[1]} tokens, "
+                    f"{self._folder / shard.file}: {ids_NT.shape[0]} rows of {ids_NT.shape[1]} tokens, "
                     f"the index says {shard.rows} of {self.sequence_length}; build them anew: --rerun shard"
                 )
-            self._columns[number] = columns
+            lengths = {name: batch.column(name).to_numpy() for name in ("length", "first_length")}
+            self._columns[number] = {"ids": ids_NT, **lengths}
         return self._columns[number]
 
     def _map(self, shard: Shard) -> "pa.RecordBatch":

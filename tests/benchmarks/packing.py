@@ -38,7 +38,7 @@ def main() -> None:
     steps, fill, seconds = {}, {}, {packing: list[float]() for packing in readers}
     for packing, reader in readers.items():
         shape = workload.Shape(size=options.size, batch_size=options.batch_size, sequence_length=reader.sequence_length)
-        fill[packing] = reader.num_tokens / reader.num_rows / reader.sequence_length
+        fill[packing] = sum(shard.tokens for shard in reader.index.train) / reader.num_rows / reader.sequence_length
         rows = reader.rows(np.linspace(0, reader.num_rows - 1, options.batch_size, dtype=int))
         steps[packing] = workload.OurStep(
             shape, dtype=options.dtype, mesh=make_mesh(), rows=rows, packed=packing is Packing.PACKED

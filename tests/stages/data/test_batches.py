@@ -188,6 +188,6 @@ def test_leaving_early_ends_the_reading_thread(folder: UPath) -> None:
     next(batches)
     batches.close()
     deadline = time.monotonic() + 5
-    while any(thread.name == "host-batches" for thread in threading.enumerate()):
+    while any(thread.name.startswith("host-batches") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

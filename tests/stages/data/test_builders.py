@@ -34,6 +34,11 @@ def _build(documents: list[list[list[int]]], builder: PairBuilder) -> list[list[
     return built
 
 
+def _length(example: Example) -> int:
+    """Tokens with [CLS] and [SEP]."""
+    return len(example.first) + 2 + (len(example.second) + 1 if example.second else 0)
+
+
 def _naive(documents: list[list[list[int]]], *, max_length: int, seed: int) -> list[tuple[list[int], list[int]]]:
     """The published rule word for word, truncating, with the same draws in the same order."""
     draw = random.Random(seed)
@@ -109,13 +114,13 @@ def test_no_example_is_longer_than_asked_or_empty(max_length: int) -> None:
     for examples in _build(_corpus(3, longest=200), builder):
         for example in examples:
             assert example.first
-            assert example.length <= max_length
+            assert _length(example) <= max_length
 
 
 def test_a_long_paragraph_fills_its_examples() -> None:
     builder = PairBuilder(max_length=128, seed=0)
     examples = [*builder.add_line(list(range(100_000))), *builder.end_document()]
-    full = sum(example.length >= 127 for example in examples)
+    full = sum(_length(example) >= 127 for example in examples)
     assert full / len(examples) > 0.9  # one in twenty is short on purpose
 
 
@@ -125,7 +130,7 @@ def test_shares_of_single_segments_and_short_targets_are_the_published_ones() ->
     for number in range(60_000):
         examples.extend(builder.add_line([number] * 10))
     single = sum(not example.second for example in examples) / len(examples)
-    short = sum(example.length < 120 for example in examples) / len(examples)
+    short = sum(_length(example) < 120 for example in examples) / len(examples)
     assert 0.09 < single < 0.13
     assert 0.03 < short < 0.06
 
@@ -136,7 +141,7 @@ def test_a_line_joins_the_segment_that_the_rule_names() -> None:
     lengths: Counter[int] = Counter()
     for number in range(20_000):
         for example in builder.add_line([number] * 10):
-            if example.second and example.length == 128:
+            if example.second and _length(example) == 128:
                 lengths[len(example.first)] += 1
     assert lengths[60] + lengths[70] > 0.97 * sum(lengths.values())  # the rest had a short target
     assert 0.4 < lengths[70] / sum(lengths.values()) < 0.6

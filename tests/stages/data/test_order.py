@@ -64,7 +64,6 @@ def test_any_step_of_a_huge_corpus_is_found_at_once() -> None:
     assert time.perf_counter() - begin < 1
     assert len(set(rows.tolist())) == 2048
     assert rows.max() > 2**32
-    assert order.epoch(10**9) == 204.8
 
 
 @pytest.mark.parametrize(
