@@ -68,17 +68,6 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Source files that one worker reads, one after the other."""
-
-    number: int
-    files: tuple[StoredFile, ...]
-
-    def folder(self, output: UPath) -> UPath:
-        return output / "work" / f"group-{self.number:05d}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Part:
     """A staged file, the rows of it that stay, and the file that they go to."""
 
@@ -100,7 +89,7 @@ def run(config: IngestConfig, context: StageContext) -> None:
             named.setdefault(file.location, file)
         context.tracker.dataset(name="corpus", source=context.expand(source), context="training")
     files = list(named.values())
-    groups = _grouped(files)
+    groups = list(enumerate(_grouped(files)))
     read = 0
 
     def on_read(report: dict[str, Any]) -> None:
@@ -116,15 +105,14 @@ def run(config: IngestConfig, context: StageContext) -> None:
             _finish_part(part)
     write_json(context.output / "counts.json", counts)
     context.tracker.params({key: value for key, value in counts.items() if key != "files"})
-    context.tracker.metrics(
-        {f"documents/{key}": float(value) for key, value in counts["documents"].items() if key != "dropped"}
-    )
-    context.tracker.metrics({f"dropped/{key}": float(n) for key, n in counts["documents"]["dropped"].items()})
+    for group, numbers in (("documents", counts["documents"]), ("dropped", counts["documents"]["dropped"])):
+        context.tracker.metrics({f"{group}/{key}": float(n) for key, n in numbers.items() if key != "dropped"})
     work = context.output / "work"
     work.fs.rm(work.path, recursive=True)
 
 
-def _grouped(files: list[StoredFile]) -> list[_Group]:
+def _grouped(files: list[StoredFile]) -> list[list[StoredFile]]:
+    """Files that one worker reads, one after the other."""
     groups: list[list[StoredFile]] = [[]]
     size = 0
     for file in files:
@@ -133,21 +121,25 @@ def _grouped(files: list[StoredFile]) -> list[_Group]:
             size = 0
         groups[-1].append(file)
         size += GROUP_BYTES if file.size is None else file.size
-    return [_Group(number=number, files=tuple(group)) for number, group in enumerate(groups)]
+    return groups
 
 
-def _read_group(group: _Group, *, config: IngestConfig, output: UPath) -> dict[str, Any]:
-    """The first pass over some files: writes staged parts, their hashes, and last a report."""
+def _group_folder(output: UPath, number: int) -> UPath:
+    return output / "work" / f"group-{number:05d}"
+
+
+def _read_group(group: tuple[int, list[StoredFile]], *, config: IngestConfig, output: UPath) -> dict[str, Any]:
+    """The first pass over the files of a numbered group: writes staged parts, their hashes, and last a report."""
     import numpy as np
 
-    folder = group.folder(output)
+    folder = _group_folder(output, group[0])
     done = folder / "report.json"
     if done.exists():
         return read_json(done)
     writers = {split: _PartWriter(folder, split=split, limit=config.part_megabytes << 20) for split in SPLITS}
     threshold = int(config.heldout_fraction * 2**64)
     files = []
-    for file in group.files:
+    for file in group[1]:
         counts: Counter[str] = Counter()
         for text in read_documents(file, text_field=config.text_field, errors=config.errors, counts=counts):
             if len(text) < config.min_characters:
@@ -155,9 +147,8 @@ def _read_group(group: _Group, *, config: IngestConfig, output: UPath) -> dict[s
                 continue
             data = text.encode()
             digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-            writers["heldout" if digest < threshold else "train"].add(
-                text, file.location, digest=digest, size=len(data)
-            )
+            writer = writers["heldout" if digest < threshold else "train"]
+            writer.add(text, file.location, digest=digest, size=len(data))
         files.append({"path": file.location, "bytes": file.size, **counts})
     for split, writer in writers.items():
         writer.flush()
@@ -236,18 +227,18 @@ def _select(
             f"the corpus is empty: {len(files)} files hold {totals['read']} documents, and none is left after "
             "dropping " + ", ".join(f"{number} {why}" for why, number in dropped.items())
         )
-    parts = _parts(reports, keep, split="train", output=output)
+    parts = _parts(reports, keep["train"], split="train", output=output)
     if config.heldout_fraction and not numbers["heldout"] and numbers["train"] > 1:
         lowest = int(np.argmin(np.where(keep["train"], digests["train"], np.iinfo(np.uint64).max)))
         chosen = np.arange(len(keep["train"])) == lowest
         characters["heldout"] = int(_load_index(reports, "train", output=output)[1][lowest])
         characters["train"] -= characters["heldout"]
         numbers = {"train": numbers["train"] - 1, "heldout": 1}
-        parts = _parts(reports, {"train": keep["train"] & ~chosen}, split="train", output=output)
-        moved = _parts(reports, {"train": chosen}, split="train", output=output)
+        parts = _parts(reports, keep["train"] & ~chosen, split="train", output=output)
+        moved = _parts(reports, chosen, split="train", output=output)
         parts += [replace(part, final=output / "heldout" / part.final.name) for part in moved]
     else:
-        parts += _parts(reports, keep, split="heldout", output=output)
+        parts += _parts(reports, keep["heldout"], split="heldout", output=output)
     if not numbers["train"]:
         raise ValueError(
             f"all {numbers['heldout']} documents are held out and none is left to train on: "
@@ -265,19 +256,19 @@ def _load_index(reports: list[dict[str, Any]], split: str, *, output: UPath) -> 
     """Hash and length in characters of every staged document of a split, in order."""
     import numpy as np
 
-    folders = [_Group(number=number, files=()).folder(output) for number in range(len(reports))]
+    folders = [_group_folder(output, number) for number in range(len(reports))]
     index = np.concatenate([np.load(io.BytesIO((folder / f"{split}.npy").read_bytes())) for folder in folders])
     return index[:, 0], index[:, 1]
 
 
-def _parts(reports: list[dict[str, Any]], keep: dict[str, "np.ndarray"], *, split: str, output: UPath) -> list[_Part]:
+def _parts(reports: list[dict[str, Any]], keep: "np.ndarray", *, split: str, output: UPath) -> list[_Part]:
     """The parts of a split that keep any row, numbered without gaps."""
     parts: list[_Part] = []
     begin = 0
     for group, report in enumerate(reports):
-        folder = _Group(number=group, files=()).folder(output)
+        folder = _group_folder(output, group)
         for index, rows in enumerate(report["parts"][split]):
-            rows_kept = keep[split][begin : begin + rows]
+            rows_kept = keep[begin : begin + rows]
             begin += rows
             if rows_kept.any():
                 final = output / split / f"part-{len(parts):05d}.parquet"

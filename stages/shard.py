@@ -4,12 +4,13 @@ Each part of the ingested text has its own shards, and its number seeds their dr
 and in any order, and an interrupted run keeps the finished ones: the bytes are always the same.
 """
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upath import UPath
 
@@ -55,8 +56,7 @@ class ShardConfig:
             raise ValueError(f"shard_megabytes is {self.shard_megabytes}, must be from 1 to 1024")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
+class _Part(NamedTuple):
     """One file of ingested text."""
 
     split: str
@@ -74,7 +74,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
     info = _check_vocabulary(vocab)
     ingest = context.inputs["ingest"]
     parts = [
-        _Part(split=split, number=number, path=path)
+        _Part(split, number, path)
         for split in SPLITS
         for number, path in enumerate(sorted((ingest / split).glob("part-*.parquet"), key=str))
     ]
@@ -115,8 +115,6 @@ def run(config: ShardConfig, context: StageContext) -> None:
 
 def _check_vocabulary(vocab: UPath) -> dict[str, Any]:
     """The vocabulary's `info.json`. Checks that the tokenizer is the one described there."""
-    import hashlib
-
     info = read_json(vocab / "info.json")
     found = hashlib.sha256((vocab / "tokenizer.json").read_bytes()).hexdigest()
     if found != info["sha256"]:
@@ -151,22 +149,15 @@ def _build_part(
             builder = PackedBuilder(max_length=config.sequence_length, special_ids=info["special"])
     dtype = ids_dtype(info["size"])
     max_rows = max(1, config.shard_megabytes * BYTES_IN_A_MEGABYTE // (config.sequence_length * dtype.itemsize + 4))
+    make = partial(write_shard, sequence_length=config.sequence_length, special_ids=info["special"], dtype=dtype)
     counts: Counter[str] = Counter()
-    shards: list[dict[str, Any]] = []
+    shards: list[Shard] = []
     examples: list[Example] = []
 
     def flush() -> None:
         file = f"{part.split}/shard-{part.number:05d}-{len(shards):03d}.arrow"
-        shard = write_shard(
-            output,
-            file=file,
-            examples=examples,
-            sequence_length=config.sequence_length,
-            special_ids=info["special"],
-            dtype=dtype,
-        )
-        shards.append(asdict(shard))
-        examples.clear()
+        shards.append(make(output, file=file, examples=examples[:max_rows]))
+        del examples[:max_rows]
 
     for lines in _encoded(part.path, tokenizer=tokenizer):
         counts["documents"] += 1
@@ -177,17 +168,14 @@ def _build_part(
             examples.extend(builder.add_line(ids))
         examples.extend(builder.end_document())
         while len(examples) >= max_rows:
-            rest = examples[max_rows:]
-            del examples[max_rows:]
             flush()
-            examples.extend(rest)
     examples.extend(builder.end())
     if examples:
         flush()
     counts["dropped"] = builder.dropped_tokens
-    counts["rows"] = sum(shard["rows"] for shard in shards)
-    counts["tokens_written"] = sum(shard["tokens"] for shard in shards)
-    report = {"split": part.split, "counts": dict(counts), "shards": shards}
+    counts["rows"] = sum(shard.rows for shard in shards)
+    counts["tokens_written"] = sum(shard.tokens for shard in shards)
+    report = {"split": part.split, "counts": dict(counts), "shards": [asdict(shard) for shard in shards]}
     write_json(done, report)
     return report | {"fresh": True}
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -111,15 +112,14 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
-    tokens = text.removesuffix("\n").split("\n")
-    tokens = [token.removesuffix("\r") for token in tokens]
+    tokens = [token.removesuffix("\r") for token in text.removesuffix("\n").split("\n")]
     first: dict[str, int] = {}
     for number, token in enumerate(tokens, 1):
         if token in first:
             raise ValueError(f"{path}:{number}: {token!r} is there twice, first on line {first[token]}")
         first[token] = number
     _check_special(first, source=str(path))
-    lowercase = True if config.lowercase is None else config.lowercase
+    lowercase = config.lowercase is not False
     _check_case(tokens, lowercase=lowercase, source=str(path))
     return build_tokenizer(tokens, lowercase=lowercase, strip_accents=config.strip_accents)
 
@@ -151,15 +151,9 @@ def _check_case(tokens: list[str], *, lowercase: bool, source: str) -> None:
 def _bert_normalizer(tokenizer: "Tokenizer") -> dict[str, Any]:
     """The settings of the tokenizer's BERT normalizer, or those that do the same as its other normalizers."""
     found = json.loads(tokenizer.to_str())["normalizer"] or {}
-    for step in [found, *found.get("normalizers", [])]:
-        if step["type"] == "BertNormalizer" if "type" in step else False:
-            return step
-    steps = {step.get("type") for step in [found, *found.get("normalizers", [])]}
-    return {
-        "lowercase": "Lowercase" in steps,
-        "strip_accents": "StripAccents" in steps,
-        "handle_chinese_chars": False,
-    }
+    steps = {step.get("type"): step for step in [found, *found.get("normalizers", [])]}
+    others = {"lowercase": "Lowercase" in steps, "strip_accents": "StripAccents" in steps}
+    return steps.get("BertNormalizer") or others | {"handle_chinese_chars": False}
 
 
 def _tokens_by_id(tokenizer: "Tokenizer", *, source: str) -> list[str]:
@@ -175,7 +169,7 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     from tokenizers import trainers
 
     assert config.size is not None
-    lowercase = True if config.lowercase is None else config.lowercase
+    lowercase = config.lowercase is not False
     special = list(SPECIAL_TOKENS.values())
     tokenizer = build_tokenizer(special, lowercase=lowercase, strip_accents=config.strip_accents)
     sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
@@ -198,8 +192,7 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
         show_progress=False,
     )
     tokenizer.train_from_iterator(sample.texts(), trainer)
-    ids = tokenizer.get_vocab(with_added_tokens=False)
-    tokens = sorted(ids, key=lambda token: ids[token])
+    tokens = _tokens_by_id(tokenizer, source="the trained vocabulary")
     if len(tokens) < config.size:
         context.tracker.params({"size_wanted": config.size, "size_reached": len(tokens)})
     return build_tokenizer(tokens, lowercase=lowercase, strip_accents=config.strip_accents)
@@ -212,16 +205,11 @@ class _Sample:
         self._parts = sorted(folder.glob("part-*.parquet"), key=str)
         if not self._parts:
             raise ValueError(f"{folder} holds no text to train a vocabulary on")
-        self._limit = limit
-        self._total: int | None = None
+        total = sum(sum(map(len, batch)) for batch in self._batches())
+        self._stride = max(1, -(-total // limit))
 
     def texts(self) -> Iterator[list[str]]:
-        if self._total is None:
-            self._total = sum(sum(map(len, batch)) for batch in self._batches())
-        stride = max(1, -(-self._total // self._limit))
-        for number, batch in enumerate(self._batches()):
-            if number % stride == 0:
-                yield batch
+        return islice(self._batches(), None, None, self._stride)
 
     def _batches(self) -> Iterator[list[str]]:
         import pyarrow.parquet as pq
