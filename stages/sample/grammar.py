@@ -12,7 +12,6 @@ from stages.sample.lexicon import (
     PRESENT_TIMES,
     Verb,
     invent_names,
-    noun_groups,
     plural,
     verbs,
 )
@@ -110,15 +109,14 @@ class World:
         self.people = invent_names(260, endings=_PERSON_ENDINGS, rng=self.rng, taken=taken)
         self.towns = invent_names(120, endings=_TOWN_ENDINGS, rng=self.rng, taken=taken)
         self.verbs = verbs()
-        self.nouns = {name: [tuple(group) for group in noun_groups(name)] for name in NOUNS}
+        self.nouns = {name: [tuple(group.split("/")) for group in groups.split()] for name, groups in NOUNS.items()}
         self.plurals = {word: plural(word) for groups in self.nouns.values() for group in groups for word in group}
         self.adjectives: dict[str, list[tuple[str, ...]]] = {name: [] for name in NOUNS}
         for words, classes in ADJECTIVES:
             for name in classes.split():
                 self.adjectives[name].append(tuple(words.split("/")))
         colours: list[tuple[str, ...]] = [(colour,) for colour in COLOURS.split(" ")]
-        self.coloured = {"vehicle", "cloth", "building", "animal", "tool"}
-        for name in self.coloured:
+        for name in ("vehicle", "cloth", "building", "animal", "tool"):
             self.adjectives[name] += colours
 
     def pick(self, items):
@@ -127,11 +125,9 @@ class World:
 
     def any_word(self, words: tuple[str, ...]) -> str:
         """One of some synonyms; the first is the usual word."""
-        return (
-            words[0]
-            if len(words) == 1 or self.rng.random() < 0.6
-            else words[1 + int(self.rng.random() * (len(words) - 1))]
-        )
+        if len(words) == 1 or self.rng.random() < 0.6:
+            return words[0]
+        return self.pick(words[1:])
 
     def draw_cast(self, *, num_verbs: int, num_things: int) -> Cast:
         """A new cast out of the whole world."""
@@ -177,13 +173,13 @@ class World:
             past=past,
         )
 
-    def state(self, *, past: bool | None = None) -> State:
+    def state(self) -> State:
         """Something with an adjective that fits it."""
         name = self.pick(list(self.cast.things if self.cast else NOUNS))
         return State(
             subject=self.thing(name, plain=True),
             adjectives=self.pick(self.adjectives[name]),
-            past=self.rng.random() < 0.5 if past is None else past,
+            past=self.rng.random() < 0.5,
         )
 
     def phrase(self, thing: Thing, *, wrong_number: bool = False) -> list[Token]:
@@ -191,26 +187,16 @@ class World:
         if thing.name:
             return [(thing.words[0], "NNP", "B-NP")]
         noun = self.any_word(thing.words)
-        number = thing.plural
-        words: list[tuple[str, str]] = []
-        words.append(self.pick(_FOR_ONE if number else _FOR_MANY) if wrong_number else thing.determiner)
+        words = [self.pick(_FOR_ONE if thing.plural else _FOR_MANY) if wrong_number else thing.determiner]
         if thing.adjectives:
             words.append((self.any_word(thing.adjectives), "JJ"))
-        words.append((self.plurals[noun], "NNS") if number else (noun, "NN"))
+        words.append((self.plurals[noun], "NNS") if thing.plural else (noun, "NN"))
         if words[0][0] == "a" and words[1][0][0] in "aeiou":
             words[0] = ("an", "DT")
         return chunk("NP", *words)
 
-    def tell(
-        self,
-        event: Event,
-        *,
-        passive: bool | None = None,
-        time_first: bool | None = None,
-        wrong_agreement: bool = False,
-        wrong_number: bool = False,
-    ) -> list[Token]:
-        """One way to say an event, without the full stop. None lets chance choose.
+    def tell(self, event: Event, *, wrong_agreement: bool = False, wrong_number: bool = False) -> list[Token]:
+        """One way to say an event.
 
         Args:
           wrong_agreement: The verb does not agree with its subject.
@@ -218,45 +204,36 @@ class World:
         """
         draw = self.rng.random
         forms = event.verb.forms[0 if draw() < 0.6 else int(draw() * len(event.verb.forms))]
-        if event.object is None or passive is None:
-            passive = event.object is not None and draw() < 0.25
+        passive = event.object is not None and draw() < 0.25
         head = event.object if passive and event.object else event.subject
         many = head.plural != wrong_agreement
         sentence = self.phrase(head, wrong_number=wrong_number and not passive)
+        be = _be(many=many, past=event.past)
         if passive:
-            be = ("were" if many else "was", "VBD") if event.past else ("are", "VBP") if many else ("is", "VBZ")
             sentence += [
                 *chunk("VP", be, (forms[3], "VBN")),
                 ("by", "IN", "B-PP"),
                 *self.phrase(event.subject, wrong_number=wrong_number),
             ]
         else:
-            if event.past:
-                be_doing = ("were" if many else "was", "VBD")
-                simple = (forms[2], "VBD")
-            else:
-                be_doing = ("are", "VBP") if many else ("is", "VBZ")
-                simple = (forms[0], "VBP") if many else (forms[1], "VBZ")
+            simple = (forms[2], "VBD") if event.past else (forms[0], "VBP") if many else (forms[1], "VBZ")
             progressive = draw() < 0.2 or (wrong_agreement and event.past)
-            sentence += chunk("VP", be_doing, (forms[4], "VBG")) if progressive else chunk("VP", simple)
+            sentence += chunk("VP", be, (forms[4], "VBG")) if progressive else chunk("VP", simple)
             if event.object:
                 sentence += self.phrase(event.object)
         if event.adjunct:
             sentence += self._adjunct(event.adjunct)
         if event.time:
-            if time_first if time_first is not None else draw() < 0.4:
-                sentence = [(event.time, "RB", "B-ADVP"), (",", ",", "O"), *sentence]
-            else:
-                sentence.append((event.time, "RB", "B-ADVP"))
-        return sentence
+            time = (event.time, "RB", "B-ADVP")
+            sentence = [time, (",", ",", "O"), *sentence] if draw() < 0.4 else [*sentence, time]
+        return [*sentence, STOP]
 
     def describe(self, state: State, *, wrong_agreement: bool = False) -> list[Token]:
-        """One way to say a state, without the full stop."""
-        many = state.subject.plural != wrong_agreement
-        be = ("were" if many else "was", "VBD") if state.past else ("are", "VBP") if many else ("is", "VBZ")
+        """One way to say a state."""
+        be = _be(many=state.subject.plural != wrong_agreement, past=state.past)
         very = [("very", "RB")] if self.rng.random() < 0.3 else []
         adjective = chunk("ADJP", *very, (self.any_word(state.adjectives), "JJ"))
-        return self.phrase(state.subject) + chunk("VP", be) + adjective
+        return [*self.phrase(state.subject), *chunk("VP", be), *adjective, STOP]
 
     def _adjunct(self, adjunct: str) -> list[Token]:
         if ":" not in adjunct:
@@ -264,9 +241,14 @@ class World:
         preposition, noun = adjunct.split(":")
         if preposition == "every":
             return chunk("NP", ("every", "DT"), (noun, "NN"))
-        bare = noun in _BARE
-        article = [] if bare else [("an" if noun[0] in "aeiou" else "a", "DT")]
+        article = [] if noun in _BARE else [("an" if noun[0] in "aeiou" else "a", "DT")]
         return [(preposition, "IN", "B-PP"), *chunk("NP", *article, (noun, "NNP" if noun in _DAYS else "NN"))]
+
+
+def _be(*, many: bool, past: bool) -> tuple[str, str]:
+    if past:
+        return "were" if many else "was", "VBD"
+    return ("are", "VBP") if many else ("is", "VBZ")
 
 
 _DAYS = {"sunday", "june"}

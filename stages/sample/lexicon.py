@@ -37,11 +37,6 @@ class Verb:
     adjuncts: tuple[str, ...]
 
 
-def noun_groups(name: str) -> list[list[str]]:
-    """The nouns of a class, in groups of synonyms."""
-    return [group.split("/") for group in NOUNS[name].split()]
-
-
 def plural(noun: str) -> str:
     """The regular plural."""
     if noun.endswith(("s", "x", "ch", "sh", "z", "potato", "mango")):
@@ -84,12 +79,11 @@ _VOWELS = "a e i o u ai ea or al an en il"
 
 def invent_names(number: int, *, endings: str, rng: random.Random, taken: set[str]) -> list[str]:
     """So many new capitalised names, each a syllable or two and one of the endings."""
-    onsets = _ONSETS.split(" ")
-    syllables = (onsets, _VOWELS.split(" "), onsets + [""] * 9, endings.split(" "))
+    onsets = _ONSETS.split()
+    syllables = (onsets, _VOWELS.split(), onsets + [""] * 9, endings.split())
     names: list[str] = []
     while len(names) < number:
-        name = "".join(rng.choice(syllable) for syllable in syllables)
-        name = name.capitalize()
+        name = "".join(rng.choice(syllable) for syllable in syllables).capitalize()
         if name not in taken:
             taken.add(name)
             names.append(name)

@@ -45,15 +45,14 @@ def run(config: SampleConfig, context: StageContext) -> None:
 
     dev = {"dev": config.dev, "test": config.dev}
     made = {
-        "CoLA": task_files.cola(world("cola"), sizes={"train": config.cola_train, **dev}),
-        "MRPC": task_files.mrpc(world("mrpc"), sizes={"train": config.mrpc_train, **dev}),
-        "SQuAD": task_files.squad(world("squad"), sizes={"train": config.squad_train, "dev": config.dev}),
-        "CoNLL-2000": task_files.conll2000(
+        "CoLA/{}.tsv": task_files.cola(world("cola"), sizes={"train": config.cola_train, **dev}),
+        "MRPC/{}.tsv": task_files.mrpc(world("mrpc"), sizes={"train": config.mrpc_train, **dev}),
+        "SQuAD/{}-v1.1.json": task_files.squad(world("squad"), sizes={"train": config.squad_train, "dev": config.dev}),
+        "CoNLL-2000/{}.txt": task_files.conll2000(
             world("conll2000"), sizes={"train": config.conll2000_train, "test": config.dev}
         ),
     }
-    ending = {"CoLA": ".tsv", "MRPC": ".tsv", "SQuAD": "-v1.1.json", "CoNLL-2000": ".txt"}
-    for task, splits in made.items():
+    for file, splits in made.items():
         for split, text in splits.items():
-            write_text(context.output / "tasks" / task / f"{split}{ending[task]}", text)
+            write_text(context.output / "tasks" / file.format(split), text)
     context.tracker.params({"words": written, "files": files})

@@ -90,10 +90,7 @@ def ask(world: World, told: Told, *, who: bool) -> str:
 
 def sentence(world: World) -> list[Token]:
     """Any sentence of a story."""
-    draw = world.rng.random()
-    if draw < 0.2:
-        return [*world.describe(world.state()), STOP]
-    return [*world.tell(world.event()), STOP]
+    return world.describe(world.state()) if world.rng.random() < 0.2 else world.tell(world.event())
 
 
 def documents(world: World, *, num_words: int) -> Iterator[list[str]]:
@@ -123,13 +120,13 @@ def _story(world: World) -> list[str]:
     for _ in range(world.rng.randrange(5, 9)):
         draw = world.rng.random()
         if draw < 0.15:
-            lines.append(render([*world.describe(world.state()), STOP]))
+            lines.append(render(world.describe(world.state())))
             continue
         event = world.event()
-        lines.append(render([*world.tell(event), STOP]))
+        lines.append(render(world.tell(event)))
         if draw < 0.6:
-            again = [*world.tell(event), STOP]
-            lines.insert(len(lines) - int(world.rng.random() < 0.3 and len(lines) > 1), render(again))
+            again = render(world.tell(event))
+            lines.insert(len(lines) - int(world.rng.random() < 0.3 and len(lines) > 1), again)
     world.cast = None
     return lines
 

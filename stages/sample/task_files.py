@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from stages.sample.grammar import STOP, Event, Fault, Thing, Token, World, render
+from stages.sample.grammar import Event, Fault, Thing, Token, World, render
 from stages.sample.lexicon import Verb
 from stages.sample.stories import ask, portrait, sentence
 
@@ -31,7 +31,7 @@ def cola(world: World, *, sizes: dict[str, int]) -> dict[str, str]:
 def _acceptability(world: World) -> tuple[str, int]:
     if world.rng.random() < 0.5:
         return render(sentence(world)), 1
-    return render([*_faulty(world, world.pick(list(Fault))), STOP]), 0
+    return render(_faulty(world, world.pick(list(Fault)))), 0
 
 
 def _faulty(world: World, fault: Fault) -> list[Token]:
@@ -49,7 +49,7 @@ def _faulty(world: World, fault: Fault) -> list[Token]:
         return world.tell(_misfit(world, world.event()))
     places: list[int] = []
     while not places:
-        tokens = sentence(world)[:-1]
+        tokens = sentence(world)
         tags = [pos[:2] for _, pos, _ in tokens]
         places = [at for at, pair in enumerate(pairwise(tags)) if pair in _FIXED_ORDER]
     at = world.pick(places)
@@ -94,9 +94,9 @@ def _pair(world: World) -> tuple[tuple[str, str], int]:
     same = world.rng.random() < 0.5
     event = world.event()
     other = event if same else _altered(world, event)
-    first, second = (render([*world.tell(one), STOP]) for one in (event, other))
+    first, second = (render(world.tell(one)) for one in (event, other))
     while first == second:
-        second = render([*world.tell(other), STOP])
+        second = render(world.tell(other))
     return (first, second), int(same)
 
 
@@ -150,18 +150,11 @@ def squad(world: World, *, sizes: dict[str, int]) -> dict[str, str]:
                 answer = told[at].name if who else told[at].value
                 text, within = _answer(lines[at], answer, plural=world.plurals.get(answer))
                 begin = sum(len(line) + 1 for line in lines[:at]) + within
-                questions.append(
-                    {
-                        "id": f"{split}-{number:05d}",
-                        "question": ask(world, told[at], who=who),
-                        "answers": [{"answer_start": begin, "text": text}],
-                    }
-                )
+                question, answers = ask(world, told[at], who=who), [{"answer_start": begin, "text": text}]
+                questions.append({"id": f"{split}-{number:05d}", "question": question, "answers": answers})
                 number += 1
-            context = " ".join(lines)
-            articles.append(
-                {"title": f"Portrait_{split}_{len(articles)}", "paragraphs": [{"context": context, "qas": questions}]}
-            )
+            paragraphs = [{"context": " ".join(lines), "qas": questions}]
+            articles.append({"title": f"Portrait_{split}_{len(articles)}", "paragraphs": paragraphs})
         files[split] = json.dumps({"version": "1.1", "data": articles}) + "\n"
     return files
 
