@@ -71,13 +71,12 @@ def run(config: ExportConfig, context: StageContext) -> None:
 def _card(
     config: ExportConfig, *, name: str, predicts_words: bool, network: "ElectraConfig", heldout: Mapping[str, float]
 ) -> "ModelCard":
-    from stages.electra.files.card import ModelCard
+    from stages.electra.files.card import ModelCard, load_usage
 
     shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"
-    task: str | None
     metrics: tuple[str, ...]
     if name == "generator":
-        task, metrics = "fill-mask", ("loss/generator", "masked/accuracy")
+        metrics = ("loss/generator", "masked/accuracy")
         summary = f"A masked language model ({shape}), the generator of an ELECTRA model (arXiv 2003.10555)."
         usage = (
             "from transformers import pipeline\n\n"
@@ -85,29 +84,19 @@ def _card(
             'fill("a [MASK] of text")\n'
         )
     elif predicts_words:
-        task, metrics = None, ("loss/restoration", "restored/accuracy")
+        metrics = ("loss/restoration", "restored/accuracy")
         summary = (
             f"An ELECTRA model ({shape}), pretrained to restore texts in which a generator replaced words "
             "(arXiv 2003.10555, section 3.4). Fine-tune it for classification, tagging or question answering."
         )
-        usage = (
-            "from transformers import AutoTokenizer, ElectraModel\n\n"
-            'tokenizer = AutoTokenizer.from_pretrained("path/to/discriminator")\n'
-            'model = ElectraModel.from_pretrained("path/to/discriminator")\n'
-            'states = model(**tokenizer("a text", return_tensors="pt")).last_hidden_state\n'
-        )
+        usage = load_usage("ElectraModel", folder=name, outputs="states = {}.last_hidden_state")
     else:
-        task, metrics = None, ("loss/discriminator", "replaced/precision", "replaced/recall", "replaced/auc")
+        metrics = ("loss/discriminator", "replaced/precision", "replaced/recall", "replaced/auc")
         summary = (
             f"An ELECTRA discriminator ({shape}), pretrained to tell replaced tokens from original ones "
             "(arXiv 2003.10555). Fine-tune it for classification, tagging or question answering."
         )
-        usage = (
-            "from transformers import AutoTokenizer, ElectraForPreTraining\n\n"
-            'tokenizer = AutoTokenizer.from_pretrained("path/to/discriminator")\n'
-            'model = ElectraForPreTraining.from_pretrained("path/to/discriminator")\n'
-            'logits = model(**tokenizer("a text", return_tensors="pt")).logits  # above 0: replaced\n'
-        )
+        usage = load_usage("ElectraForPreTraining", folder=name, outputs="logits = {}.logits  # above 0: replaced")
     return ModelCard(
         title=f"{config.name} {name}",
         summary=summary,
@@ -116,7 +105,7 @@ def _card(
         language=config.language,
         tags=config.tags,
         datasets=config.datasets,
-        task=task,
+        task="fill-mask" if name == "generator" else None,
         dataset="held-out part of the training text",
         results={metric: heldout[metric] for metric in metrics if metric in heldout},
     )

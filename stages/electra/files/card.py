@@ -40,16 +40,11 @@ class ModelCard:
         """The README.md, with the Hub's metadata on top."""
         from huggingface_hub import EvalResult, ModelCardData
 
+        task, data = self.task, self.dataset or "unnamed"
         scores = [
-            EvalResult(
-                task_type=self.task,
-                dataset_type=self.dataset or "unnamed",
-                dataset_name=self.dataset or "unnamed",
-                metric_type=name,
-                metric_value=value,
-            )
+            EvalResult(task_type=task, dataset_type=data, dataset_name=data, metric_type=name, metric_value=value)
             for name, value in self.results.items()
-            if self.task
+            if task
         ]
         metadata = ModelCardData(
             language=list(self.language) or None,
@@ -58,7 +53,7 @@ class ModelCard:
             tags=["electra", *self.tags],
             datasets=list(self.datasets) or None,
             base_model=self.base_model,
-            pipeline_tag=self.task,
+            pipeline_tag=task,
             metrics=[score.metric_type for score in scores] or None,
             model_name=self.title if scores else None,
             eval_results=scores or None,
@@ -83,6 +78,16 @@ _PIPELINES = {
 }
 
 
+def load_usage(model_class: str, *, folder: str = "model", outputs: str = "outputs = {}") -> str:
+    """Python that loads a model and calls it; `outputs` says what is done with the call, `{}`."""
+    return (
+        f"from transformers import AutoTokenizer, {model_class}\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("path/to/{folder}")\n'
+        f'model = {model_class}.from_pretrained("path/to/{folder}")\n'
+        + outputs.format('model(**tokenizer("a text", return_tensors="pt"))')
+    )
+
+
 def default_card(architecture: str, config: ElectraConfig, *, origin: str = "") -> ModelCard:
     """A card for a model of which only class and size are known. `origin` is a sentence."""
     return ModelCard(
@@ -91,11 +96,6 @@ def default_card(architecture: str, config: ElectraConfig, *, origin: str = "") 
             f"{architecture} of {config.num_hidden_layers} layers of width {config.hidden_size} "
             f"(ELECTRA, arXiv 2003.10555). {origin}".strip()
         ),
-        usage=(
-            f"from transformers import AutoTokenizer, {architecture}\n\n"
-            'tokenizer = AutoTokenizer.from_pretrained("path/to/model")\n'
-            f'model = {architecture}.from_pretrained("path/to/model")\n'
-            'outputs = model(**tokenizer("a text", return_tensors="pt"))\n'
-        ),
+        usage=load_usage(architecture),
         task=_PIPELINES.get(architecture),
     )
