@@ -45,12 +45,12 @@ def write_results(
     save_pretrained(
         model,
         architecture=_architecture(config, task),
-        config=network,
+        config=network.change(
+            id2label=dict(enumerate(data.labels)) or None, problem_type=KINDS[task.kind].problem_type
+        ),
         params=_exported(params, task),
         tokenizer=folder,
         own_head=params["head"] if _has_own_head(config, task) else None,
-        id2label=dict(enumerate(data.labels)) or None,
-        problem_type=KINDS[task.kind].problem_type,
         card=_card(config, task, network=network, evaluation=evaluation),
     )
     for warning in warnings:

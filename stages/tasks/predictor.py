@@ -83,7 +83,7 @@ class Predictor:
         if self.architecture not in _COLUMNS:
             raise ValueError(f"{location}: cannot predict with {self.architecture}; can with {', '.join(_COLUMNS)}")
         self._problem_type = model.config.problem_type
-        self._labels = model.id2label or {number: f"LABEL_{number}" for number in range(model.config.num_labels)}
+        self._labels = model.config.id2label or {n: f"LABEL_{n}" for n in range(model.config.num_labels)}
         max_length = model.config.max_position_embeddings
         self._options = TaskOptions(
             max_length=max_length,

@@ -12,18 +12,9 @@ from stages.electra.files.model_folder import load_pretrained
 
 # What must be as in the weights' own configuration: it shapes a tensor, or a number that they were trained with.
 _FIXED = (
-    "vocab_size",
-    "embedding_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "is_decoder",
-)
+    "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "is_decoder",
+)  # fmt: skip
 _ARCHITECTURES = {"discriminator": Architecture.PRETRAINING, "generator": Architecture.MASKED_LM}
 
 

@@ -73,11 +73,7 @@ def convert(
 def _architecture(files: Files, part: Part | None) -> Architecture:
     if part is not None:
         return _ARCHITECTURES[part]
-    name = (files.values.get("architectures") or [Architecture.PRETRAINING])[0].removeprefix("Flax")
-    try:
-        return Architecture(name)
-    except ValueError:
-        raise ValueError(f"architecture {name}, must be one of {', '.join(Architecture)}") from None
+    return Architecture((files.values.get("architectures") or [Architecture.PRETRAINING])[0].removeprefix("Flax"))
 
 
 def _tokenizer(files: Files, vocabulary: str | None, *, lowercase: bool) -> ElectraTokenizer | None:

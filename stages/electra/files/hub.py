@@ -49,7 +49,7 @@ def find_model_files(location: str, *, revision: str | None = None) -> list[Stor
     names = {file.name for file in files}
     weights = next((name for name in WEIGHTS if names & {name, _index(name)}), None)
     read = [*_SMALL, OWN_HEAD, *(_parts(weights) if weights else ())]
-    return [file for file in files if _matches(file.name, read)]
+    return [file for file in files if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in read)]
 
 
 def download(repo_id: str, *, revision: str | None, with_weights: bool = True) -> Path:
@@ -108,7 +108,3 @@ def _parts(weights: str) -> tuple[str, ...]:
     """The names of the files that hold weights of one format."""
     stem, suffix = os.path.splitext(weights)
     return weights, _index(weights), f"{stem}-*-of-*{suffix}"
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

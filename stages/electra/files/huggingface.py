@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from stages.electra.config import ElectraConfig
 
@@ -25,6 +26,10 @@ class Architecture(StrEnum):
     MULTIPLE_CHOICE = "ElectraForMultipleChoice"
     TOKEN_CLASSIFICATION = "ElectraForTokenClassification"
     QUESTION_ANSWERING = "ElectraForQuestionAnswering"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"architecture {value}, must be one of {', '.join(cls)}")
 
     @property
     def has_classes(self) -> bool:
@@ -267,25 +272,14 @@ def with_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{_PREFIX}{name}" if is_bare else name: value for name, value in tensors.items()}
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Nested dictionaries as one, with the names joined by slashes."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: np.asarray(value)}
-    return flat
+    return {path: np.asarray(value) for path, value in flatten_dict(dict(tree), sep="/").items()}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Reverses `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+    return unflatten_dict(dict(flat), sep="/")
 
 
 def _shape_fault(tensor: _Tensor, found: tuple[int, ...], config: ElectraConfig) -> str:

@@ -45,11 +45,6 @@ class Pretrained:
     params: dict[str, Any]
     own_head: dict[str, Any] | None = None
 
-    @property
-    def id2label(self) -> Mapping[int, str] | None:
-        """Names of its classes by number; None where it has none."""
-        return self.config.id2label
-
 
 def save_pretrained(
     folder: UPath,
@@ -58,8 +53,6 @@ def save_pretrained(
     config: ElectraConfig,
     params: Mapping[str, Any],
     tokenizer: UPath | None = None,
-    id2label: Mapping[int, str] | None = None,
-    problem_type: str | None = None,
     card: ModelCard | None = None,
     own_head: Mapping[str, Any] | None = None,
 ) -> None:
@@ -70,11 +63,9 @@ def save_pretrained(
     Args:
       folder: Made where it is missing; files of the same names are replaced.
       architecture: Name of a class in `Architecture`.
-      config: The network.
+      config: The network and its classes.
       params: `{"embeddings": …, "encoder": …, "head": …}`, as `split` gives them.
       tokenizer: Folder with the tokenizer's files, which are copied.
-      id2label: Class names, where the configuration has none.
-      problem_type: What the labels of a text are (see `ProblemType`).
       card: The README.md.
       own_head: Parameters of a head that transformers has no class for, in a file of its own, which it ignores.
 
@@ -83,10 +74,6 @@ def save_pretrained(
       ConversionError: `params` are not those of the architecture and configuration.
     """
     kind = Architecture(architecture)
-    if id2label is not None:
-        config = config.change(id2label=id2label)
-    if problem_type is not None:
-        config = config.change(problem_type=problem_type)
     if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
         params = with_dense(params, config=config)
     tensors = to_huggingface(params, config=config, architecture=kind)
@@ -113,12 +100,10 @@ def load_pretrained(location: str | Path | UPath, *, revision: str | None = None
       ValueError: A file is damaged, or its vocabulary has more tokens than the embedding table rows.
     """
     files = read_model(location, revision=revision)
-    architectures = files.values.get("architectures") or ["none"]
     try:
-        architecture = Architecture(architectures[0])
-    except ValueError:
-        known = ", ".join(Architecture)
-        raise ValueError(f"{location}: architecture {architectures[0]}, must be one of {known}") from None
+        architecture = Architecture((files.values.get("architectures") or ["none"])[0])
+    except ValueError as error:
+        raise ValueError(f"{location}: {error}") from None
     config = config_from_huggingface(files.values)
     check_vocabulary(files.tokenizer.get("vocab.txt", b""), config, source=f"{location}: vocab.txt")
     params = from_huggingface(files.tensors, config=config, architecture=architecture, source=str(location))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from upath import UPath
 
 from cluster.storage import read_json
@@ -17,11 +19,8 @@ _FLAX_WEIGHTS = ("kernel", "scale", "embedding")
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Raises ValueError where the file is damaged."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or damaged: {error}") from error
 
