@@ -1,6 +1,5 @@
 """Fine-tunes on a task from a checkpoint of pretraining, while that goes on: a point of the downstream curve."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from stages.context import StageContext
@@ -35,16 +34,11 @@ def expand_probes(section: FinetuneSection, pretrain: PretrainConfig, *, seed: i
     probes: dict[str, ProbeConfig] = {}
     for task in section.probes:
         first = next(run for run in runs.values() if run.task == task)
-        for step in _before_the_end(pretrain.milestone_steps, pretrain.steps):
+        for step in sorted(pretrain.milestone_steps - {pretrain.steps}):  # the last is fine-tuned anyway
             # The weights come from the checkpoint; naming the finished model would wait for it.
             finetune = replace(first, model="checkpoint", revision=None)
             probes[probe_name(task, step=step)] = ProbeConfig(step=step, finetune=finetune)
     return probes
-
-
-def _before_the_end(milestones: Iterable[int], steps: int) -> list[int]:
-    """The last milestone is the finished model, which is fine-tuned anyway."""
-    return sorted(step for step in milestones if step < steps)
 
 
 def run(config: ProbeConfig, context: StageContext) -> None:
