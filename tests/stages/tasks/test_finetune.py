@@ -94,7 +94,8 @@ def test_a_few_examples_are_learnt_by_heart(
     task: TaskName, task_data: Path, model_folder: UPath, tmp_path: Path
 ) -> None:
     tracker, output = Recorded(), tmp_path / "out"
-    result = _run(_config(task, task_data, model_folder), output, tracker)
+    epochs = 120 if task is TaskName.STSB else 60  # one pair in the wrong order of five costs a tenth of the score
+    result = _run(_config(task, task_data, model_folder, epochs=epochs), output, tracker)
     assert result["scores"][result["primary"]] > 95, result
     assert result["warnings"] == []
     assert result["task"] == task
