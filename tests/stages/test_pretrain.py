@@ -281,8 +281,9 @@ def recorded(output: Path) -> list[dict]:
 
 
 def last_state(output: Path) -> dict[str, np.ndarray]:
-    """Parameters and optimizer state after the last step."""
+    """Parameters, optimizer state and key after the last step."""
     state = ocp.StandardCheckpointer().restore(output / "checkpoints" / str(LONG.steps) / "state")
+    state["key"] = jax.random.key_data(state["key"])
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
 
