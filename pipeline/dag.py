@@ -1,7 +1,7 @@
 """Wires the stages that a config asks for: what each of them reads, and what it needs to run."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,8 @@ from upath import UPath
 from cluster.nearest import did_you_mean
 from cluster.storage import StoredFile, list_files
 from pipeline.config.errors import ConfigError, Problem, UsageError
-from pipeline.config.sections import REFERENCE, PipelineConfig
+from pipeline.config.sections import PipelineConfig
+from pipeline.config.tree import REFERENCE, dotted, leaves
 from pipeline.fingerprint import plain
 from pipeline.node import Source, Stage
 from stages import examples, export, ingest, probe, shard, vocab
@@ -152,24 +153,13 @@ def _references(section: Any, *, stage: str, known: Sequence[str]) -> set[str]:
     """The stages that a stage's config mentions as `{stage}`."""
     found: set[str] = set()
     problems: list[Problem] = []
-    for at, text in _texts(plain(section, at=stage), at=stage):
-        for name in REFERENCE.findall(text):
+    for keys, value in leaves(plain(section, at=stage), (stage,)):
+        for name in REFERENCE.findall(value) if isinstance(value, str) else ():
             found.add(name)
             if name not in known:
                 message = f"no stage before {stage} has this name.{did_you_mean(name, known)}"
                 allowed = f"allowed: {', '.join(known)}" if known else "it is the first stage"
-                problems.append(Problem(at, "", "{" + name + "}", f"{message}\n{allowed}"))
+                problems.append(Problem(dotted(keys), "", "{" + name + "}", f"{message}\n{allowed}"))
     if problems:
         raise ConfigError(problems)
     return found
-
-
-def _texts(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield at, value
-    elif isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from _texts(child, f"{at}.{key}")
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _texts(child, f"{at}[{index}]")

@@ -3,9 +3,9 @@
 Importing this imports every stage's config and nothing heavy: a wrong config answers in about a second.
 """
 
+import math
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from upath import UPath
 
 from cluster.config import ClusterConfig
 from pipeline.config.errors import ConfigError, Problem
-from pipeline.config.tree import Keys, Tree, dotted, load_tree
+from pipeline.config.tree import REFERENCE, Keys, Tree, dotted, load_tree
 from pipeline.config.validation import STRICT, validate
 from stages.data.builders import Packing
 from stages.electra.objectives.objective import ObjectiveKind
 from stages.export import ExportConfig
-from stages.finetune.config import EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR, FinetuneConfig, FinetuneSection
+from stages.finetune.config import EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR, FinetuneSection
 from stages.finetune.runs import expand
 from stages.ingest import IngestConfig
 from stages.pretrain.config import PretrainConfig
@@ -31,7 +31,6 @@ from stages.vocab import VocabConfig
 SEEDED = ("sample", "shard", "pretrain")
 # Stages from raw text to an exported model, in order; they are of no use without `pretrain`.
 CORPUS_STAGES = ("ingest", "vocab", "shard")
-REFERENCE = re.compile(r"\{([A-Za-z_][\w/-]*)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,8 @@ def _complete(tree: Tree) -> Tree:
     values = dict(tree.values)
     finetune = values.get("finetune")
     if isinstance(finetune, dict):
-        if _replaces_pretraining(finetune.get("model")):
+        model = finetune.get("model")
+        if isinstance(model, str) and not REFERENCE.search(model):  # from outside the pipeline: fine-tuned as it is
             for name in (*CORPUS_STAGES, "pretrain", "export"):
                 values.pop(name, None)
         if isinstance(finetune.get("tasks"), dict):
@@ -114,11 +114,12 @@ def _complete(tree: Tree) -> Tree:
         if _trains_one_network(values.get("pretrain")):
             finetune = {"model": EXPORTED_GENERATOR} | finetune
         values["finetune"] = finetune
+    needed: list[str] = []
     if values.get("pretrain") is not None:
-        for name in (*CORPUS_STAGES, "export"):
-            values[name] = {} if values.get(name) is None else values[name]
-    if values.get("pretrain") is not None or finetune is not None:
-        values["report"] = {} if values.get("report") is None else values["report"]
+        needed += (*CORPUS_STAGES, "export")
+    if needed or finetune is not None:
+        needed.append("report")
+    values |= {name: {} for name in needed if values.get(name) is None}
     for name in SEEDED:
         if isinstance(values.get(name), dict) and isinstance(values.get("seed"), int):
             values[name] = {"seed": values["seed"], **values[name]}
@@ -132,11 +133,6 @@ def _trains_one_network(pretrain: object) -> bool:
     return any(kind == one and one.traits.trains_one_network for one in ObjectiveKind)
 
 
-def _replaces_pretraining(model: object) -> bool:
-    """A model from outside the pipeline is fine-tuned as it is."""
-    return isinstance(model, str) and not REFERENCE.search(model)
-
-
 def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
     """Mistakes that show only when sections are seen together."""
     problems: list[Problem] = []
@@ -145,52 +141,40 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
         shown = None if found is None else str(found)
         problems.append(Problem(dotted(keys), tree.origin(keys), shown, message))
 
-    if config.pretrain is None and config.finetune is None and config.ingest is None and config.sample is None:
+    pretrain, finetune, shard = config.pretrain, config.finetune, config.shard
+    positions = math.inf if pretrain is None else pretrain.model.resolve(vocab_size=1000)[0].max_position_embeddings
+    too_long = f"must be at most pretrain.model.max_position_embeddings = {positions}: lower it or raise that"
+    if not (pretrain or finetune or config.ingest or config.sample):
         wrong(("pretrain",), None, "is missing, and so are finetune, ingest and sample: there is nothing to do")
-    if config.pretrain is None and config.finetune is not None and config.finetune.model is None:
+    if pretrain is None and finetune is not None and finetune.model is None:
         wrong(("finetune", "model"), None, "is required without pretrain: a Hugging Face folder or hub id")
-    if config.pretrain is not None and config.shard is not None:
-        model = config.pretrain.model
-        positions = model.resolve(vocab_size=1000)[0].max_position_embeddings
-        length = config.shard.sequence_length
-        if length > positions:
-            wrong(
-                ("shard", "sequence_length"),
-                length,
-                f"must be at most pretrain.model.max_position_embeddings = {positions}: lower it or raise that",
-            )
-        kind = config.pretrain.objective.kind
-        if kind.traits.has_towers and config.shard.packing is Packing.PACKED:
-            wrong(("shard", "packing"), config.shard.packing, f"must be pairs: {kind} reads one text a row")
+    if pretrain is not None and shard is not None:
+        if shard.sequence_length > positions:
+            wrong(("shard", "sequence_length"), shard.sequence_length, too_long)
+        kind = pretrain.objective.kind
+        if kind.traits.has_towers and shard.packing is Packing.PACKED:
+            wrong(("shard", "packing"), shard.packing, f"must be pairs: {kind} reads one text a row")
     if config.tracking is not None and config.tracking.uri is None and "://" in config.output:
-        wrong(
-            ("tracking", "uri"), None, f"is required, as output is remote ({config.output}): sqlite needs a local disk"
-        )
-    if config.finetune is not None and config.finetune.probes and config.pretrain is None:
-        wrong(("finetune", "probes"), config.finetune.probes, "need pretrain, whose checkpoints they start from")
-    if config.finetune is not None and not config.finetune.tasks:
+        message = f"is required, as output is remote ({config.output}): sqlite needs a local disk"
+        wrong(("tracking", "uri"), None, message)
+    if finetune is not None and finetune.probes and pretrain is None:
+        wrong(("finetune", "probes"), finetune.probes, "need pretrain, whose checkpoints they start from")
+    if finetune is not None and not finetune.tasks:
         wrong(("finetune", "tasks"), None, "is empty, must name at least one task")
-    if config.finetune is not None and not problems:
-        try:
-            runs = expand(config.finetune, seed=config.seed)
-        except ValueError as error:
-            wrong(("finetune",), None, str(error))
-        else:
-            for run in {run.task: run for run in runs.values()}.values():
-                for name, value, message in _finetuning_problems(run, config):
-                    wrong(("finetune", "tasks", run.task, name), value, message)
+    if finetune is None or problems:
+        return problems
+    try:
+        runs = expand(finetune, seed=config.seed)
+    except ValueError as error:
+        wrong(("finetune",), None, str(error))
+        return problems
+    processes = config.cluster.finetune_processes
+    devices = processes * max(1, config.cluster.accelerators_per_process)
+    for run in {run.task: run for run in runs.values()}.values():
+        at = ("finetune", "tasks", run.task)
+        if processes > 1 and run.batch_size % devices:
+            message = f"must be a multiple of the {devices} devices of cluster.finetune_processes = {processes}"
+            wrong((*at, "batch_size"), run.batch_size, message)
+        if run.model in (EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR) and run.max_length > positions:
+            wrong((*at, "max_length"), run.max_length, too_long)
     return problems
-
-
-def _finetuning_problems(run: FinetuneConfig, config: PipelineConfig) -> Iterator[tuple[str, int, str]]:
-    """Key, value and message of each value that does not fit the model or the processes."""
-    cluster = config.cluster
-    devices = cluster.finetune_processes * max(1, cluster.accelerators_per_process)
-    if cluster.finetune_processes > 1 and run.batch_size % devices:
-        message = f"must be a multiple of the {devices} devices of cluster.finetune_processes"
-        yield "batch_size", run.batch_size, f"{message} = {cluster.finetune_processes}"
-    if config.pretrain is not None and run.model in (EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR):
-        positions = config.pretrain.model.resolve(vocab_size=1000)[0].max_position_embeddings
-        if run.max_length > positions:
-            message = f"must be at most pretrain.model.max_position_embeddings = {positions}"
-            yield "max_length", run.max_length, f"{message}: lower it or raise that"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import yaml
 from pipeline.config.errors import ConfigError, Problem, UsageError
 
 Keys = tuple[str | int, ...]
+# How a value names the output folder of a stage: `{sample}/documents`.
+REFERENCE = re.compile(r"\{([A-Za-z_][\w/-]*)\}")
 
 # YAML 1.2's core schema, plus 1_000_000. PyYAML reads YAML 1.1, where 5e-4 is a string, `no` is false, 1:30 is 90
 # and 2020-01-01 is a date.
 _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_REFERENCE = re.compile(r"\{[\w/-]+\}")
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True)
 _WORDS |= dict.fromkeys(("false", "False", "FALSE"), False)
@@ -46,6 +47,15 @@ def dotted(keys: Keys) -> str:
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
     return text
+
+
+def leaves(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """The values inside mappings and lists that are neither, each with its keys."""
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(child, (*keys, key))
+    else:
+        yield keys, value
 
 
 def load_tree(path: Path, *, overrides: Sequence[str] = ()) -> Tree:
@@ -93,9 +103,8 @@ def _override(tree: Tree, override: str) -> Tree:
     if keys[0] == "extends":
         raise UsageError("--set extends=…: write `extends` in a file")
     # `{sample}/documents` would be a broken mapping to YAML.
-    is_reference = _REFERENCE.match(text) is not None
     value: Any
-    value, inner = (text, {}) if is_reference else _parse_value(text, origin="--set")
+    value, inner = (text, {}) if REFERENCE.match(text) else _parse_value(text, origin="--set")
     parent: Any = tree.values
     for depth, key in enumerate(keys[:-1], start=1):
         parent = parent.get(key, {}) if isinstance(parent, dict) else parent
@@ -130,8 +139,7 @@ def _merge(base: Tree, over: Tree, *, replace_at: Keys | None = None) -> Tree:
 
 def _parse(text: str, *, origin: str) -> Tree:
     value, origins = _parse_value(text, origin=origin)
-    if value is None:
-        value = {}
+    value = {} if value is None else value
     if not isinstance(value, dict):
         raise _wrong((), origin, value, "a config is a mapping of keys to values")
     return Tree(value, origins)

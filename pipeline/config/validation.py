@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import types
-from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -12,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cluster.nearest import did_you_mean
 from pipeline.config.errors import Problem
-from pipeline.config.tree import Keys, Tree, dotted
+from pipeline.config.tree import Keys, Tree, dotted, leaves
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -28,9 +27,9 @@ def validate(cls: type, tree: Tree) -> tuple[Any, list[Problem]]:
       The object, or None, and the mistakes found.
     """
     explain = _Explain(cls, tree)
-    problems = [explain.problem(keys, str(value), "must be finite") for keys, value in _non_finite(tree.values, ())]
-    if problems:
-        return None, problems
+    numbers = [(keys, value) for keys, value in leaves(tree.values) if isinstance(value, float)]
+    if infinite := [(keys, value) for keys, value in numbers if not math.isfinite(value)]:
+        return None, [explain.problem(keys, str(value), "must be finite") for keys, value in infinite]
     try:
         # JSON mode: a list may become a tuple and a word an enum, but "3" is not 3, and true is not 1.
         return TypeAdapter(cls).validate_json(json.dumps(tree.values)), []
@@ -57,17 +56,6 @@ def describe(annotation: Any) -> str:
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _non_finite(value: Any, keys: Keys) -> Iterator[tuple[Keys, float]]:
-    if isinstance(value, dict):
-        for key, child in value.items():
-            yield from _non_finite(child, (*keys, key))
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _non_finite(child, (*keys, index))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield keys, value
-
-
 @dataclasses.dataclass(frozen=True)
 class _Explain:
     """Puts pydantic's errors into the user's words."""
@@ -91,8 +79,9 @@ class _Explain:
         if kind in ("value_error", "assertion_error"):
             return self.problem(keys, None, str(details["ctx"]["error"]))
         message = f"must be {describe(annotation)}"
-        if kind == "enum" and isinstance(found, str):
-            message += f".{did_you_mean(found, [str(member.value) for member in _enum_members(annotation)])}"
+        bare = _without_null(annotation)
+        if isinstance(found, str) and isinstance(bare, type) and issubclass(bare, Enum):
+            message += f".{did_you_mean(found, [str(member.value) for member in bare])}"
         if kind == "int_type" and isinstance(found, float) and found.is_integer():
             message += f": write {int(found)}"
         return self.problem(keys, _show(found), message)
@@ -133,11 +122,6 @@ def _without_null(annotation: Any) -> Any:
         if len(members) == 1:
             return members[0]
     return annotation
-
-
-def _enum_members(annotation: Any) -> list[Enum]:
-    bare = _without_null(annotation)
-    return list(bare) if isinstance(bare, type) and issubclass(bare, Enum) else []
 
 
 def _names(cls: Any) -> list[str]:
