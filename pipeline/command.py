@@ -13,7 +13,7 @@ from pipeline.config.sections import PipelineConfig, load_config
 from pipeline.dag import build_stages, select, with_ancestors
 from pipeline.fingerprint import plain
 from pipeline.node import Stage
-from pipeline.plan import PlannedStage, Status, make_plan, output_folder
+from pipeline.plan import PlannedStage, Status, make_plan, output_folder, unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def execute_command(command: Command) -> int:
         return 0
     _require_needs(plan, chosen, command)
     _require_sources(plan, chosen)
-    if all(planned.status is Status.DONE for planned in plan if planned.name in chosen):
+    if not unfinished(plan, chosen):
         from pipeline.summary import print_summary
 
         print("Nothing to do: every stage is done.")
@@ -140,11 +140,9 @@ def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Comm
     """
     by_name = {planned.name: planned for planned in plan}
     missing: dict[str, list[str]] = {}
-    for planned in plan:
-        if planned.name in chosen and planned.status is not Status.DONE:
-            for need in planned.stage.needs:
-                if need not in chosen and by_name[need].status is not Status.DONE:
-                    missing.setdefault(need, []).append(planned.name)
+    for planned in unfinished(plan, chosen):
+        for lacking in unfinished(plan, set(planned.stage.needs) - chosen):
+            missing.setdefault(lacking.name, []).append(planned.name)
     if not missing:
         return
     lines = [
@@ -168,8 +166,7 @@ def _require_sources(plan: Sequence[PlannedStage], chosen: set[str]) -> None:
     """
     problems = {
         location: Problem(f"input of {planned.name}", "", location, fault)
-        for planned in reversed(plan)
-        if planned.name in chosen and planned.status is not Status.DONE
+        for planned in reversed(unfinished(plan, chosen))
         for location, fault in planned.faults.items()
     }
     if problems:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from stages.finetune.config import Init
     from stages.report.comparison import published
@@ -41,15 +41,11 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
     from stages.report.released_scores import STATEMENT
 
     names = published(summaries)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("task", "weights", "metric"):
-        table.add_column(title)
-    for output in outputs:
-        table.add_column(f"{output}\nmedian (mean ± SD, worst – best, n)", justify="right")
-    for output in outputs[1:]:
-        table.add_column(f"{output}\nminus {outputs[0]}")
-    if names:
-        table.add_column("published")
+    columns: list[Column | str] = ["task", "weights", "metric"]
+    columns += [Column(f"{output}\nmedian (mean ± SD, worst – best, n)", justify="right") for output in outputs]
+    columns += [f"{output}\nminus {outputs[0]}" for output in outputs[1:]]
+    columns += ["published"] if names else []
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         cells = [row.task, str(row.init), row.metric]
         for statistics in row.statistics:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.progress import Progress
 from pipeline.results import StageResult, State
@@ -37,9 +37,8 @@ class LiveTable:
 
     def update(self, results: Mapping[str, StageResult], progress: Mapping[str, Progress]) -> None:
         """Draws the table."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("stage", "state", "progress", "loss", "tokens/s", "time", "left"):
-            table.add_column(title, justify="left" if title in ("stage", "state", "progress") else "right")
+        numbers = [Column(title, justify="right") for title in ("loss", "tokens/s", "time", "left")]
+        table = Table("stage", "state", "progress", *numbers, box=None, pad_edge=False, header_style="bold")
         names = self._visible(results, progress)
         for name in names:
             result, here = results[name], progress.get(name)
@@ -134,11 +133,8 @@ def _change(result: StageResult, state: State) -> str:
 
 
 def _line(progress: Progress) -> str:
-    parts = [
-        f"{progress.done:,} of {progress.total:,} {progress.unit}"
-        if progress.total
-        else f"running for {_clock(progress.elapsed_seconds)}"
-    ]
+    counted = f"{progress.done:,} of {progress.total:,} {progress.unit}"
+    parts = [counted if progress.total else f"running for {_clock(progress.elapsed_seconds)}"]
     if _loss(progress):
         parts.append(f"loss {_loss(progress)}")
     if _rate(progress):

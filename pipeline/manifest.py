@@ -2,8 +2,10 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from upath import UPath
@@ -81,17 +83,13 @@ def package_versions() -> dict[str, str]:
     """Versions of the installed packages that results may depend on."""
     versions = {}
     for name in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 def git_commit() -> str | None:
     """Commit of the code, `-dirty` with local changes, or None outside a repository."""
-    from pathlib import Path
-
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -7,16 +7,14 @@ difference says why it is new. Planning changes nothing in the output folder.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from upath import UPath
 
-from cluster.storage import read_json
 from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
-from pipeline.manifest import CONFIG, MANIFEST, find_damage, list_files, read_manifest
+from pipeline.manifest import CONFIG, find_damage, list_files, read_manifest
 from pipeline.node import Stage
 from pipeline.raw_inputs import resolve
 from stages.training.checkpoint_folder import saved_step
@@ -76,6 +74,11 @@ def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, 
     return tuple(planned.values())
 
 
+def unfinished(plan: Sequence[PlannedStage], names: Collection[str]) -> list[PlannedStage]:
+    """Those of the named stages that are not done."""
+    return [planned for planned in plan if planned.name in names and planned.status is not Status.DONE]
+
+
 def output_folder(output: str) -> UPath:
     """The output location, absolute where it is local: workers have another working folder."""
     path = UPath(output)
@@ -104,19 +107,11 @@ def _resume_point(folder: UPath, identity: Identity) -> str:
 
 
 def _why_new(folder: UPath, identity: Identity) -> str:
-    siblings = _finished_siblings(folder.parent)
-    if not siblings:
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    manifests = [manifest for sibling in siblings if (manifest := read_manifest(sibling)) is not None]
+    if not manifests:
         return "never finished before"
     # The nearest differs in the fewest fields; of equals, the newest.
-    nearest = min(
-        sorted(siblings, key=lambda manifest: str(manifest["finished"]), reverse=True),
-        key=lambda manifest: len(diff(manifest["identity"], identity)),
-    )
-    changes = diff(nearest["identity"], identity)
-    return f"unlike {nearest['fingerprint']}: " + "; ".join(changes)
-
-
-def _finished_siblings(folder: UPath) -> list[Mapping[str, Any]]:
-    if not folder.is_dir():
-        return []
-    return [read_json(path / MANIFEST) for path in folder.iterdir() if (path / MANIFEST).exists()]
+    manifests.sort(key=lambda manifest: str(manifest["finished"]), reverse=True)
+    nearest = min(manifests, key=lambda manifest: len(diff(manifest["identity"], identity)))
+    return f"unlike {nearest['fingerprint']}: " + "; ".join(diff(nearest["identity"], identity))

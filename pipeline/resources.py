@@ -15,10 +15,8 @@ def task_resources(stage: Stage, cluster: ClusterConfig) -> dict[str, float]:
     if stage.num_processes:
         return {"CPU": 0}
     resources: dict[str, float] = {"CPU": cluster.cpus_per_process if stage.num_cpus is None else stage.num_cpus}
-    if stage.accelerated and cluster.platform is Platform.CUDA:
-        resources["GPU"] = 1
-    elif stage.accelerated and cluster.platform is Platform.TPU:
-        resources["TPU"] = cluster.accelerators_per_process
+    if stage.accelerated and (name := _ACCELERATORS.get(cluster.platform)):
+        resources[name] = 1 if name == "GPU" else cluster.accelerators_per_process
     return resources
 
 

@@ -15,7 +15,7 @@ from pipeline.config.errors import UsageError
 from pipeline.config.sections import PipelineConfig
 from pipeline.display import make_display
 from pipeline.lease import Lease, LeaseHeldError, LeaseLostError
-from pipeline.plan import PlannedStage, Status
+from pipeline.plan import PlannedStage, unfinished
 from pipeline.resources import cluster_resources, find_shortages, is_own_cluster
 from pipeline.results import StageResult, State
 from pipeline.runner import empty_folder, run_plan
@@ -72,14 +72,13 @@ class Session:
         # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. After `connect`, which sets Ray's own handler.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _interrupt)
-        todo = [planned.stage for planned in plan if planned.name in self.chosen and planned.status is not Status.DONE]
+        todo = [planned.stage for planned in unfinished(plan, self.chosen)]
         if shortages := find_shortages(todo, self.config.cluster, available=cluster_resources()):
             if is_own_cluster(self.config.cluster):
-                raise UsageError(
-                    "\n".join([*shortages, "Ask for less (cluster.* in the config), or join a larger cluster."])
-                )
-            message = "\n".join([*shortages, "The run waits until machines join."])
-            console.print(message, style="yellow", highlight=False)
+                shortages.append("Ask for less (cluster.* in the config), or join a larger cluster.")
+                raise UsageError("\n".join(shortages))
+            shortages.append("The run waits until machines join.")
+            console.print("\n".join(shortages), style="yellow", highlight=False)
         recording = Recording(
             plan,
             tracking=self.config.tracking,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from upath import UPath
 
 from pipeline.config.sections import PipelineConfig
@@ -39,11 +39,8 @@ def print_summary(
     runs = {planned.name: planned.folder for planned in done if planned.stage.group is Group.FINETUNE}
     results = collect(runs, groups=dict.fromkeys(runs, Group.FINETUNE))
     if rows := _score_rows(summarize_results(results)):
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("task")
-        table.add_column("metric")
-        for title in ("pretrained", "from random weights", "seeds"):
-            table.add_column(title, justify="right")
+        numbers = [Column(title, justify="right") for title in ("pretrained", "from random weights", "seeds")]
+        table = Table("task", "metric", *numbers, box=None, pad_edge=False, header_style="bold")
         for row in rows:
             table.add_row(*row)
         console.print()
@@ -53,9 +50,8 @@ def print_summary(
     lines = [f"{'report':<10}{planned.folder / 'report.html'}" for planned in done if planned.name == "report"]
     if config.tracking is not None:
         uri = config.tracking.uri_for(output)
-        where = (
-            uri if uri.startswith(("http://", "https://")) else f"{_mlflow()} ui --backend-store-uri {shlex.quote(uri)}"
-        )
+        is_server = uri.startswith(("http://", "https://"))
+        where = uri if is_server else f"{_mlflow()} ui --backend-store-uri {shlex.quote(uri)}"
         lines.append(f"{'MLflow':<10}{where}")
     if lines:
         console.print()

@@ -149,8 +149,7 @@ def _key(planned: PlannedStage) -> str:
 
 def _source_tags(name: str) -> dict[str, str]:
     tags = {"mlflow.source.name": f"pipeline.run {name}", "mlflow.source.type": "LOCAL"}
-    commit = git_commit()
-    if commit is not None:
+    if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
     with suppress(KeyError, OSError):  # a container may run under a user without a name
         tags["mlflow.user"] = getpass.getuser()

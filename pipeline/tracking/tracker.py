@@ -69,14 +69,10 @@ class StageTracker(Tracker):
     def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None:
         """Keeps a copy; it is read at once, so that the stage may delete it."""
         source = UPath(path)
+        files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
         prefix = f"{folder}/" if folder else ""
-        if source.is_dir():
-            files = [file for file in sorted(source.rglob("*")) if file.is_file()]
-            contents = {
-                f"{prefix}{source.name}/{file.relative_to(source).as_posix()}": file.read_bytes() for file in files
-            }
-        else:
-            contents = {f"{prefix}{source.name}": source.read_bytes()}
+        names = (f"{prefix}{file.relative_to(source.parent).as_posix()}" for file in files)
+        contents = {name: file.read_bytes() for name, file in zip(names, files, strict=True)}
         self._send(Files(key=self._key, files=contents))
 
     def dataset(self, *, name: str, source: str, context: str) -> None:

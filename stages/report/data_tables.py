@@ -70,20 +70,19 @@ def data_tables(results: Results) -> list[Table]:
 
 
 def _document_rows(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    labels = {"train": "kept for training", "heldout": "held out"}
+    labels |= {"replaced": "with undecodable bytes replaced", "cut": "cut in parts for their length"}
     if "files" in counts:
         yield "files", format_value(len(counts["files"]))
-    labels = {"train": "kept for training", "heldout": "held out"}
     for name, value in counts.get("documents", {}).items():
         if name == "dropped":
             for why, number in value.items():
                 yield f"dropped: {why.replace('_', ' ')}", format_value(number)
         else:
             yield f"documents {labels.get(name, name)}", format_value(value)
-    for name, value in counts.get("characters", {}).items():
-        yield f"characters {labels.get(name, name)}", format_value(value)
-    labels = {"replaced": "with undecodable bytes replaced", "cut": "cut in parts for their length"}
-    for name, value in counts.get("changed", {}).items():
-        yield f"documents {labels.get(name, name)}", format_value(value)
+    for key, noun in (("characters", "characters"), ("changed", "documents")):
+        for name, value in counts.get(key, {}).items():
+            yield f"{noun} {labels.get(name, name)}", format_value(value)
 
 
 def _example_table(counts: Mapping[str, Mapping[str, int]], *, sequence_length: int) -> Table:
