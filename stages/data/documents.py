@@ -11,7 +11,7 @@ import lzma
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
@@ -220,17 +220,16 @@ def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
 def _opened(file: StoredFile, compression: str) -> Iterator[IO[bytes]]:
     import zstandard
 
+    readers: dict[str, Callable[[IO[bytes]], Any]] = {
+        "": lambda raw: raw,
+        ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+        ".xz": lzma.LZMAFile,
+        ".zst": lambda raw: io.BufferedReader(_ZstdFile(raw), 1 << 20),
+    }
     damaged = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
     with cast(IO[bytes], UPath(file.location).open("rb")) as raw:
         try:
-            if compression == ".gz":
-                yield cast(IO[bytes], gzip.GzipFile(fileobj=raw))
-            elif compression == ".xz":
-                yield cast(IO[bytes], lzma.LZMAFile(raw))  # noqa: SIM115
-            elif compression == ".zst":
-                yield cast(IO[bytes], io.BufferedReader(_ZstdFile(raw), 1 << 20))
-            else:
-                yield raw
+            yield readers[compression](raw)
         except damaged as error:
             raise ValueError(f"{file.location}: damaged or cut off: {error}; fetch it again") from error
 

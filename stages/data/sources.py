@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from upath import UPath
 
@@ -50,10 +50,6 @@ def _nearby(path: UPath) -> str:
             continue
         close = difflib.get_close_matches(missing, names, n=5, cutoff=0.5)
         shown = (close + [name for name in names if name not in close])[:8]
-        return f"{folder} holds {_join(shown, more=len(names) - len(shown))}"
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        return f"{folder} holds {', '.join(shown) or 'nothing'}{more}"
     return "no folder above it exists or can be listed"
-
-
-def _join(names: Iterable[str], *, more: int) -> str:
-    text = ", ".join(names) or "nothing"
-    return f"{text} and {more} more" if more else text

@@ -24,15 +24,14 @@ def run(config: SampleConfig, context: StageContext) -> None:
         return made
 
     lines: list[str] = []
-    words = written = files = 0
+    words = 0
+    written: list[int] = []  # words of each file
 
     def flush() -> None:
-        nonlocal files, written
-        write_text(context.output / "documents" / f"part-{files:03d}.txt", "\n".join(lines))
-        files += 1
-        written += words
+        write_text(context.output / "documents" / f"part-{len(written):03d}.txt", "\n".join(lines))
+        written.append(words)
         lines.clear()
-        context.tracker.progress(min(written, config.words), config.words, unit="words")
+        context.tracker.progress(min(sum(written), config.words), config.words, unit="words")
 
     for document in documents(world("documents"), num_words=config.words):
         words += sum(line.count(" ") + 1 for line in document)
@@ -55,4 +54,4 @@ def run(config: SampleConfig, context: StageContext) -> None:
     for file, splits in made.items():
         for split, text in splits.items():
             write_text(context.output / "tasks" / file.format(split), text)
-    context.tracker.params({"words": written, "files": files})
+    context.tracker.params({"words": sum(written), "files": len(written)})

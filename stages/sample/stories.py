@@ -6,20 +6,9 @@ from dataclasses import dataclass
 from stages.sample.grammar import STOP, Token, World, chunk, render
 from stages.sample.lexicon import WORDS
 
-
-@dataclass(frozen=True)
-class Fact:
-    """A kind of thing to tell about a person.
-
-    Templates hold {name} and {value}. `asks` are answered by the value, `who` by the name.
-    """
-
-    tells: tuple[str, ...]
-    asks: tuple[str, ...]
-    who: tuple[str, ...]
-
-
-FACTS = {kind: Fact(**{name: tuple(texts) for name, texts in fact.items()}) for kind, fact in WORDS["facts"].items()}
+# By kind of fact, templates that hold {name} and {value}: some that tell it (`tells`), and questions that are answered
+# by the value (`asks`) or by the name (`who`).
+FACTS: dict[str, dict[str, list[str]]] = WORDS["facts"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ def _value(world: World, fact: str) -> str:
 def tell_fact(world: World, *, name: str, fact: str, value: str) -> list[Token]:
     """One way to say a fact."""
     tokens: list[Token] = []
-    for group in world.pick(FACTS[fact].tells).split(" "):
+    for group in world.pick(FACTS[fact]["tells"]).split(" "):
         if group == "{name}":
             tokens.append((name, "NNP", "B-NP"))
             continue
@@ -81,7 +70,7 @@ def tell_fact(world: World, *, name: str, fact: str, value: str) -> list[Token]:
 
 def ask(world: World, told: Told, *, who: bool) -> str:
     """A question that `told` answers: with the name where `who`, else with the value."""
-    template = world.pick(FACTS[told.fact].who if who else FACTS[told.fact].asks)
+    template = world.pick(FACTS[told.fact]["who" if who else "asks"])
     article = "an" if told.value[0] in "aeiou" else "a"
     if "a {value}" in template:
         template = template.replace(" a {value}", f" {article} {{value}}")

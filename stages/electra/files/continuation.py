@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 
 from stages.electra.config import ElectraConfig, EmbeddingSharing
-from stages.electra.files.huggingface import Architecture, flatten, unflatten
+from stages.electra.files.huggingface import NETWORKS
 from stages.electra.files.model_folder import load_pretrained
 
 # What must be as in the weights' own configuration: it shapes a tensor, or a number that they were trained with.
@@ -15,7 +16,6 @@ _FIXED = (
     "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "is_decoder",
 )  # fmt: skip
-_ARCHITECTURES = {"discriminator": Architecture.PRETRAINING, "generator": Architecture.MASKED_LM}
 
 
 def load_networks(
@@ -47,16 +47,15 @@ def load_networks(
         if location is None or config is None:
             continue
         loaded = load_pretrained(location, revision=revisions.get(name))
-        if loaded.architecture is not _ARCHITECTURES[name]:
+        if loaded.architecture is not NETWORKS[name]:
             raise ValueError(
-                f"pretrain.init_from.{name}: {location} is an {loaded.architecture}, must be {_ARCHITECTURES[name]}"
+                f"pretrain.init_from.{name}: {location} is an {loaded.architecture}, must be {NETWORKS[name]}"
             )
         _check_config(name, location, wanted=config, found=loaded.config)
         if name == "generator" and embedding_sharing is EmbeddingSharing.UNTIED:
             params["generator_embeddings"] = loaded.params["embeddings"]
         elif "embeddings" in params and embedding_sharing is EmbeddingSharing.DISENTANGLED:
-            ours, shared = flatten(params["embeddings"]), flatten(loaded.params["embeddings"])
-            params["difference"] = unflatten({path: ours[path] - shared[path] for path in shared})
+            params["difference"] = jax.tree.map(np.subtract, params["embeddings"], loaded.params["embeddings"])
             params["embeddings"] = loaded.params["embeddings"]
         elif "embeddings" not in params:
             params["embeddings"] = loaded.params["embeddings"]
@@ -76,8 +75,7 @@ def load_networks(
 
 
 def _equal(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    ours, theirs = flatten(left), flatten(right)
-    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    return jax.tree.all(jax.tree.map(np.array_equal, left, right))
 
 
 def _check_config(name: str, location: str, *, wanted: ElectraConfig, found: ElectraConfig) -> None:

@@ -14,12 +14,10 @@ from cluster.nearest import did_you_mean
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import default_card
 from stages.electra.files.google_tf import Part
-from stages.electra.files.huggingface import Architecture, config_from_huggingface, from_huggingface
+from stages.electra.files.huggingface import NETWORKS, Architecture, config_from_huggingface, from_huggingface
 from stages.electra.files.locate import Files, read_model
 from stages.electra.files.model_folder import save_pretrained
 from stages.electra.tokenizer import ElectraTokenizer
-
-_ARCHITECTURES = {Part.DISCRIMINATOR: Architecture.PRETRAINING, Part.GENERATOR: Architecture.MASKED_LM}
 
 
 def convert(
@@ -47,17 +45,18 @@ def convert(
     """
     files = read_model(source, part=part or Part.DISCRIMINATOR)
     values = files.values | dict(changes or {})
-    architecture = _architecture(files, part)
+    named = (files.values.get("architectures") or [Architecture.PRETRAINING])[0].removeprefix("Flax")
+    architecture = Architecture(named) if part is None else NETWORKS[part]
     config = config_from_huggingface(values)
     params = from_huggingface(files.tensors, config=config, architecture=architecture, source=source)
     tokenizer = _tokenizer(files, vocabulary, lowercase=lowercase)
     if tokenizer is not None:
         tokenizer = ElectraTokenizer(tokenizer.backend, max_length=config.max_position_embeddings)
         tokenizer.check(config)
-    if vocabulary is not None and tokenizer is not None and len(tokenizer) != config.vocab_size:
-        raise ValueError(
-            f"{vocabulary} has {len(tokenizer)} tokens, the embedding table {config.vocab_size} rows (vocab_size)"
-        )
+        if vocabulary is not None and len(tokenizer) != config.vocab_size:
+            raise ValueError(
+                f"{vocabulary} has {len(tokenizer)} tokens, the embedding table {config.vocab_size} rows (vocab_size)"
+            )
     save_pretrained(
         UPath(target),
         architecture=architecture,
@@ -68,12 +67,6 @@ def convert(
     if tokenizer is not None:
         tokenizer.save_pretrained(target)
     return architecture
-
-
-def _architecture(files: Files, part: Part | None) -> Architecture:
-    if part is not None:
-        return _ARCHITECTURES[part]
-    return Architecture((files.values.get("architectures") or [Architecture.PRETRAINING])[0].removeprefix("Flax"))
 
 
 def _tokenizer(files: Files, vocabulary: str | None, *, lowercase: bool) -> ElectraTokenizer | None:

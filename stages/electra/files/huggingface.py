@@ -37,6 +37,10 @@ class Architecture(StrEnum):
         return self in (Architecture.SEQUENCE_CLASSIFICATION, Architecture.TOKEN_CLASSIFICATION)
 
 
+# The classes of the two networks that are pretrained together.
+NETWORKS = {"discriminator": Architecture.PRETRAINING, "generator": Architecture.MASKED_LM}
+
+
 class ConversionError(ValueError):
     """The tensors of a model are not those that its configuration promises. Names every difference."""
 

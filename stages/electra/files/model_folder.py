@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 from upath import UPath
@@ -143,8 +144,7 @@ def take_network(params: Mapping[str, Any], name: str) -> tuple[Architecture, di
     """
     embeddings, head = params.get(f"{name}_embeddings", params["embeddings"]), params[f"{name}_head"]
     if name == "discriminator" and "difference" in params:
-        shared, own = flatten(embeddings), flatten(params["difference"])
-        embeddings = unflatten({path: shared[path] + own[path] for path in shared})
+        embeddings = jax.tree.map(np.add, embeddings, params["difference"])
     # A head with one bias for each word predicts words, whichever network it belongs to.
     architecture = Architecture.MASKED_LM if "bias" in head else Architecture.PRETRAINING
     encoder = params[name if name in params else "discriminator"]
