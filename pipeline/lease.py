@@ -44,13 +44,11 @@ class Lease:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         told = False
         while not self._claim():
-            holder = self._read()
+            held = f"{_describe(self._read())} is using {self._path.parent}"
             if not self._wait:
-                raise LeaseHeldError(
-                    f"{_describe(holder)} is using {self._path.parent}; wait for it with --wait, or use another output"
-                )
+                raise LeaseHeldError(f"{held}; wait for it with --wait, or use another output")
             if not told:
-                print(f"Waiting: {_describe(holder)} is using {self._path.parent}.", flush=True)
+                print(f"Waiting: {held}.", flush=True)
                 told = True
             time.sleep(BEAT_SECONDS)
         self._thread.start()

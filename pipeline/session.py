@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 
 from rich.console import Console
 from upath import UPath
@@ -71,7 +70,7 @@ class Session:
         connect(self.config.cluster, verbose=self.verbose)
         # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. After `connect`, which sets Ray's own handler.
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         todo = [planned.stage for planned in unfinished(plan, self.chosen)]
         if shortages := find_shortages(todo, self.config.cluster, available=cluster_resources()):
             if is_own_cluster(self.config.cluster):
@@ -123,13 +122,6 @@ class Session:
             print(f"{result.name} was not run: it needs {result.blocked_by}, which failed", file=sys.stderr)
         if failed:
             print(f"\nFinished work is kept. After fixing the cause, resume with:\n  {self.again}", file=sys.stderr)
-        print_summary(plan, config=self.config, output=self.output, finished=_finished(latest))
+        finished = {name for name, result in latest.items() if result.state in (State.FINISHED, State.DONE)}
+        print_summary(plan, config=self.config, output=self.output, finished=finished)
         return 1 if failed else 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _finished(results: Mapping[str, StageResult]) -> set[str]:
-    return {name for name, result in results.items() if result.state in (State.FINISHED, State.DONE)}

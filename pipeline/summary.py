@@ -21,11 +21,7 @@ from stages.run_warning import WarningKind
 
 
 def print_summary(
-    plan: Sequence[PlannedStage],
-    *,
-    config: PipelineConfig,
-    output: UPath,
-    finished: Collection[str] | None = None,
+    plan: Sequence[PlannedStage], *, config: PipelineConfig, output: UPath, finished: Collection[str] | None = None
 ) -> None:
     """Prints scores, warnings and where to look.
 

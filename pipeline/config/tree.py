@@ -109,9 +109,8 @@ def _override(tree: Tree, override: str) -> Tree:
     for depth, key in enumerate(keys[:-1], start=1):
         parent = parent.get(key, {}) if isinstance(parent, dict) else parent
         if parent is not None and not isinstance(parent, dict):
-            raise UsageError(
-                f"--set {override}: {dotted(keys[:depth])} is {parent!r}, which has no keys; set it as a whole"
-            )
+            place = dotted(keys[:depth])
+            raise UsageError(f"--set {override}: {place} is {parent!r}, which has no keys; set it as a whole")
         parent = parent or {}
     for key in reversed(keys):
         value = {key: value}

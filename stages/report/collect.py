@@ -200,17 +200,15 @@ def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraini
     if not (folder / "metrics.jsonl").exists():
         gaps.append(Gap(what="pretrain", reason=_why_unfinished(folder, missing="metrics.jsonl")))
         return None
-    return Pretraining(
-        metrics=read_records(folder / "metrics.jsonl"),
-        result=_read_object(inputs, "pretrain", "result.json", gaps),
-    )
+    result = _read_object(inputs, "pretrain", "result.json", gaps)
+    return Pretraining(metrics=read_records(folder / "metrics.jsonl"), result=result)
 
 
 def _read_run(
     stage: StageRecord, config: Mapping[str, Any], stages: Mapping[str, StageRecord], gaps: list[Gap]
 ) -> list[FineTuning]:
     """A fine-tuning run that has a finite primary score, else none and a gap."""
-    path, curve = stage.folder / "result.json", stage.folder / "metrics.jsonl"
+    path = stage.folder / "result.json"
     if not path.exists():
         reason = _why_unfinished(stage.folder, missing="result.json")
         gaps.append(Gap(what=stage.name, reason=reason, task=config.get("task"), init=config.get("init")))
@@ -221,14 +219,14 @@ def _read_run(
         raise ValueError(f"{path}: lacks {', '.join(missing)}; found {', '.join(sorted(result)) or 'nothing'}")
     primary, scores = result["primary"], result["scores"]
     if primary not in scores:
-        raise ValueError(
-            f"{path}: the primary metric is {primary!r}, but scores holds {', '.join(sorted(scores)) or 'nothing'}"
-        )
+        found = ", ".join(sorted(scores)) or "nothing"
+        raise ValueError(f"{path}: the primary metric is {primary!r}, but scores holds {found}")
     if not math.isfinite(scores[primary]):
         reason = f"its {primary} is {scores[primary]}"
         gaps.append(Gap(what=stage.name, reason=reason, task=result["task"], init=result["init"]))
         return []
     generated = _is_generated(str(config.get("data", "")), stages)
+    curve = stage.folder / "metrics.jsonl"
     run = FineTuning(
         stage=stage.name,
         task=result["task"],

@@ -77,20 +77,18 @@ def draw_plots(results: Results, summary: Summary, *, smoothing: float) -> list[
       smoothing: See `smooth`.
     """
     with matplotlib.style.context(Path(__file__).with_name("plots.mplstyle")):
-        plots = [] if not summary.tasks else [_draw_scores(summary)]
+        plots: list[Plot | None] = [_draw_scores(summary)] if summary.tasks else []
         if results.pretraining is not None:
             metrics = results.pretraining.metrics
-            drawn = (_draw_curve(curve, metrics, smoothing=smoothing) for curve in _CURVES)
-            plots += [plot for plot in drawn if plot is not None]
+            plots += [_draw_curve(curve, metrics, smoothing=smoothing) for curve in _CURVES]
             plots += [_draw_probes(results, summary)] if results.probes else []
         for task in summary.tasks:
             runs = [run for run in results.runs if run.task == task.task]
-            plot = _draw_finetuning(task.task, runs, smoothing=smoothing)
-            plots += [plot] if plot is not None else []
+            plots.append(_draw_finetuning(task.task, runs, smoothing=smoothing))
             run = median_run(results, task.task)
             if run is not None and run.result.get("details", {}).get("threshold_curve"):
                 plots.append(_draw_thresholds(run))
-    return plots
+    return [plot for plot in plots if plot is not None]
 
 
 def smooth(values: np.ndarray, *, smoothing: float) -> np.ndarray:
@@ -166,9 +164,8 @@ def _draw_scores(summary: Summary) -> Plot:
             axes.scatter(scores, [row + offset] * len(scores), s=26, color=color, alpha=0.6, label=label, zorder=3)
             low, high = row + offset - 0.14, row + offset + 0.14
             axes.vlines(statistics.median, low, high, color=color, linewidth=2.4, zorder=4)
-    axes.set_yticks(
-        range(len(tasks)), [f"{_escape(task.task)}\n{_escape(metric_label(task.primary))}" for task in tasks]
-    )
+    labels = [_escape(f"{task.task}\n{metric_label(task.primary)}") for task in tasks]
+    axes.set_yticks(range(len(tasks)), labels)
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     lowest = min(min(s.seeds.values()) for task in tasks for init in Init if (s := task.of(init)) is not None)
     axes.set_xlim(min(0.0, lowest * 1.08) - 2, 103)
@@ -196,9 +193,8 @@ def _draw_probes(results: Results, summary: Summary) -> Plot:
     axes.set_ylabel("score (%)")
     _format_axes(axes, with_legend=True)
     axes.set_xlabel("step of pretraining")
-    caption = (
-        "Fine-tuned from checkpoints at the milestones, one seed each. The last point is the finished model's median."
-    )
+    caption = "Fine-tuned from checkpoints at the milestones, one seed each."
+    caption += " The last point is the finished model's median."
     return Plot(name="probes", section="pretraining", caption=caption, png=_to_png(figure))
 
 

@@ -90,9 +90,8 @@ def write_submission(config: SubmissionConfig, context: StageContext) -> None:
         predictions = _predict(task, chosen, [_test_file(file, chosen, config, context) for file in files])
         for file, written in zip(files, predictions, strict=True):
             texts[file.name] = "\n".join([_HEADER, *(f"{n}\t{text}" for n, text in enumerate(written))]) + "\n"
-            record[file.name] = {"stage": chosen.stage, "folder": str(chosen.folder), "rows": len(written)} | {
-                f"dev/{task.primary}": chosen.score
-            }
+            record[file.name] = {"stage": chosen.stage, "folder": str(chosen.folder), "rows": len(written)}
+            record[file.name][f"dev/{task.primary}"] = chosen.score
     if not config.partial and (problems := find_problems(texts)):
         raise ValueError("not what GLUE takes: " + "; ".join(problems))
     buffer = io.BytesIO()
