@@ -93,6 +93,8 @@ class PlainLines:
         for name, result in results.items():
             here = progress.get(name)
             state = shown_state(result, here)
+            # A stage without numbers to show gets fewer lines.
+            pause = LINE_SECONDS if here and here.total else 4 * LINE_SECONDS
             changed = self._states.get(name) is not state
             self._states[name] = state
             if changed and state in (State.DONE, State.WAITING, State.QUEUED):
@@ -101,7 +103,7 @@ class PlainLines:
             elif changed:
                 self._say(name, _change(result, state))
                 self._last[name] = time.monotonic()
-            elif state is State.RUNNING and here and time.monotonic() - self._last[name] >= _pause(here):
+            elif state is State.RUNNING and here and time.monotonic() - self._last[name] >= pause:
                 self._say(name, _line(here))
                 self._last[name] = time.monotonic()
 
@@ -110,11 +112,6 @@ class PlainLines:
         self._console.print(
             f"{time.strftime('%H:%M:%S')}  {name:<24} {text}", soft_wrap=True, highlight=False, markup=False
         )
-
-
-def _pause(progress: Progress) -> float:
-    """A stage without numbers to show gets fewer lines."""
-    return LINE_SECONDS if progress.total else 4 * LINE_SECONDS
 
 
 def shown_state(result: StageResult, progress: Progress | None) -> State:

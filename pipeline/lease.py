@@ -147,8 +147,8 @@ def _parse(path: UPath | Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        return {"id": "broken"}  # without a beat it counts as dead once it stands still
-    return value if isinstance(value, dict) else {"id": "broken"}
+        value = None
+    return value if isinstance(value, dict) else {"id": "broken"}  # dead once it stands still: it has no beat
 
 
 def _here() -> dict[str, Any]:

@@ -66,7 +66,6 @@ class Session:
 
     def _run(self, plan: Sequence[PlannedStage], *, lease: Lease) -> int:
         console = Console()
-        by_name = {planned.name: planned for planned in plan}
         connect(self.config.cluster, verbose=self.verbose)
         # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. After `connect`, which sets Ray's own handler.
         if threading.current_thread() is threading.main_thread():
@@ -89,13 +88,13 @@ class Session:
         latest: Mapping[str, StageResult] = {}
         lost: list[str] = []
         try:
-            with make_display(console, stages=list(by_name)) as display:
+            with make_display(console, stages=[planned.name for planned in plan]) as display:
 
                 def watch(results: Mapping[str, StageResult]) -> None:
                     nonlocal latest
                     latest = results
                     lease.check()
-                    display.update(results, recording.watch(results, by_name))
+                    display.update(results, recording.watch(results))
 
                 run_plan(
                     plan, names=self.chosen, cluster=self.config.cluster, tracker_of=recording.tracker_of, watch=watch

@@ -49,7 +49,7 @@ class Recording:
 
         self._seconds = 0.0 if tracking is None else tracking.system_metrics_seconds
         self._fresh = fresh
-        self._groups = {planned.name: planned.stage.group for planned in plan}
+        self._plan = {planned.name: planned for planned in plan}
         self._closed: set[str] = set()
         self._progress: dict[str, Progress] = {}
         self._asked: Any = None
@@ -94,7 +94,7 @@ class Recording:
             self._actor, stage=planned.name, opening=(*parents, own), system_metrics_seconds=self._seconds
         )
 
-    def watch(self, results: Mapping[str, StageResult], plan: Mapping[str, PlannedStage]) -> Mapping[str, Progress]:
+    def watch(self, results: Mapping[str, StageResult]) -> Mapping[str, Progress]:
         """Closes the runs of stages that ended; returns the newest known progress without waiting."""
         import ray
         from ray.exceptions import RayError
@@ -103,7 +103,7 @@ class Recording:
             status = _ENDINGS.get(result.state)
             if status is not None and name not in self._closed:
                 self._closed.add(name)
-                self._send(CloseRun(key=_key(plan[name]), status=status, error=result.error))
+                self._send(CloseRun(key=_key(self._plan[name]), status=status, error=result.error))
         if self._asked is None:
             self._asked = self._actor.snapshot.remote()
         if ray.wait([self._asked], timeout=0)[0]:
@@ -123,7 +123,7 @@ class Recording:
 
         states: dict[str, set[State]] = {}
         for name, result in results.items():
-            if group := self._groups[name]:
+            if group := self._plan[name].stage.group:
                 states.setdefault(self._group_key(group), set()).add(result.state)
         states[self._pipeline.key] = {result.state for result in results.values()}  # the parent last
         for key, found in states.items():

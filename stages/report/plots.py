@@ -118,12 +118,10 @@ def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tu
 
 def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothing: float) -> Plot | None:
     figure, axes = _new_figure()
-    drawn = 0
     for series, color in zip(curve.series, _COLORS, strict=False):
         steps, values = _points(metrics, series.metric, series.split)
         if not np.isfinite(values).any():
             continue
-        drawn += 1
         values = values * (100.0 if curve.percent else 1.0)
         exact = curve.exact or series.split == "heldout" or smoothing == 0
         if not exact:
@@ -137,7 +135,7 @@ def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothin
             markersize=3.5,
             label=series.label or None,
         )
-    if not drawn:
+    if not axes.lines:
         return None
     axes.set_title(curve.title)
     axes.set_ylabel(curve.unit)

@@ -36,18 +36,16 @@ def record(stages: list, output: UPath, *, fresh: frozenset[str] = frozenset()) 
     recording = Recording(
         plan, tracking=TRACKING, output=output, name="quickstart", config_yaml="seed: 0\n", fresh=fresh
     )
-    by_name = {planned.name: planned for planned in plan}
     latest: Mapping[str, StageResult] = {}
     progress: dict[str, Progress] = {}
 
     def watch(results: Mapping[str, StageResult]) -> None:
         nonlocal latest
         latest = results
-        progress.update(recording.watch(results, by_name))
+        progress.update(recording.watch(results))
 
-    run_plan(
-        plan, names=set(by_name), cluster=ClusterConfig(max_failures=0), tracker_of=recording.tracker_of, watch=watch
-    )
+    names = {planned.name for planned in plan}
+    run_plan(plan, names=names, cluster=ClusterConfig(max_failures=0), tracker_of=recording.tracker_of, watch=watch)
     return recording.close(latest)
 
 
