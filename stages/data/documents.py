@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from upath import UPath
 
@@ -59,7 +59,7 @@ def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts:
     """
     kind, compression = split_suffixes(file.name)
     with _opened(file, compression) as stream:
-        for lines in FORMATS[kind](file, stream, text_field, _Decoder(file, errors, counts), counts):
+        for lines in FORMATS[kind](_Source(file, text_field, errors, counts), stream):
             text = "\n".join(stripped for line in lines if (stripped := line.strip()))
             if text:
                 yield text
@@ -67,11 +67,15 @@ def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts:
                 counts["empty"] += 1
 
 
-class _Decoder:
-    def __init__(self, file: StoredFile, errors: Errors, counts: Counter[str]) -> None:
-        self._file, self._errors, self._counts = file, errors, counts
+class _Source(NamedTuple):
+    """A file, and what `read_documents` was told about it."""
 
-    def __call__(self, data: bytes, *, offset: int, where: str) -> tuple[str | None, bool]:
+    file: StoredFile
+    text_field: str
+    errors: Errors
+    counts: Counter[str]
+
+    def decode(self, data: bytes, *, offset: int, where: str) -> tuple[str | None, bool]:
         """Text, and whether bytes had to be replaced. `offset` and `where` say where `data` begins.
 
         No text means that a document is not UTF-8 and must be left out.
@@ -79,35 +83,35 @@ class _Decoder:
         try:
             return data.decode(), False
         except UnicodeDecodeError as error:
-            if self._errors is Errors.REPLACE:
+            if self.errors is Errors.REPLACE:
                 return data.decode(errors="replace"), True
-            if self._errors is Errors.SKIP:
+            if self.errors is Errors.SKIP:
                 return None, False
             wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
             hint = "it looks like UTF-16: convert it to UTF-8" if wide else "set ingest.errors to replace or skip"
-            unpacked = " of the decompressed text" if split_suffixes(self._file.name)[1] else ""
+            unpacked = " of the decompressed text" if split_suffixes(self.file.name)[1] else ""
             raise ValueError(
-                f"{self._file.location}: byte 0x{data[error.start]:02x} at offset {offset + error.start}{unpacked}"
+                f"{self.file.location}: byte 0x{data[error.start]:02x} at offset {offset + error.start}{unpacked}"
                 f"{where} is not valid UTF-8; {hint}"
             ) from None
 
 
-def _lines(stream: IO[bytes], decode: _Decoder) -> Iterator[tuple[int, bytes, str | None, bool]]:
+def _lines(source: _Source, stream: IO[bytes]) -> Iterator[tuple[int, bytes, str | None, bool]]:
     """Number, bytes and text of each line, and whether bytes had to be replaced; without a byte order mark."""
     offset = 0
     for number, data in enumerate(stream, 1):
         mark = 3 if number == 1 and data.startswith(b"\xef\xbb\xbf") else 0
-        yield number, data[mark:], *decode(data[mark:], offset=offset + mark, where=f" (line {number})")
+        yield number, data[mark:], *source.decode(data[mark:], offset=offset + mark, where=f" (line {number})")
         offset += len(data)
 
 
-def _from_text(
-    file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
-) -> Iterator[list[str]]:
+def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+    counts = source.counts
     lines: list[str] = []
     size = 0
     replaced = undecodable = False
-    for _, data, line, was_replaced in chain(_lines(stream, decode), [(0, b"", "", False)]):  # which ends the last one
+    end = (0, b"", "", False)  # an empty line, which ends the last document
+    for _, data, line, was_replaced in chain(_lines(source, stream), [end]):
         if line is None:
             undecodable = True
             lines = []
@@ -130,10 +134,10 @@ def _from_text(
             size += len(data)
 
 
-def _from_json_lines(
-    file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
-) -> Iterator[list[str]]:
-    for number, data, line, replaced in _lines(stream, decode):
+def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+    text_field, counts = source.text_field, source.counts
+    for number, data, line, replaced in _lines(source, stream):
+        at = f"{source.file.location}:{number}"
         if not data.strip():
             continue
         counts["read"] += 1
@@ -144,22 +148,16 @@ def _from_json_lines(
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{file.location}:{number}: not a JSON object: {error.msg}, column {error.colno}"
-            ) from None
+            raise ValueError(f"{at}: not a JSON object: {error.msg}, column {error.colno}") from None
         if not isinstance(row, dict) or text_field not in row:
             found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else f"a {type(row).__name__}"
-            raise ValueError(
-                f"{file.location}:{number}: no text under {text_field!r}, found {found}; set ingest.text_field"
-            )
+            raise ValueError(f"{at}: no text under {text_field!r}, found {found}; set ingest.text_field")
         text = row[text_field]
         if text is not None and not isinstance(text, str):
-            raise ValueError(
-                f"{file.location}:{number}: {text_field!r} is a {type(text).__name__}, expected a string or null"
-            )
+            raise ValueError(f"{at}: {text_field!r} is a {type(text).__name__}, expected a string or null")
         if text and not text.isascii():  # JSON can escape half a surrogate pair, which no UTF-8 holds
             where = f" of {text_field!r} in line {number} (half a surrogate pair)"
-            text, replaced_too = decode(text.encode("utf-8", "surrogatepass"), offset=0, where=where)
+            text, replaced_too = source.decode(text.encode("utf-8", "surrogatepass"), offset=0, where=where)
             if text is None:
                 counts["undecodable"] += 1
                 continue
@@ -167,29 +165,28 @@ def _from_json_lines(
         yield from _cut((text or "").split("\n"), counts)
 
 
-def _from_parquet(
-    file: StoredFile, stream: IO[bytes], text_field: str, decode: _Decoder, counts: Counter[str]
-) -> Iterator[list[str]]:
+def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    location, text_field, counts = source.file.location, source.text_field, source.counts
     try:
         table = pq.ParquetFile(stream)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{file.location}: not a whole Parquet file: {error}") from error
+        raise ValueError(f"{location}: not a whole Parquet file: {error}") from error
     schema = table.schema_arrow
     if text_field not in schema.names:
         found = ", ".join(map(repr, schema.names))
-        raise ValueError(f"{file.location}: no column {text_field!r}, found {found}; set ingest.text_field")
+        raise ValueError(f"{location}: no column {text_field!r}, found {found}; set ingest.text_field")
     kind = schema.field(text_field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"{file.location}: column {text_field!r} holds {kind}, expected strings")
+        raise ValueError(f"{location}: column {text_field!r} holds {kind}, expected strings")
     batches = table.iter_batches(batch_size=256, columns=[text_field])
     # Arrow does not check what it reads: take the bytes, decode them here.
     column = chain.from_iterable(batch.column(0).cast(pa.large_binary()).to_pylist() for batch in batches)
     for row, data in enumerate(column):
         counts["read"] += 1
-        text, replaced = decode(data or b"", offset=0, where=f" of the text of row {row}")
+        text, replaced = source.decode(data or b"", offset=0, where=f" of the text of row {row}")
         if text is None:
             counts["undecodable"] += 1
             continue
