@@ -8,8 +8,10 @@ every part is written whole or not at all, so an interrupted run goes on with th
 import hashlib
 import io
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -212,39 +214,33 @@ def _select(
     for file in files:
         totals.update({key: value for key, value in file.items() if key not in ("path", "bytes")})
     dropped = {key: totals[key] for key in ("empty", "too_short", "undecodable")} | {"duplicate": 0}
-    keep, numbers, characters, digests = {}, {}, {}, {}
+    keep, digests, lengths = {}, {}, {}
     for split in SPLITS:
-        digests[split], lengths = _load_index(reports, split, output=output)
-        keep[split] = np.ones(len(lengths), dtype=bool)
+        digests[split], lengths[split] = _load_index(reports, split, output=output)
+        keep[split] = np.ones(len(lengths[split]), dtype=bool)
         if config.deduplicate:
             keep[split][:] = False
             keep[split][np.unique(digests[split], return_index=True)[1]] = True
             dropped["duplicate"] += int(np.sum(~keep[split]))
-        numbers[split] = int(np.sum(keep[split]))
-        characters[split] = int(lengths[keep[split]].sum())
-    if not sum(numbers.values()):
+    if not any(rows.any() for rows in keep.values()):
         raise ValueError(
             f"the corpus is empty: {len(files)} files hold {totals['read']} documents, and none is left after "
             "dropping " + ", ".join(f"{number} {why}" for why, number in dropped.items())
         )
-    parts = _parts(reports, keep["train"], split="train", output=output)
-    if config.heldout_fraction and not numbers["heldout"] and numbers["train"] > 1:
-        lowest = int(np.argmin(np.where(keep["train"], digests["train"], np.iinfo(np.uint64).max)))
-        chosen = np.arange(len(keep["train"])) == lowest
-        characters["heldout"] = int(_load_index(reports, "train", output=output)[1][lowest])
-        characters["train"] -= characters["heldout"]
-        numbers = {"train": numbers["train"] - 1, "heldout": 1}
-        parts = _parts(reports, keep["train"] & ~chosen, split="train", output=output)
-        moved = _parts(reports, chosen, split="train", output=output)
-        parts += [replace(part, final=output / "heldout" / part.final.name) for part in moved]
-    else:
-        parts += _parts(reports, keep["heldout"], split="heldout", output=output)
+    chosen = {split: (split, keep[split]) for split in SPLITS}  # as which split they were staged, and which rows
+    if config.heldout_fraction and not keep["heldout"].any() and keep["train"].sum() > 1:
+        lowest = np.argmin(np.where(keep["train"], digests["train"], np.iinfo(np.uint64).max))
+        moved = np.arange(len(keep["train"])) == lowest
+        chosen = {"train": ("train", keep["train"] & ~moved), "heldout": ("train", moved)}
+    numbers = {split: int(rows.sum()) for split, (_, rows) in chosen.items()}
+    characters = {split: int(lengths[staged][rows].sum()) for split, (staged, rows) in chosen.items()}
     if not numbers["train"]:
         raise ValueError(
             f"all {numbers['heldout']} documents are held out and none is left to train on: "
             f"heldout_fraction is {config.heldout_fraction}"
         )
-    return parts, {
+    parts = (_parts(reports, rows, staged=old, split=split, output=output) for split, (old, rows) in chosen.items())
+    return list(chain.from_iterable(parts)), {
         "documents": {"read": totals["read"], **numbers, "dropped": dropped},
         "characters": characters,
         "changed": {"replaced": totals["replaced"], "cut": totals["cut"]},
@@ -261,19 +257,20 @@ def _load_index(reports: list[dict[str, Any]], split: str, *, output: UPath) -> 
     return index[:, 0], index[:, 1]
 
 
-def _parts(reports: list[dict[str, Any]], keep: "np.ndarray", *, split: str, output: UPath) -> list[_Part]:
-    """The parts of a split that keep any row, numbered without gaps."""
-    parts: list[_Part] = []
-    begin = 0
+def _parts(
+    reports: list[dict[str, Any]], keep: "np.ndarray", *, staged: str, split: str, output: UPath
+) -> Iterator[_Part]:
+    """The parts of a split that keep any row of what was staged, numbered without gaps."""
+    begin = number = 0
     for group, report in enumerate(reports):
         folder = _group_folder(output, group)
-        for index, rows in enumerate(report["parts"][split]):
+        for index, rows in enumerate(report["parts"][staged]):
             rows_kept = keep[begin : begin + rows]
             begin += rows
             if rows_kept.any():
-                final = output / split / f"part-{len(parts):05d}.parquet"
-                parts.append(_Part(staged=_staged(folder, split, index), final=final, keep=rows_kept))
-    return parts
+                final = output / split / f"part-{number:05d}.parquet"
+                yield _Part(staged=_staged(folder, staged, index), final=final, keep=rows_kept)
+                number += 1
 
 
 def _finish_part(part: _Part) -> None:
