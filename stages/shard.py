@@ -89,7 +89,8 @@ def run(config: ShardConfig, context: StageContext) -> None:
     work = partial(_build_part, config=config, info=info, vocab=vocab, output=context.output)
     reports = map_items(work, parts, on_done=on_done)
     seconds = time.monotonic() - begin
-    counts: dict[str, Any] = {split: _total(reports, split) for split in SPLITS}
+    by_split = {split: [report for report in reports if report["split"] == split] for split in SPLITS}
+    counts = {split: _total(found) for split, found in by_split.items()}
     if not counts["train"]["rows"]:
         raise ValueError(f"the {counts['train']['documents']} training documents of {ingest} gave no example")
     index = ShardIndex(
@@ -99,8 +100,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
         tokenizer_sha256=info["sha256"],
         special_ids=info["special"],
         counts=counts,
-        train=_shards(reports, "train"),
-        heldout=_shards(reports, "heldout"),
+        **{split: _shards(found) for split, found in by_split.items()},
     )
     index.write(context.output)
     _clean(context.output, keep={shard.file for shard in (*index.train, *index.heldout)})
@@ -193,16 +193,14 @@ def _encoded(path: UPath, *, tokenizer: "Tokenizer") -> Iterator[list[list[int]]
                 yield [next(encodings).ids for _ in document]
 
 
-def _total(reports: list[dict[str, Any]], split: str) -> dict[str, int]:
+def _total(reports: list[dict[str, Any]]) -> dict[str, int]:
     """Counts of a split. `tokens` are those of the text, `tokens_written` those in examples with [CLS] and [SEP]."""
     names = ("documents", "lines", "tokens", "unknown", "dropped", "rows", "tokens_written")
-    return {
-        name: sum(report["counts"].get(name, 0) for report in reports if report["split"] == split) for name in names
-    }
+    return {name: sum(report["counts"].get(name, 0) for report in reports) for name in names}
 
 
-def _shards(reports: list[dict[str, Any]], split: str) -> tuple[Shard, ...]:
-    return tuple(Shard(**shard) for report in reports if report["split"] == split for shard in report["shards"])
+def _shards(reports: list[dict[str, Any]]) -> tuple[Shard, ...]:
+    return tuple(Shard(**shard) for report in reports for shard in report["shards"])
 
 
 def _clean(output: UPath, *, keep: set[str]) -> None:
