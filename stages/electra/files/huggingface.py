@@ -31,11 +31,6 @@ class Architecture(StrEnum):
     def _missing_(cls, value: object) -> None:
         raise ValueError(f"architecture {value}, must be one of {', '.join(cls)}")
 
-    @property
-    def has_classes(self) -> bool:
-        """Whether its head has the config's classes."""
-        return self in (Architecture.SEQUENCE_CLASSIFICATION, Architecture.TOKEN_CLASSIFICATION)
-
 
 # The classes of the two networks that are pretrained together.
 NETWORKS = {"discriminator": Architecture.PRETRAINING, "generator": Architecture.MASKED_LM}
@@ -110,7 +105,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ElectraConfig:
 def config_to_huggingface(config: ElectraConfig, *, architecture: Architecture) -> dict[str, Any]:
     """The contents of a `config.json`."""
     names = config.id2label
-    if names is None and architecture.has_classes:
+    if names is None and architecture in (Architecture.SEQUENCE_CLASSIFICATION, Architecture.TOKEN_CLASSIFICATION):
         names = {number: f"LABEL_{number}" for number in range(config.num_labels)}
     values = {name: value for name, value in config.to_dict().items() if name not in ("num_labels", "id2label")}
     values |= {
@@ -209,11 +204,7 @@ def with_dense(params: Mapping[str, Any], *, config: ElectraConfig) -> dict[str,
 
 
 def match_huggingface(
-    tensors: Mapping[str, np.ndarray],
-    *,
-    config: ElectraConfig,
-    architecture: Architecture,
-    source: str = "the model",
+    tensors: Mapping[str, np.ndarray], *, config: ElectraConfig, architecture: Architecture, source: str = "the model"
 ) -> Match:
     """Their tensors as our parameters, and the names of missing and unexpected ones.
 
@@ -244,11 +235,7 @@ def match_huggingface(
 
 
 def from_huggingface(
-    tensors: Mapping[str, np.ndarray],
-    *,
-    config: ElectraConfig,
-    architecture: Architecture,
-    source: str = "the model",
+    tensors: Mapping[str, np.ndarray], *, config: ElectraConfig, architecture: Architecture, source: str = "the model"
 ) -> dict[str, Any]:
     """Their tensors as our parameters, in float32.
 
