@@ -80,9 +80,8 @@ def _fine_tuned(
     save_pretrained(
         folder / "model",
         architecture="ElectraForSequenceClassification",
-        config=network,
+        config=network.change(id2label=dict(enumerate(names))),
         params=jax.device_get(params),
-        id2label=dict(enumerate(names)),
         tokenizer=model,
     )
     config: dict[str, Any] = {"seed": seed, "data": str(data), "max_length": 32, "compute_dtype": "float32"}
