@@ -13,7 +13,6 @@ from upath import UPath
 from cluster.storage import write_bytes, write_json, write_text
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import ModelCard
-from stages.electra.files.google_tf import Part
 from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import (
     Architecture,
@@ -112,21 +111,18 @@ def load_pretrained(location: str | Path | UPath, *, revision: str | None = None
     return Pretrained(architecture=architecture, config=config, params=params, own_head=own_head)
 
 
-def load_backbone(
-    location: str | Path | UPath, *, part: Part = Part.DISCRIMINATOR
-) -> tuple[ElectraConfig, dict[str, Any]]:
+def load_backbone(location: str | Path | UPath) -> tuple[ElectraConfig, dict[str, Any]]:
     """Reads configuration and `{"embeddings": …, "encoder": …}`; a head is left behind, and its classes too.
 
     Args:
       location: A folder on any file system, a hub id (`google/electra-small-discriminator`) or a TensorFlow
-        checkpoint of the original code.
-      part: Which network of such a checkpoint.
+        checkpoint of the original code, of which the discriminator is read.
 
     Raises:
       FileNotFoundError: There is no such folder, or it lacks a file.
       ConversionError: Its tensors are not those of its configuration.
     """
-    files = read_model(location, part=part)
+    files = read_model(location)
     config = config_from_huggingface(files.values).change(id2label=None, problem_type=None)
     return config, backbone_from_huggingface(files.tensors, config=config, source=str(location))
 
