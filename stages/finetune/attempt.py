@@ -60,14 +60,8 @@ class Attempt:
     def kept(self, *, seconds: float) -> Kept:
         """What a checkpoint is to keep; `seconds` is the run's time until now."""
         best = self.best and {"step": self.best.step, "score": self.best.score}
-        facts = {
-            "number": self.number,
-            "lost": list(self.lost),
-            "seconds": seconds,
-            "windows": [window.to_json() for window in self.windows],
-            "best": best,
-            "num_waits": self.num_waits,
-        }
+        windows = [window.to_json() for window in self.windows]
+        facts = vars(self) | {"lost": list(self.lost), "seconds": seconds, "windows": windows, "best": best}
         return Kept(facts, self.best and self.best.params)
 
     def seed(self, seed: int) -> int:

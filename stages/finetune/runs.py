@@ -7,6 +7,7 @@ from stages.examples import ExamplesConfig
 from stages.finetune.config import DeclaredConfig, FinetuneConfig, FinetuneSection, Init
 from stages.stage_names import examples_name, finetune_name
 from stages.tasks.files.published import PUBLISHED
+from stages.tasks.kinds import KINDS
 from stages.tasks.named import TASKS, TaskName
 
 
@@ -21,7 +22,7 @@ def expand(section: FinetuneSection, *, seed: int = 0) -> dict[str, FinetuneConf
     """
     runs: dict[str, FinetuneConfig] = {}
     for name, task in section.tasks.items():
-        defaults = task.form or TASKS[TaskName(name)]
+        defaults = KINDS[task.form.kind] if task.form else TASKS[TaskName(name)]
         settings: dict[str, Any] = {
             "epochs": defaults.epochs,
             "max_length": defaults.max_length,

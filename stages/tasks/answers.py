@@ -17,14 +17,18 @@ _WIDTH = 512  # of hidden layers, likewise
 _NOWHERE = -1e9  # logit of what cannot be chosen
 
 
-class EndHead(nnx.Module):
-    """Logits of every token as the last of an answer that starts at a given one: dense, gelu, dense of both vectors."""
+class PairHead(nnx.Module):
+    """A logit of two vectors: dense, gelu, dense."""
 
     def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
         keys = jax.random.split(key)
-        shape = (2 * config.hidden_size, _WIDTH)  # the token's own vector, the start's
+        shape = (2 * config.hidden_size, _WIDTH)
         self.dense = Dense(truncated_normal(keys[0], shape, stddev=config.initializer_range))
         self.prediction = Dense(glorot_uniform(keys[1], (_WIDTH, 1)))
+
+
+class EndHead(PairHead):
+    """Logits of every token as the last of an answer that starts at a given one, of the vectors of both."""
 
     def __call__(self, x_BTD: jax.Array, starts_BK: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """[B, T, K]. One product for the tokens and one for the starts: the layer is linear in both."""
@@ -42,17 +46,11 @@ class EndHead(nnx.Module):
         return jnp.moveaxis(jax.lax.map(of_start, starts_KBH), 0, -1)
 
 
-class AnswerabilityHead(nnx.Module):
-    """A logit for 'no answer in this window', [B]: dense, gelu, dense of two vectors.
+class AnswerabilityHead(PairHead):
+    """A logit for 'no answer in this window', [B].
 
     The vectors are that of [CLS], and the mean of all tokens, weighted by their probability to begin the answer.
     """
-
-    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
-        keys = jax.random.split(key)
-        shape = (2 * config.hidden_size, _WIDTH)
-        self.dense = Dense(truncated_normal(keys[0], shape, stddev=config.initializer_range))
-        self.prediction = Dense(glorot_uniform(keys[1], (_WIDTH, 1)))
 
     def __call__(self, x_BTD: jax.Array, starts_BT: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         summary_BD = jnp.einsum("bt,btd->bd", jax.nn.softmax(starts_BT), x_BTD, preferred_element_type=jnp.float32)

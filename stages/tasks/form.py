@@ -51,9 +51,17 @@ class TaskForm:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_keys()
-        if len(self.texts) > (most := KINDS[self.kind].max_texts):
-            raise ValueError(f"texts are {', '.join(self.texts)}, must be at most {most} for {self.kind}")
+        spec = KINDS[self.kind]
+        given = {name for name in _KEYS if getattr(self, name) not in (None, ())}
+        for name in _KEYS:
+            if name in given - spec.keys:
+                owners = [kind for kind, other in KINDS.items() if name in other.keys]
+                raise ValueError(f"{name} belongs to {', '.join(owners)}, not to {self.kind}")
+        if not any(given.issuperset(needed) for needed in spec.needs):
+            needs = ", or ".join(" and ".join(_KEYS[name] for name in needed) for needed in spec.needs)
+            raise ValueError(f"{self.kind} needs {needs}")
+        if len(self.texts) > spec.max_texts:
+            raise ValueError(f"texts are {', '.join(self.texts)}, must be at most {spec.max_texts} for {self.kind}")
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels are {', '.join(self.labels)}, must be two different classes or more")
         if self.range is not None and not self.range[0] < self.range[1]:
@@ -67,17 +75,6 @@ class TaskForm:
                 if weight <= 0:
                     raise ValueError(f"class_weights.{name} is {weight}, must be above 0")
 
-    def _check_keys(self) -> None:
-        given = {name for name in _KEYS if getattr(self, name) not in (None, ())}
-        spec = KINDS[self.kind]
-        for name in _KEYS:
-            if name in given - spec.keys:
-                owners = [kind for kind, other in KINDS.items() if name in other.keys]
-                raise ValueError(f"{name} belongs to {', '.join(owners)}, not to {self.kind}")
-        if not any(given.issuperset(needed) for needed in spec.needs):
-            needs = ", or ".join(" and ".join(_KEYS[name] for name in needed) for needed in spec.needs)
-            raise ValueError(f"{self.kind} needs {needs}")
-
     @property
     def metrics(self) -> tuple[str, ...]:
         """The scores that such a task has."""
@@ -87,11 +84,3 @@ class TaskForm:
     @property
     def primary(self) -> str:
         return self.metric or self.metrics[0]
-
-    @property
-    def epochs(self) -> int:
-        return KINDS[self.kind].epochs
-
-    @property
-    def max_length(self) -> int:
-        return KINDS[self.kind].max_length

@@ -6,7 +6,7 @@ B batch, T tokens, C classes, V vocabulary.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,20 +37,14 @@ _BUCKET = 64
 
 Row = Mapping[str, Any]
 
-_COLUMNS: Mapping[Architecture, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # required, optional
-    Architecture.PRETRAINING: (("text",), ()),
-    Architecture.MASKED_LM: (("text",), ()),
-    Architecture.SEQUENCE_CLASSIFICATION: (("text",), ("text_pair",)),
-    Architecture.TOKEN_CLASSIFICATION: (("text",), ()),
-    Architecture.QUESTION_ANSWERING: (("question", "context"), ()),
-}
-_NETWORKS: Mapping[Architecture, type[Network]] = {  # questions have one of their own
-    Architecture.PRETRAINING: Discriminator,
-    Architecture.MASKED_LM: LanguageModel,
-    Architecture.SEQUENCE_CLASSIFICATION: SequenceClassifier,
-    Architecture.TOKEN_CLASSIFICATION: TokenClassifier,
-}
+
+class _Use(NamedTuple):
+    """How a class of models answers, and which columns it needs and may have besides."""
+
+    answer: Callable[["Predictor", Sequence[Row]], list[dict[str, Any]]]
+    network: type[Network] | None = None  # questions have one of their own
+    required: tuple[str, ...] = ("text",)
+    optional: tuple[str, ...] = ()
 
 
 def _load_pyfunc(path: str) -> "Predictor":
@@ -79,21 +73,18 @@ class Predictor:
         """
         model = load_pretrained(location if isinstance(location, str) else UPath(location))
         # A head that transformers has no class for answers questions.
-        self.architecture = Architecture.QUESTION_ANSWERING if model.own_head else model.architecture
-        if self.architecture not in _COLUMNS:
-            raise ValueError(f"{location}: cannot predict with {self.architecture}; can with {', '.join(_COLUMNS)}")
+        architecture = Architecture.QUESTION_ANSWERING if model.own_head else model.architecture
+        if architecture not in _USES:
+            raise ValueError(f"{location}: cannot predict with {architecture}; can with {', '.join(_USES)}")
+        self._use = _USES[architecture]
         self._problem_type = model.config.problem_type
         self._labels = model.config.id2label or {n: f"LABEL_{n}" for n in range(model.config.num_labels)}
         max_length = model.config.max_position_embeddings
-        self._options = TaskOptions(
-            max_length=max_length,
-            doc_stride=max(1, max_length // 4),
-            max_question_length=max(1, max_length // 4),
-        )
-        if self.architecture is Architecture.QUESTION_ANSWERING:
+        quarter = max(1, max_length // 4)
+        self._options = TaskOptions(max_length=max_length, doc_stride=quarter, max_question_length=quarter)
+        if (network := self._use.network) is None:
             self._kind, graphdef, params = _answering(model)
         else:
-            network = _NETWORKS[self.architecture]
             graphdef, _ = jax.eval_shape(lambda: split(network(model.config, key=jax.random.key(0))))
             params = model.params
         self._params = jax.tree.map(jnp.asarray, params)
@@ -108,7 +99,7 @@ class Predictor:
     @property
     def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the columns that `predict` needs, and of those that it may have."""
-        return _COLUMNS[self.architecture]
+        return self._use.required, self._use.optional
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """A row of answers for each row of `model_input`. `params` is MLflow's and unused.
@@ -122,14 +113,7 @@ class Predictor:
 
     def answers(self, model_input: Any) -> list[dict[str, Any]]:
         """The same, as dictionaries."""
-        answer: Callable[[Sequence[Row]], list[dict[str, Any]]] = {
-            Architecture.PRETRAINING: self._find_replaced,
-            Architecture.MASKED_LM: self._fill_masks,
-            Architecture.SEQUENCE_CLASSIFICATION: self._classify,
-            Architecture.TOKEN_CLASSIFICATION: self._tag,
-            Architecture.QUESTION_ANSWERING: self._answer,
-        }[self.architecture]
-        return answer(self._rows(model_input))
+        return self._use.answer(self, self._rows(model_input))
 
     def _rows(self, model_input: Any) -> list[Row]:
         if hasattr(model_input, "to_dict"):
@@ -151,9 +135,7 @@ class Predictor:
 
     def _encode(self, rows: Sequence[Row]) -> Features:
         pairs = [(row["text"], row.get("text_pair")) for row in rows]
-        texts = [
-            self._tokenizer.encode([str(text)] if pair is None else [str(text), str(pair)]) for text, pair in pairs
-        ]
+        texts = [self._tokenizer.encode([str(text), *([] if pair is None else [str(pair)])]) for text, pair in pairs]
         return join_texts(texts, self._tokenizer, max_length=self._options.max_length)
 
     def _classify(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -221,6 +203,15 @@ class Predictor:
             filled = np.where(ids == mask, logits_TV.argmax(-1), ids)
             answers.append({"text": self._raw.decode(filled[1:-1].tolist(), skip_special_tokens=False)})
         return answers
+
+
+_USES: Mapping[Architecture, _Use] = {
+    Architecture.PRETRAINING: _Use(Predictor._find_replaced, Discriminator),
+    Architecture.MASKED_LM: _Use(Predictor._fill_masks, LanguageModel),
+    Architecture.SEQUENCE_CLASSIFICATION: _Use(Predictor._classify, SequenceClassifier, optional=("text_pair",)),
+    Architecture.TOKEN_CLASSIFICATION: _Use(Predictor._tag, TokenClassifier),
+    Architecture.QUESTION_ANSWERING: _Use(Predictor._answer, required=("question", "context")),
+}
 
 
 def _answering(model: Pretrained) -> tuple[TaskKind, nnx.GraphDef, Params]:

@@ -94,7 +94,8 @@ def tag_words(found: Iterable[Chunk], *, num_words: int, bioes: bool = False) ->
 
 def chunk_scores(gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, float]:
     """Precision, recall and F1 over all chunks of all sentences; a chunk counts if span and type agree."""
-    return _precision_recall_f1(_total(chunk_counts(gold, predicted)))
+    counts = chunk_counts(gold, predicted).values()
+    return _precision_recall_f1(*map(sum, zip(*counts, strict=True)))
 
 
 def chunk_scores_by_type(
@@ -102,16 +103,14 @@ def chunk_scores_by_type(
 ) -> dict[str, dict[str, float]]:
     """The same for each type of chunk, with `support`, its number in gold."""
     return {
-        type_: _precision_recall_f1(counts) | {"support": counts[2]}
+        type_: _precision_recall_f1(*counts) | {"support": counts[2]}
         for type_, counts in sorted(chunk_counts(gold, predicted).items())
     }
 
 
 def chunk_counts(gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, Counts]:
     """Correct, predicted and gold chunks of each type."""
-    correct: Counter[str] = Counter()
-    num_predicted: Counter[str] = Counter()
-    num_gold: Counter[str] = Counter()
+    correct, num_predicted, num_gold = (Counter[str]() for _ in range(3))
     for number, (gold_tags, predicted_tags) in enumerate(zip(gold, predicted, strict=True)):
         if len(gold_tags) != len(predicted_tags):
             raise ValueError(f"sentence {number} has {len(gold_tags)} tags, predicted {len(predicted_tags)}")
@@ -125,13 +124,7 @@ def chunk_counts(gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str
     }
 
 
-def _total(counts: dict[str, Counts]) -> Counts:
-    correct, predicted, gold = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0, 0, 0)
-    return correct, predicted, gold
-
-
-def _precision_recall_f1(counts: Counts) -> dict[str, float]:
-    correct, predicted, gold = counts
+def _precision_recall_f1(correct: int = 0, predicted: int = 0, gold: int = 0) -> dict[str, float]:
     return {
         "precision": 100.0 * correct / predicted if predicted else 0.0,
         "recall": 100.0 * correct / gold if gold else 0.0,
