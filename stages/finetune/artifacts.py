@@ -10,7 +10,7 @@ from upath import UPath
 
 from cluster.storage import write_json, write_text
 from stages.context import StageContext
-from stages.electra.config import ElectraConfig, HeadKind
+from stages.electra.config import ElectraConfig
 from stages.electra.files.card import ModelCard
 from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import Architecture
@@ -41,17 +41,18 @@ def write_results(
     for name, text in evaluation.files.items():
         write_text(context.output / name, text)
         context.tracker.artifact(context.output / name, folder="predictions")
-    model = context.output / "model"
+    model, spec = context.output / "model", KINDS[task.kind]
+    head = load_work(task.kind).exported_head(task, params["head"])
+    # Of joint spans, transformers loads the encoder alone.
+    architecture = Architecture.MODEL if head is None else Architecture(spec.architecture)
     save_pretrained(
         model,
-        architecture=_architecture(config, task),
-        config=network.change(
-            id2label=dict(enumerate(data.labels)) or None, problem_type=KINDS[task.kind].problem_type
-        ),
-        params=_exported(params, task),
+        architecture=architecture,
+        config=network.change(id2label=dict(enumerate(data.labels)) or None, problem_type=spec.problem_type),
+        params={name: value for name, value in (params | {"head": head}).items() if value is not None},
         tokenizer=folder,
-        own_head=params["head"] if _has_own_head(config, task) else None,
-        card=_card(config, task, network=network, evaluation=evaluation),
+        own_head=params["head"] if config.head in spec.own_heads else None,
+        card=_card(config, task, network=network, evaluation=evaluation, architecture=architecture),
     )
     for warning in warnings:
         logger.warning("%s: %s", task.name, warning)
@@ -63,27 +64,15 @@ def write_results(
     context.tracker.artifact(context.output / "result.json")
 
 
-def _has_own_head(config: FinetuneConfig, task: Task) -> bool:
-    """Whether transformers has no class for the head: the joint one of answers, and 'no answer'."""
-    return config.head in KINDS[task.kind].own_heads
-
-
-def _architecture(config: FinetuneConfig, task: Task) -> Architecture:
-    """The class of transformers that loads the model: with joint spans, the encoder alone."""
-    if config.head is HeadKind.ORIGINAL and _has_own_head(config, task):
-        return Architecture.MODEL
-    return Architecture(KINDS[task.kind].architecture)
-
-
-def _exported(params: Params, task: Task) -> Params:
-    """Parameters as transformers' model computes with them."""
-    backbone = {name: value for name, value in params.items() if name != "head"}
-    head = load_work(task.kind).exported_head(task, params["head"])
-    return backbone if head is None else backbone | {"head": head}
-
-
-def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation) -> ModelCard:
-    pipeline, architecture = KINDS[task.kind].pipeline, _architecture(config, task)
+def _card(
+    config: FinetuneConfig,
+    task: Task,
+    *,
+    network: ElectraConfig,
+    evaluation: Evaluation,
+    architecture: Architecture,
+) -> ModelCard:
+    pipeline = KINDS[task.kind].pipeline
     weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"
     summary = (
         f"{architecture} of {network.num_hidden_layers} layers of width {network.hidden_size}, fine-tuned "
@@ -91,7 +80,7 @@ def _card(config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluat
         f"{config.learning_rate:g}). Scores are of the dev split, in per cent."
     )
     usage = f'from transformers import pipeline\n\nanswer = pipeline({json.dumps(pipeline)}, model="path/to/model")\n'
-    if _has_own_head(config, task):
+    if config.head in KINDS[task.kind].own_heads:
         known = "the encoder alone" if architecture is Architecture.MODEL else "a model that always gives an answer"
         summary += f" The head is in {OWN_HEAD}; transformers ignores it and loads {known}."
         usage = (

@@ -186,8 +186,8 @@ class TaskSection(Overrides):
     @property
     def form(self) -> TaskForm | None:
         """The description of a task of the user's own; None for a built-in task."""
-        said = {item.name: getattr(self, item.name) for item in fields(TaskForm)}
-        said = {name: value for name, value in said.items() if value is not None}
+        names = [item.name for item in fields(TaskForm)]
+        said = {name: value for name in names if (value := getattr(self, name)) is not None}
         if not said:
             return None
         if "kind" not in said:

@@ -74,10 +74,7 @@ def _mrqa_question(item: Any, *, context: str, place: str) -> Question:
 
 def _row_question(value: dict[str, Any], place: str) -> Question:
     answers = get(value, "answers", dict, place)
-    texts, starts = (
-        get(answers, "text", list, f"{place}.answers"),
-        get(answers, "answer_start", list, f"{place}.answers"),
-    )
+    texts, starts = (get(answers, name, list, f"{place}.answers") for name in ("text", "answer_start"))
     if len(texts) != len(starts):
         raise ValueError(f"{place}.answers: {len(texts)} texts with {len(starts)} starts")
     return Question(

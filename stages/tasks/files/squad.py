@@ -106,10 +106,8 @@ def _question(item: Any, *, context: str, place: str, unanswerable: bool) -> Que
     if unanswerable and item.get("is_impossible"):
         answers = []  # some files repeat plausible ones here
     elif not answers and not (unanswerable and "is_impossible" not in item):
-        hint = (
-            "though is_impossible is false" if unanswerable else "a question without one belongs to SQuAD 2.0, not 1.1"
-        )
-        raise ValueError(f"{place}: no answers; {hint}")
+        of_other = "a question without one belongs to SQuAD 2.0, not 1.1"
+        raise ValueError(f"{place}: no answers; {'though is_impossible is false' if unanswerable else of_other}")
     return Question(
         id=get(item, "id", str, place),
         text=get(item, "question", str, place),

@@ -4,8 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from upath import UPath
 
@@ -15,21 +14,14 @@ from stages.tasks.files.reading import read_lines, read_text
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """The values of some columns.
-
-    Attributes:
-      place: File and line.
-      values: In the order of the columns that were asked for: text, or what JSON and Parquet hold.
-    """
+class Row(NamedTuple):
+    """File and line, and the values of the columns that were asked for: text, or what JSON and Parquet hold."""
 
     place: str
     values: tuple[Any, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
+class Rows(NamedTuple):
     """All rows of a file, and the places of broken ones, which are left out."""
 
     rows: list[Row]
@@ -58,9 +50,9 @@ def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (),
     """
     match file_format(path):
         case ".parquet":
-            rows = Rows(rows=_read_parquet(path, needed))
+            rows = Rows(_read_parquet(path, needed))
         case ".jsonl":
-            rows = Rows(rows=list(_read_json_lines(path, needed)))
+            rows = Rows(list(_read_json_lines(path, needed)))
         case ".csv":
             rows = _select(path, _read_csv(path), needed=needed, header=header, max_broken=max_broken)
         case _:
@@ -105,7 +97,7 @@ def _select(
     rows, broken = [], []
     for line, fields in lines:
         if len(fields) == len(columns):
-            rows.append(Row(place=f"{path}:{line}", values=tuple(fields[place] for place in places)))
+            rows.append(Row(f"{path}:{line}", tuple(fields[place] for place in places)))
             continue
         broken.append(f"{path}:{line}")
         if len(broken) > max_broken:
@@ -113,13 +105,13 @@ def _select(
                 f"{path}:{line}: expected {len(columns)} columns ({', '.join(columns)}), "
                 f"found {len(fields)}: {' '.join(fields)[:80]!r}"
             )
-    return Rows(rows=rows, broken=tuple(broken))
+    return Rows(rows, tuple(broken))
 
 
 def _read_json_lines(path: UPath, needed: Sequence[str]) -> Iterator[Row]:
     for place, value in read_objects(path):
         _require(place, list(value), needed)
-        yield Row(place=place, values=tuple(value[name] for name in needed))
+        yield Row(place, tuple(value[name] for name in needed))
 
 
 def read_objects(path: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -149,7 +141,7 @@ def _read_parquet(path: UPath, needed: Sequence[str]) -> list[Row]:
         _require(str(path), parquet.schema_arrow.names, needed)
         columns = parquet.read(columns=list(dict.fromkeys(needed))).to_pydict()
     values = zip(*(columns[name] for name in needed), strict=True)
-    return [Row(place=f"{path}: row {number}", values=row) for number, row in enumerate(values, start=1)]
+    return [Row(f"{path}: row {number}", row) for number, row in enumerate(values, start=1)]
 
 
 def _require(place: str, found: Sequence[str], needed: Sequence[str]) -> None:
