@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from upath import UPath
@@ -37,14 +37,8 @@ NULL_THRESHOLD = -2.75  # log odds of 'no answer' above which none is given: goo
 _UNANSWERABLE_WEIGHT = 0.5  # of the loss of 'no answer in this window' beside the span's (google-research/electra)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """A tokenised context.
-
-    Attributes:
-      ids: Token ids.
-      offsets: First character and the one after the last of each token [T, 2].
-    """
+class Context(NamedTuple):
+    """The tokens of a context: their ids, and of each the first character and the one after the last [T, 2]."""
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -79,13 +73,8 @@ class QuestionAnswering(Task):
         )
 
     def _patterns(self, part: str) -> tuple[str, ...]:
-        official: tuple[str, ...] = ()
-        if self.version:
-            official = tuple(
-                f"{part}{between}{self.version}{rest}{ending}"
-                for between, rest in (("-", ""), ("*", "*"))
-                for ending in (".json", ".json.gz")
-            )
+        names = (f"{part}-{self.version}", f"{part}*{self.version}*") if self.version else ()
+        official = [f"{name}{ending}" for name in names for ending in (".json", ".json.gz")]
         plain = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
         return (*official, *(f"{part}{ending}" for ending in plain))
 
@@ -124,14 +113,8 @@ class QuestionAnswering(Task):
                     spans.append((target[0] + shift, target[1] + shift) if target and inside else (0, 0))
                 else:
                     spans.append((0, 0))
-                    windows.append(
-                        Window(
-                            question=number,
-                            first=len(head),
-                            offsets=context.offsets[start:end],
-                            owned=owned_tokens(bounds, index),
-                        )
-                    )
+                    offsets, owned = context.offsets[start:end], owned_tokens(bounds, index)
+                    windows.append(Window(question=number, first=len(head), offsets=offsets, owned=owned))
         spans_array = np.array(spans, np.int32).reshape(-1, 2)
         return Features(
             ids=ids,
@@ -217,9 +200,7 @@ def _as_json(value: Mapping) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
-_MRQA = (TaskName.NEWSQA, TaskName.NATURALQS, TaskName.TRIVIAQA, TaskName.SEARCHQA)
-# The built-in tasks, with the version in the names of their files.
-VERSIONS = {TaskName.SQUAD_V1: "v1.1", TaskName.SQUAD_V2: "v2.0"} | dict.fromkeys(_MRQA, "")
+_VERSIONS = {TaskName.SQUAD_V1: "v1.1", TaskName.SQUAD_V2: "v2.0"}  # in the names of their files
 
 
 def make_questions(name: TaskName, options: TaskOptions) -> QuestionAnswering:
@@ -228,7 +209,7 @@ def make_questions(name: TaskName, options: TaskOptions) -> QuestionAnswering:
     MRQA names its files after the set: give train_file and eval_file, or name no data.
     """
     task = TASKS[name]
-    version = VERSIONS[name]
+    version = _VERSIONS.get(name, "")
     return QuestionAnswering(name=name, primary=task.primary, options=options, version=version, kind=task.kind)
 
 
@@ -236,10 +217,7 @@ def encode_contexts(examples: Sequence[Question], tokenizer: WordPiece) -> dict[
     """Encodes every different context once."""
     texts = list(dict.fromkeys(example.context for example in examples))
     return {
-        text: Context(
-            ids=np.array(encoding.ids, np.int32),
-            offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
-        )
+        text: Context(np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2))
         for text, encoding in zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
     }
 

@@ -2,22 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 
 from stages.tasks.base import Task, TaskOptions, load_work
 from stages.tasks.form import TaskForm
 from stages.tasks.glue import GLUE
-from stages.tasks.named import TaskName
-from stages.tasks.question_answering import VERSIONS, make_questions
+from stages.tasks.named import TASKS, TaskName
+from stages.tasks.question_answering import WORK, make_questions
 from stages.tasks.tagging import make_conll2000
 
-_MAKERS: Mapping[TaskName, Callable[[TaskOptions], Task]] = MappingProxyType(
-    {
-        **GLUE,
-        **{name: partial(make_questions, name) for name in VERSIONS},
-        TaskName.CONLL2000: make_conll2000,
-    }
-)
+_MAKERS: Mapping[TaskName, Callable[[TaskOptions], Task]] = {
+    **GLUE,
+    **{name: partial(make_questions, name) for name, task in TASKS.items() if task.kind in WORK},
+    TaskName.CONLL2000: make_conll2000,
+}
 
 
 def make_task(name: str, options: TaskOptions, *, form: TaskForm | None = None) -> Task:
