@@ -26,7 +26,7 @@ HEAVY = {
 CIRCLES = {
     frozenset(
         f"stages/electra/{name}.py" for name in ("config", "files/huggingface", "files/locate", "files/weights")
-    ): "`ElectraConfig.from_pretrained` reads a folder, as transformers' interface asks; reading one makes a config",
+    ): "`ElectraConfig.from_pretrained` reads a folder, as transformers' interface asks; reading one makes a config"
 }
 # File names that stand for the same thing in several folders.
 ROOMS_CONFIG = "config"  # light, in any folder

@@ -207,22 +207,11 @@ class CrossAttention(nnx.Module):
         self.dropout_rate = config.hidden_dropout_prob
 
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        source: Source,
-        *,
-        key_B: jax.Array | None,
-        dtype: DTypeLike,
-        with_weights: bool,
+        self, x_BTD: jax.Array, source: Source, *, key_B: jax.Array | None, dtype: DTypeLike, with_weights: bool
     ) -> tuple[jax.Array, jax.Array | None]:
         """The next states and, where they are wanted, the weights."""
         keys = split_keys(key_B, 2)
         found = self.attention(
-            x_BTD,
-            source.x_BSD,
-            source.mask_BS[:, None, None, :],
-            key_B=keys[0],
-            dtype=dtype,
-            with_weights=with_weights,
+            x_BTD, source.x_BSD, source.mask_BS[:, None, None, :], key_B=keys[0], dtype=dtype, with_weights=with_weights
         )
         return self.layer_norm(x_BTD + dropout(found.x_BTD, self.dropout_rate, keys[1])), found.weights_BHTS

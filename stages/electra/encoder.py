@@ -33,12 +33,7 @@ class Embeddings(nnx.Module):
         self.dropout_rate = config.hidden_dropout_prob
 
     def __call__(
-        self,
-        ids_BT: jax.Array,
-        types_BT: jax.Array,
-        *,
-        key_B: jax.Array | None,
-        positions_BT: jax.Array | None = None,
+        self, ids_BT: jax.Array, types_BT: jax.Array, *, key_B: jax.Array | None, positions_BT: jax.Array | None = None
     ) -> jax.Array:
         return self.combine(self.word(ids_BT), types_BT, key_B=key_B, positions_BT=positions_BT)
 

@@ -67,11 +67,7 @@ def predict_words(
         logits_NW = jnp.take_along_axis(logits_NGW, group_N[:, None, None], axis=1)[:, 0]
         return jnp.exp((logits_NW - best_N[:, None]) / temperature)
 
-    return WordPredictions(
-        loss_N=words.loss_N,
-        is_best_N=is_best_N,
-        samples_N=sample(uniform_N2, sums_NG, mass_of),
-    )
+    return WordPredictions(loss_N=words.loss_N, is_best_N=is_best_N, samples_N=sample(uniform_N2, sums_NG, mass_of))
 
 
 def word_losses(

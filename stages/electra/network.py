@@ -16,13 +16,7 @@ from jax.typing import DTypeLike
 from stages.electra.attention import Cache, Source
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.encoder import Embeddings, Encoded, Encoder
-from stages.electra.heads import (
-    ChoiceHead,
-    ClassificationHead,
-    DiscriminatorHead,
-    GeneratorHead,
-    TokenHead,
-)
+from stages.electra.heads import ChoiceHead, ClassificationHead, DiscriminatorHead, GeneratorHead, TokenHead
 from stages.electra.layers import split_keys
 
 
@@ -99,20 +93,9 @@ class LanguageModel(Network):
 class SequenceClassifier(Network):
     """Logits of a whole text, [B, C]; regression with one label."""
 
-    def __init__(
-        self,
-        config: ElectraConfig,
-        *,
-        key: jax.Array,
-        head: HeadKind = HeadKind.HUGGINGFACE,
-    ) -> None:
+    def __init__(self, config: ElectraConfig, *, key: jax.Array, head: HeadKind = HeadKind.HUGGINGFACE) -> None:
         super().__init__(config, key=key)
-        self.head = ClassificationHead(
-            config,
-            num_labels=config.num_labels,
-            kind=head,
-            key=jax.random.split(key, 3)[2],
-        )
+        self.head = ClassificationHead(config, num_labels=config.num_labels, kind=head, key=jax.random.split(key, 3)[2])
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         return self.head(x_BTD, key_B=key_B, dtype=dtype)
@@ -124,10 +107,7 @@ class TokenClassifier(Network):
     def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
         super().__init__(config, key=key)
         self.head = TokenHead(
-            config,
-            num_labels=config.num_labels,
-            dropout_rate=config.head_dropout,
-            key=jax.random.split(key, 3)[2],
+            config, num_labels=config.num_labels, dropout_rate=config.head_dropout, key=jax.random.split(key, 3)[2]
         )
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> jax.Array:

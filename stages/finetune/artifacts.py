@@ -65,12 +65,7 @@ def write_results(
 
 
 def _card(
-    config: FinetuneConfig,
-    task: Task,
-    *,
-    network: ElectraConfig,
-    evaluation: Evaluation,
-    architecture: Architecture,
+    config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation, architecture: Architecture
 ) -> ModelCard:
     pipeline = KINDS[task.kind].pipeline
     weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"

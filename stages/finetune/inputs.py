@@ -50,9 +50,7 @@ def read_examples(task: Task, config: FinetuneConfig, context: StageContext) -> 
     """As many of the task's examples as the run asks for."""
     data = load(task, data=config.data, train_file=config.train_file, eval_file=config.eval_file, context=context)
     return replace(
-        data,
-        train=evenly(data.train, config.max_train_examples),
-        dev=evenly(data.dev, config.max_eval_examples),
+        data, train=evenly(data.train, config.max_train_examples), dev=evenly(data.dev, config.max_eval_examples)
     )
 
 

@@ -99,9 +99,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
         clip_norm=config.clip_norm,
     )
     layer_scale = make_layer_scale(
-        num_layers=network.num_hidden_layers,
-        decay=config.layer_decay or 1.0,
-        offset=config.layer_decay_offset,
+        num_layers=network.num_hidden_layers, decay=config.layer_decay or 1.0, offset=config.layer_decay_offset
     )
     if is_first:
         write_text(context.output / "parameters.txt", parameter_table(abstract_params, lr_scale=layer_scale))

@@ -30,12 +30,7 @@ def run(config: PretrainConfig, context: StageContext) -> None:
             f"cluster.num_processes = {context.cluster.num_processes}"
         )
     context.tracker.dataset(name="shards", source=str(context.inputs["shard"]), context="training")
-    launch(
-        _in_process,
-        {"config": config, "context": context},
-        cluster=context.cluster,
-        storage=context.output / "ray",
-    )
+    launch(_in_process, {"config": config, "context": context}, cluster=context.cluster, storage=context.output / "ray")
     context.tracker.artifact(context.output / "metrics.jsonl")
     context.tracker.artifact(context.output / "parameters.txt")
 

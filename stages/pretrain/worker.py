@@ -94,21 +94,14 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     shardings = make_shardings(jax.eval_shape(fresh), rules=RULES, mesh=mesh)
     state = jax.jit(fresh, out_shardings=shardings)()
     train_step = make_train_step(
-        loss_fn,
-        optimizer,
-        mesh=mesh,
-        shardings=shardings,
-        accumulation_steps=config.gradient_accumulation_steps,
+        loss_fn, optimizer, mesh=mesh, shardings=shardings, accumulation_steps=config.gradient_accumulation_steps
     )
     heldout_key = stream_key(config.seed, Stream.HELDOUT)
     eval_step = make_eval_step(loss_fn, key=heldout_key, mesh=mesh, shardings=shardings)
 
     identity = {"shards": index.hash}
     checkpoints = Checkpoints(
-        context.output,
-        keep=config.keep_checkpoints,
-        milestones=config.milestone_steps,
-        identity=identity,
+        context.output, keep=config.keep_checkpoints, milestones=config.milestone_steps, identity=identity
     )
     restored = checkpoints.restore_newest(state)
     if restored is not None:

@@ -108,10 +108,7 @@ KINDS: Mapping[TaskKind, KindSpec] = MappingProxyType(
             takes=("labels",),
             max_texts=1,
         ),
-        TaskKind.QUESTION_ANSWERING: _of_questions(
-            metrics=("exact_match", "f1"),
-            own_heads=(HeadKind.ORIGINAL,),
-        ),
+        TaskKind.QUESTION_ANSWERING: _of_questions(metrics=("exact_match", "f1"), own_heads=(HeadKind.ORIGINAL,)),
         TaskKind.ANSWERABILITY: _of_questions(
             metrics=("exact_match", "f1", "best/exact_match", "best/f1"),
             own_heads=(HeadKind.ORIGINAL, HeadKind.HUGGINGFACE),

@@ -39,13 +39,7 @@ class BatchShape:
         return global_batch(self.mesh, {name: values[mine] for name, values in batch.items()})
 
 
-def predict_rows(
-    params: Params,
-    features: Features,
-    *,
-    shape: BatchShape,
-    predict: Predict,
-) -> Sequence[np.ndarray]:
+def predict_rows(params: Params, features: Features, *, shape: BatchShape, predict: Predict) -> Sequence[np.ndarray]:
     """Logits of every row, in the order of the rows: [C], or [T, C] without those of padding.
 
     A batch's logits are fetched after the next batch is dispatched.

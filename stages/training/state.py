@@ -152,8 +152,7 @@ def _gathering(loss_fn: LossFn, shardings: Params) -> LossFn:
         return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, shardings))
 
     gather.defvjp(
-        lambda params: (gather(params), None),
-        lambda _, grads: (jax.lax.with_sharding_constraint(grads, shardings),),
+        lambda params: (gather(params), None), lambda _, grads: (jax.lax.with_sharding_constraint(grads, shardings),)
     )
     return lambda params, *rows, **options: loss_fn(gather(params), *rows, **options)
 

@@ -181,13 +181,7 @@ def main() -> None:
 
         def train(*, checkpoint_every: int, trace: Path | None = None) -> float:
             return run_training(
-                step,
-                folder,
-                shape,
-                mesh=mesh,
-                steps=options.steps,
-                checkpoint_every=checkpoint_every,
-                trace=trace,
+                step, folder, shape, mesh=mesh, steps=options.steps, checkpoint_every=checkpoint_every, trace=trace
             )
 
         for turn in range(options.rounds):

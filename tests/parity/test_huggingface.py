@@ -135,18 +135,12 @@ def test_two_swapped_names_would_be_noticed(tmp_path, first, second):
 def test_fine_tuned_models_give_our_logits(tmp_path):
     config = configs()[0]
     cases = {
-        "ElectraForSequenceClassification": (
-            lambda: SequenceClassifier(config.change(num_labels=3), key=KEY),
-            LABELS,
-        ),
+        "ElectraForSequenceClassification": (lambda: SequenceClassifier(config.change(num_labels=3), key=KEY), LABELS),
         "ElectraForSequenceClassification with the original's head": (
             lambda: SequenceClassifier(config.change(num_labels=3), key=KEY, head=HeadKind.ORIGINAL),
             LABELS,
         ),
-        "ElectraForTokenClassification": (
-            lambda: TokenClassifier(config.change(num_labels=3), key=KEY),
-            LABELS,
-        ),
+        "ElectraForTokenClassification": (lambda: TokenClassifier(config.change(num_labels=3), key=KEY), LABELS),
         "ElectraForQuestionAnswering": (lambda: SpanPredictor(config, key=KEY), None),
     }
     for name, (make, id2label) in cases.items():

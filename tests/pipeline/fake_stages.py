@@ -87,12 +87,5 @@ def stage(
     """A fake stage of one core."""
     config = FakeConfig(**values)
     return Stage(
-        name=name,
-        run=run,
-        config=config,
-        needs=needs,
-        may_lack=may_lack,
-        sources=sources,
-        version=version,
-        group=group,
+        name=name, run=run, config=config, needs=needs, may_lack=may_lack, sources=sources, version=version, group=group
     )

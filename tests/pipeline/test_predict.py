@@ -109,8 +109,7 @@ def test_a_classifier_prints_its_label_and_takes_pairs(save, capsys):
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "keys"),
-    [("regression", {"value"}), ("multi_label_classification", {"labels", "probabilities"})],
+    ("problem_type", "keys"), [("regression", {"value"}), ("multi_label_classification", {"labels", "probabilities"})]
 )
 def test_numbers_and_several_labels_are_printed_as_such(save, capsys, problem_type, keys):
     fields = CONFIG.to_dict() | {"num_labels": 1 if problem_type == "regression" else 3, "problem_type": problem_type}

@@ -256,13 +256,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused(shards, tmp_path):
 
 
 LONG = replace(
-    CONFIG,
-    steps=3000,
-    warmup_steps=100,
-    log_every=10,
-    eval_every=1000,
-    checkpoint_every=70,
-    keep_checkpoints=2,
+    CONFIG, steps=3000, warmup_steps=100, log_every=10, eval_every=1000, checkpoint_every=70, keep_checkpoints=2
 )
 RUN = """
 import pickle, sys

@@ -51,14 +51,7 @@ def generate(
     def read(ids: jax.Array, places: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Logits [B, V] after these tokens."""
         encoded = network.encode(
-            ids,
-            mask_BS,
-            jnp.zeros_like(ids),
-            positions_BT=places,
-            source=source,
-            key_B=None,
-            dtype=dtype,
-            cache=cache,
+            ids, mask_BS, jnp.zeros_like(ids), positions_BT=places, source=source, key_B=None, dtype=dtype, cache=cache
         )
         assert encoded.cache is not None
         return network.logits(encoded.last_BTD[:, -1:], mask_BS[:, -1:], key_B=None, dtype=dtype)[:, 0], encoded.cache

@@ -68,8 +68,7 @@ class Traits:
 _TRAITS = {
     ObjectiveKind.REPLACED_TOKEN_DETECTION: Traits(detects=True, is_continued=True),
     ObjectiveKind.MASKED_LANGUAGE_MODELING: Traits(
-        is_continued=True,
-        meaningless=("temperature", "disallow_correct", "uniform_generator", "discriminator_weight"),
+        is_continued=True, meaningless=("temperature", "disallow_correct", "uniform_generator", "discriminator_weight")
     ),
     ObjectiveKind.REPLACE_MLM: Traits(restores=True, meaningless=("discriminator_weight",)),
     ObjectiveKind.ALL_TOKENS_MLM: Traits(restores=True, copies=True, meaningless=("discriminator_weight",)),

@@ -17,13 +17,7 @@ from stages.electra.objectives.sums import Sums, Totals, count, ratio
 
 
 def restoration_sums(
-    model: Electra,
-    ids_BT: jax.Array,
-    corrupted: Corrupted,
-    mask_BT: jax.Array,
-    x_BTD: jax.Array,
-    *,
-    dtype: DTypeLike,
+    model: Electra, ids_BT: jax.Array, corrupted: Corrupted, mask_BT: jax.Array, x_BTD: jax.Array, *, dtype: DTypeLike
 ) -> Sums:
     """Adds up the losses of predicting the text `ids_BT` from the corrupted one."""
     head, masked = model.discriminator_head, corrupted.masked

@@ -109,10 +109,7 @@ def _question(item: Any, *, context: str, place: str, unanswerable: bool) -> Que
         of_other = "a question without one belongs to SQuAD 2.0, not 1.1"
         raise ValueError(f"{place}: no answers; {'though is_impossible is false' if unanswerable else of_other}")
     return Question(
-        id=get(item, "id", str, place),
-        text=get(item, "question", str, place),
-        context=context,
-        answers=tuple(answers),
+        id=get(item, "id", str, place), text=get(item, "question", str, place), context=context, answers=tuple(answers)
     )
 
 

@@ -177,10 +177,7 @@ def packed(documents: list[list[list[int]]], *, max_length: int) -> list[list[in
 
 def test_packed_documents_follow_one_another_each_with_its_own_ends():
     rows = packed([[[1, 2], [3]], [[4, 5]], [[6, 7, 8, 9, 10, 11, 12, 13, 14]]], max_length=16)
-    assert rows == [
-        [CLS, 1, 2, 3, SEP, CLS, 4, 5, SEP, CLS, 6, 7, 8, 9, 10, SEP],
-        [CLS, 11, 12, 13, 14, SEP],
-    ]
+    assert rows == [[CLS, 1, 2, 3, SEP, CLS, 4, 5, SEP, CLS, 6, 7, 8, 9, 10, SEP], [CLS, 11, 12, 13, 14, SEP]]
 
 
 @pytest.mark.parametrize("max_length", [5, 16, 128])

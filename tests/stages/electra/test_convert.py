@@ -92,10 +92,7 @@ def forward(values: dict[str, np.ndarray], scope: str) -> np.ndarray:
         weights = np.exp(np.where(MASK[:, None, None], scores, -np.inf))
         weights /= weights.sum(-1, keepdims=True)
         context = np.einsum("bhts,bshk->bthk", weights, value).reshape(x.shape)
-        x = norm(
-            x + dense(context, f"{layer}/attention/output/dense"),
-            f"{layer}/attention/output/LayerNorm",
-        )
+        x = norm(x + dense(context, f"{layer}/attention/output/dense"), f"{layer}/attention/output/LayerNorm")
         hidden = gelu(dense(x, f"{layer}/intermediate/dense"))
         x = norm(x + dense(hidden, f"{layer}/output/dense"), f"{layer}/output/LayerNorm")
     if scope == "electra":

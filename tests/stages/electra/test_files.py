@@ -55,16 +55,8 @@ def assert_equal(ours: dict, theirs: dict) -> None:
 @pytest.mark.parametrize(
     ("architecture", "make", "id2label"),
     [
-        (
-            "ElectraForSequenceClassification",
-            lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY),
-            LABELS,
-        ),
-        (
-            "ElectraForTokenClassification",
-            lambda c: TokenClassifier(c.change(num_labels=3), key=KEY),
-            LABELS,
-        ),
+        ("ElectraForSequenceClassification", lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY), LABELS),
+        ("ElectraForTokenClassification", lambda c: TokenClassifier(c.change(num_labels=3), key=KEY), LABELS),
         ("ElectraForQuestionAnswering", lambda c: SpanPredictor(c, key=KEY), None),
     ],
 )
@@ -113,10 +105,7 @@ def test_every_fault_of_a_folder_is_named_at_once(tmp_path, electra):
 def test_parameters_of_another_architecture_are_refused(tmp_path, electra):
     with pytest.raises(ConversionError, match=r"missing head/bias .* unexpected head/prediction/bias"):
         save_pretrained(
-            UPath(tmp_path),
-            architecture="ElectraForMaskedLM",
-            config=tiny()[0],
-            params=discriminator(electra),
+            UPath(tmp_path), architecture="ElectraForMaskedLM", config=tiny()[0], params=discriminator(electra)
         )
 
 
@@ -126,11 +115,7 @@ def test_a_generator_whose_output_is_not_tied_is_refused(tmp_path, electra):
         UPath(tmp_path),
         architecture="ElectraForMaskedLM",
         config=tiny()[1],
-        params={
-            "embeddings": params["embeddings"],
-            "encoder": params["generator"],
-            "head": params["generator_head"],
-        },
+        params={"embeddings": params["embeddings"], "encoder": params["generator"], "head": params["generator_head"]},
     )
     weights = tmp_path / "model.safetensors"
     tensors = safetensors.numpy.load_file(weights)
@@ -231,10 +216,7 @@ def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_pa
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (inputs["vocab"] / name).write_text(name)
     output.mkdir()
-    run(
-        ExportConfig(name="mine", license="apache-2.0"),
-        StageContext(output=output, inputs=inputs, tracker=tracker),
-    )
+    run(ExportConfig(name="mine", license="apache-2.0"), StageContext(output=output, inputs=inputs, tracker=tracker))
     assert tracker.models == {name: str(output / name) for name in networks}
     for name, config in networks.items():
         loaded = load_pretrained(output / name)

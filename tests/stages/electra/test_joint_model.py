@@ -183,10 +183,7 @@ def test_equal_texts_get_different_dropout(electra):
     ("make", "shape"),
     [
         (lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY), (2, 3)),
-        (
-            lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY, head=HeadKind.ORIGINAL),
-            (2, 3),
-        ),
+        (lambda c: SequenceClassifier(c.change(num_labels=3), key=KEY, head=HeadKind.ORIGINAL), (2, 3)),
         (lambda c: TokenClassifier(c.change(num_labels=5), key=KEY), (2, NUM_TOKENS, 5)),
         (lambda c: SpanPredictor(c, key=KEY), (2, NUM_TOKENS, 2)),
     ],

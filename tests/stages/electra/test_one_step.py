@@ -66,10 +66,7 @@ def one_step(
 
     graphdef, _ = jax.eval_shape(init)
     random = np.random.default_rng(2)
-    params = jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(random.normal(0, 0.1, leaf.shape), leaf.dtype),
-        init()[1],
-    )
+    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(random.normal(0, 0.1, leaf.shape), leaf.dtype), init()[1])
     batch = make_batch(LENGTHS, seed=3)
     if packed:
         batch["ids"] = batch["ids"].at[:2, 8].set(SPECIAL_IDS["cls"]).at[:2, 7].set(SPECIAL_IDS["sep"])

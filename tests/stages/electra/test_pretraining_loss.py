@@ -21,11 +21,7 @@ from stages.electra.layers import split_keys
 from stages.electra.layout import lay_out, segments
 from stages.electra.objectives.detection import area_under_curve
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
-from stages.electra.objectives.pretraining_loss import (
-    corrupt,
-    make_pretraining_loss,
-    summarize,
-)
+from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss, summarize
 
 # Every batch has this many rows, so that each function is compiled once.
 NUM_ROWS = 8

@@ -28,10 +28,7 @@ def test_cola_has_no_header_and_quotes_are_text(write: Write) -> None:
     folder = write("train.tsv", 'a\t1\t\t"He said so.\nb\t0\t*\tIt "was" so".\n').parent
     write("dev.tsv", "a\t1\t\tLast line without an end")
     data = _task(TaskName.COLA).load(folder)
-    assert data.train == [
-        Example(texts=('"He said so.',), label=1),
-        Example(texts=('It "was" so".',), label=0),
-    ]
+    assert data.train == [Example(texts=('"He said so.',), label=1), Example(texts=('It "was" so".',), label=0)]
     assert data.dev == [Example(texts=("Last line without an end",), label=1)]
     assert data.labels == ("unacceptable", "acceptable")
 

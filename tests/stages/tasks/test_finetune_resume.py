@@ -180,12 +180,7 @@ run(*pickle.loads(Path(sys.argv[1]).read_bytes()))
     ],
 )
 def test_killed_at_five_random_steps_it_ends_with_the_same_bits(
-    task: TaskName,
-    changes: dict[str, Any],
-    task_data: Path,
-    dropping_model: UPath,
-    tmp_path: Path,
-    compilations: str,
+    task: TaskName, changes: dict[str, Any], task_data: Path, dropping_model: UPath, tmp_path: Path, compilations: str
 ) -> None:
     config = config_of(task, task_data, dropping_model, **changes)
     run(config, context_of(tmp_path / "whole", compilations))
