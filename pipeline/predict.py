@@ -1,6 +1,7 @@
 """Predicts from the command line: `python -m pipeline.predict MODEL "a text"`."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         predictor = Predictor(options.model)
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken character stops no other line
         lines = sys.stdin if options.text is None else ["\t".join(filter(None, (options.text, options.second)))]
         faults = 0
         for batch in _batches(lines):

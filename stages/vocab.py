@@ -94,7 +94,7 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     path = UPath(context.expand(config.file)).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"vocab.file: {path} does not exist")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # Windows begins a file with a mark
     if path.suffix == ".json":
         try:
             tokenizer = Tokenizer.from_str(text)

@@ -92,7 +92,7 @@ class ElectraTokenizer:
         Raises:
           ValueError: A token is there twice, or a special one is not there.
         """
-        lines = UPath(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = UPath(path).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
         tokens = [line.removesuffix("\r") for line in lines]
         if len(set(tokens)) != len(tokens):
             raise ValueError(f"{path}: a token is there twice")

@@ -3,6 +3,7 @@
 B batch, T tokens, C classes.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from stages.electra.network import Network
     from stages.training.state import Batch
 
+logger = logging.getLogger(__name__)
+
+_DOCUMENT = "-DOCSTART-"  # CoNLL 2003 begins each document with it
 _SEPARATOR = re.compile(r"[ \t]+")  # no other white space: a non-breaking space is part of a word
 _ENDINGS = (".txt", ".tsv", ".conll", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
 _TAG = re.compile(r"O|[BIES]-\S+")
@@ -212,11 +216,15 @@ def pack(lengths: Sequence[int], *, room: int) -> list[tuple[int, int]]:
 
 
 def read_columns(path: UPath, *, columns: tuple[str, ...], check: Check) -> list[Sentence]:
-    """Reads sentences, a word a line, an empty line between them."""
+    """Reads sentences, a word a line, an empty line between them. Marks of a document's start are left out."""
     rows: list[list[str]] = []
+    num_marks = 0
     for number, line in read_lines(path):
         line = line.strip(" \t")
         fields = _SEPARATOR.split(line) if line else []
+        if fields and fields[0] == _DOCUMENT:
+            num_marks += 1
+            fields = []
         if fields and len(fields) != len(columns):
             raise ValueError(
                 f"{path}:{number}: expected {len(columns)} columns ({', '.join(columns)}), "
@@ -233,6 +241,8 @@ def read_columns(path: UPath, *, columns: tuple[str, ...], check: Check) -> list
             sentences.append(Sentence(words=words, tags=tags, lines=tuple(map(" ".join, lines))))
     if not sentences:
         raise ValueError(f"{path}: no sentences; expected lines of {', '.join(columns)}")
+    if num_marks:
+        logger.info("%s: %d lines of %s, which mark documents, are left out", path, num_marks, _DOCUMENT)
     return sentences
 
 
@@ -244,6 +254,8 @@ def read_sentences(path: UPath, *, fields: tuple[str, ...], known: tuple[str, ..
             if not isinstance(value, list):
                 raise ValueError(f"{row.place}: column {column!r} holds {value!r}, expected a list")
         words, values = row.values
+        if wrong := [word for word in words if not isinstance(word, str) and type(word) is not int]:
+            raise ValueError(f"{row.place}: column {fields[0]!r} holds {wrong[0]!r} among its words, expected text")
         if len(words) != len(values):
             raise ValueError(f"{row.place}: {len(words)} words have {len(values)} tags")
         tags = [known[tag] if isinstance(tag, int) and 0 <= tag < len(known) else str(tag) for tag in values]

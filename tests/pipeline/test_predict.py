@@ -92,6 +92,13 @@ def test_lines_of_the_standard_input_become_lines_of_json(save, capsys, monkeypa
     assert second["tokens"] == ["fox"]
 
 
+def test_a_byte_that_is_not_utf_8_spoils_its_own_character_alone(save, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the fox\nthe \xe9 fox\ndog\n"), encoding="utf-8"))
+    assert main([save(knowing_discriminator()), "--json"]) == 0
+    found = [json.loads(line)["tokens"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [["the", "fox"], ["the", "fox"], ["dog"]]
+
+
 def test_a_line_that_cannot_be_answered_is_named_and_the_others_are_answered(save, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("the fake dog\n\nfox\tdog\nfox\n"))
     assert main([save(knowing_discriminator()), "--json"]) == 1

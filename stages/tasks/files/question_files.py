@@ -8,10 +8,11 @@ from typing import Any
 
 from upath import UPath
 
-from stages.tasks.files.squad import Answer, Question, get, read_squad, require_different_ids
+from stages.tasks.files.squad import Answer, Question, get, read_squad, require_different_ids, whole_number
 from stages.tasks.files.tables import file_format, read_objects, read_rows
 
 _COLUMNS = ("id", "question", "context", "answers")
+_IMPOSSIBLE = "is_impossible"
 
 
 def read_questions(path: UPath, *, unanswerable: bool = False) -> list[Question]:
@@ -25,8 +26,9 @@ def read_questions(path: UPath, *, unanswerable: bool = False) -> list[Question]
     """
     match file_format(path):
         case ".parquet":
-            rows = read_rows(path, needed=_COLUMNS).rows
-            questions = [_row_question(dict(zip(_COLUMNS, row.values, strict=True)), row.place) for row in rows]
+            rows = read_rows(path, needed=_COLUMNS, optional=(_IMPOSSIBLE,)).rows
+            names = (*_COLUMNS, _IMPOSSIBLE)
+            questions = [_row_question(dict(zip(names, row.values, strict=True)), row.place) for row in rows]
         case ".jsonl":
             questions = list(_read_lines(path))
         case _:
@@ -60,26 +62,36 @@ def _mrqa_question(item: Any, *, context: str, place: str) -> Question:
     for number, detected in enumerate(get(item, "detected_answers", list, place)):
         where = f"{place}.detected_answers[{number}]"
         for span in get(detected, "char_spans", list, where):
-            if not (isinstance(span, list) and len(span) == 2 and all(isinstance(end, int) for end in span)):
+            if not (isinstance(span, list) and len(span) == 2):
                 raise ValueError(f"{where}.char_spans: expected pairs of whole numbers, found {span!r}")
-            answers.append(Answer(text=context[span[0] : span[1] + 1], start=span[0]))  # the end is included
+            first, last = (whole_number(end, f"{where}.char_spans") for end in span)
+            answers.append(Answer(text=context[first : last + 1], start=first))
     return Question(
         id=get(item, "qid", str, place),
         text=get(item, "question", str, place),
         context=context,
         answers=tuple(answers),
-        accepted=tuple(get(item, "answers", list, place)),
+        accepted=_texts(item, "answers", place),
     )
 
 
 def _row_question(value: dict[str, Any], place: str) -> Question:
     answers = get(value, "answers", dict, place)
-    texts, starts = (get(answers, name, list, f"{place}.answers") for name in ("text", "answer_start"))
+    texts, starts = _texts(answers, "text", f"{place}.answers"), get(answers, "answer_start", list, f"{place}.answers")
     if len(texts) != len(starts):
         raise ValueError(f"{place}.answers: {len(texts)} texts with {len(starts)} starts")
     return Question(
         id=str(value.get("id", place)),
         text=get(value, "question", str, place),
         context=get(value, "context", str, place),
-        answers=tuple(Answer(text=text, start=start) for text, start in zip(texts, starts, strict=True)),
+        answers=tuple(
+            Answer(text=text, start=whole_number(start, f"{place}.answers.answer_start"))
+            for text, start in zip(texts, starts, strict=True)
+            if not value.get(_IMPOSSIBLE)  # then they are plausible ones, and wrong
+        ),
     )
+
+
+def _texts(value: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
+    texts = get(value, key, list, place)
+    return tuple(get({f"{key}[{n}]": text}, f"{key}[{n}]", str, place) for n, text in enumerate(texts))

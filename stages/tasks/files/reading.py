@@ -89,3 +89,18 @@ def read_lines(path: UPath) -> Iterator[tuple[int, str]]:
         lines.pop()
     for number, line in enumerate(lines, start=1):
         yield number, line.removesuffix("\r")
+
+
+def require_characters(text: str, place: str) -> None:
+    """Refuses half a surrogate pair, which JSON can escape: it is no character, and no tokenizer takes it.
+
+    Raises:
+      ValueError: Names the place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{place}: {text[error.start]!a} is half a surrogate pair, which is no character: correct it, or write "
+            "\\ufffd in its place"
+        ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from upath import UPath
 
-from stages.tasks.files.reading import read_text
+from stages.tasks.files.reading import read_text, require_characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +96,11 @@ def require_different_ids(questions: Sequence[Question], path: UPath) -> None:
 
 
 def _question(item: Any, *, context: str, place: str, unanswerable: bool) -> Question:
-    answers = [
-        Answer(
-            text=get(answer, "text", str, f"{place}.answers[{n}]"),
-            start=get(answer, "answer_start", int, f"{place}.answers[{n}]"),
-        )
-        for n, answer in enumerate(get(item, "answers", list, place))
-    ]
+    answers = []
+    for number, answer in enumerate(get(item, "answers", list, place)):
+        where = f"{place}.answers[{number}]"
+        start = whole_number(get(answer, "answer_start", object, where), f"{where}.answer_start")
+        answers.append(Answer(text=get(answer, "text", str, where), start=start))
     if unanswerable and item.get("is_impossible"):
         answers = []  # some files repeat plausible ones here
     elif not answers and not (unanswerable and "is_impossible" not in item):
@@ -125,4 +123,17 @@ def get(value: Any, key: str, kind: type, place: str) -> Any:
         raise ValueError(f"{place}: no {key!r}; found {', '.join(map(repr, value)) or 'nothing'}")
     if not isinstance(value[key], kind):
         raise ValueError(f"{place}.{key}: expected {kind.__name__}, found {type(value[key]).__name__}")
+    if kind is str:
+        require_characters(value[key], f"{place}.{key}")
     return value[key]
+
+
+def whole_number(value: Any, place: str) -> int:
+    """A whole number, which some writers of JSON write as 7.0.
+
+    Raises:
+      ValueError: It is none; names the place.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise ValueError(f"{place}: expected a whole number, found {value!r}")
+    return int(value)

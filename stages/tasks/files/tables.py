@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from upath import UPath
 
 from cluster.nearest import did_you_mean
-from stages.tasks.files.reading import read_lines, read_text
+from stages.tasks.files.reading import read_lines, read_text, require_characters
+
+csv.field_size_limit(2**31 - 1)  # a cell may hold a whole text; the default is 131,072 characters
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
@@ -34,7 +36,9 @@ def file_format(path: UPath) -> str:
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ".tsv"
 
 
-def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (), max_broken: int = 0) -> Rows:
+def read_rows(
+    path: UPath, *, needed: Sequence[str], optional: Sequence[str] = (), header: Sequence[str] = (), max_broken: int = 0
+) -> Rows:
     """Reads some columns of a file.
 
     Tab-separated files have no quoting: a quote is text. CSV files quote as RFC 4180 says.
@@ -42,6 +46,7 @@ def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (),
     Args:
       path: Its suffix names the format.
       needed: The columns.
+      optional: Further columns of a Parquet or JSON lines file; their values are None where there are none.
       header: Names of all columns of a tab-separated or CSV file that does not begin with them.
       max_broken: How many rows may have a different number of columns; they are left out.
 
@@ -50,9 +55,9 @@ def read_rows(path: UPath, *, needed: Sequence[str], header: Sequence[str] = (),
     """
     match file_format(path):
         case ".parquet":
-            rows = Rows(_read_parquet(path, needed))
+            rows = Rows(_read_parquet(path, needed, optional))
         case ".jsonl":
-            rows = Rows(list(_read_json_lines(path, needed)))
+            rows = Rows(list(_read_json_lines(path, needed, optional)))
         case ".csv":
             rows = _select(path, _read_csv(path), needed=needed, header=header, max_broken=max_broken)
         case _:
@@ -108,10 +113,10 @@ def _select(
     return Rows(rows, tuple(broken))
 
 
-def _read_json_lines(path: UPath, needed: Sequence[str]) -> Iterator[Row]:
+def _read_json_lines(path: UPath, needed: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     for place, value in read_objects(path):
         _require(place, list(value), needed)
-        yield Row(place, tuple(value[name] for name in needed))
+        yield Row(place, tuple(value.get(name) for name in (*needed, *optional)))
 
 
 def read_objects(path: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -126,10 +131,12 @@ def read_objects(path: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{place}: not valid JSON: {error.msg}; found {line[:80]!r}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{place}: expected an object, found {type(value).__name__}")
+        if "\\u" in line:
+            require_characters(json.dumps(value, ensure_ascii=False), place)
         yield place, value
 
 
-def _read_parquet(path: UPath, needed: Sequence[str]) -> list[Row]:
+def _read_parquet(path: UPath, needed: Sequence[str], optional: Sequence[str]) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,9 +145,12 @@ def _read_parquet(path: UPath, needed: Sequence[str]) -> list[Row]:
             parquet = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is not a Parquet file: {error}") from error
-        _require(str(path), parquet.schema_arrow.names, needed)
-        columns = parquet.read(columns=list(dict.fromkeys(needed))).to_pydict()
-    values = zip(*(columns[name] for name in needed), strict=True)
+        found = parquet.schema_arrow.names
+        _require(str(path), found, needed)
+        wanted = [name for name in dict.fromkeys((*needed, *optional)) if name in found]
+        table = parquet.read(columns=wanted)
+    nothing, columns = [None] * table.num_rows, table.to_pydict()
+    values = zip(*(columns.get(name, nothing) for name in (*needed, *optional)), strict=True)
     return [Row(f"{path}: row {number}", row) for number, row in enumerate(values, start=1)]
 
 

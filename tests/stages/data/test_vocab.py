@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
+from stages.electra.tokenizer import ElectraTokenizer
 from stages.vocab import VocabConfig
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -89,6 +90,12 @@ def test_a_vocab_txt_is_adopted_line_for_line(lab) -> None:
     assert (folder / "vocab.txt").read_text().splitlines() == tokens
     assert _info(folder)["special"] == {"pad": 0, "unk": 2, "cls": 3, "sep": 4, "mask": 5}
     assert _tokenizer(folder).encode("AB c").ids == [3, 6, 7, 8, 4]
+
+
+def test_a_mark_of_the_byte_order_before_the_first_token_is_none_of_it(lab) -> None:
+    path = lab.file("vocab.txt", "\ufeff" + "\n".join([*SPECIAL, "a"]) + "\n")
+    assert (lab.vocab(file=str(path)) / "vocab.txt").read_text().splitlines() == [*SPECIAL, "a"]
+    assert ElectraTokenizer.from_vocabulary(path)("a")["input_ids"] == [2, 5, 3]
 
 
 def test_a_tokenizer_json_is_adopted_with_its_own_rules(lab) -> None:

@@ -77,7 +77,7 @@ def test_files_are_found_plain_or_compressed(tmp_path: Path, task_data: Path) ->
         (
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "1", "question": "q", '
             '"answers": [{"text": "c", "answer_start": "0"}]}]}]}]}',
-            r"answers\[0\].answer_start: expected int, found str",
+            r"answers\[0\].answer_start: expected a whole number, found",
         ),
     ],
 )
