@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 
 from cluster.config import ClusterConfig
 
@@ -13,6 +14,9 @@ _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+_ANSWER_SECONDS = 15.0
 
 
 def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
@@ -37,6 +41,7 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
     if not verbose:
         logging.getLogger("ray").setLevel(logging.ERROR)
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    _require_answer(address, named_by="cluster.address" if cluster.address else "RAY_ADDRESS")
     ray.init(
         address=address,
         log_to_driver=verbose,
@@ -44,6 +49,20 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
         configure_logging=verbose,
         include_dashboard=False if address == "local" else None,
     )
+
+
+def _require_answer(address: str, *, named_by: str) -> None:
+    """Ray itself would try for minutes, and say little."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"{named_by} is {address}, and no Ray cluster answers there ({error}). Start one there (ray start --head), "
+            "name another, or leave it out to run on this machine alone."
+        ) from error
 
 
 def task_environment() -> dict[str, str]:

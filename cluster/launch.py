@@ -66,7 +66,7 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
             name="workers",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            worker_runtime_env={"env_vars": process_environment(cluster)},
+            worker_runtime_env={"env_vars": _past_proxies() | process_environment(cluster)},
         ),
     )
     lost: Exception | None = None
@@ -80,6 +80,16 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
         failures = getattr(lost, "worker_failures", {})
         found = "; ".join(f"process {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(lost)
         raise RuntimeError(f"training processes were lost more than {cluster.max_failures} times: {found}") from lost
+
+
+def _past_proxies() -> dict[str, str]:
+    """JAX's processes reach one another by gRPC, which asks an HTTP proxy for every host that is not listed."""
+    import ray
+
+    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # in the order in which gRPC takes the first
+    listed = [next(filter(None, map(os.environ.get, names)), "")]
+    listed += sorted({node["NodeManagerAddress"] for node in ray.nodes()})
+    return {"no_grpc_proxy": ",".join(filter(None, listed))}
 
 
 def _run_worker(config: dict[str, Any]) -> None:

@@ -148,6 +148,12 @@ def write_bytes(path: UPath, data: bytes) -> None:
         raise
 
 
+def remove_half_written(folder: UPath) -> None:
+    """Removes what a killed process left of files that `write_bytes` did not finish."""
+    for path in folder.rglob(".*.tmp") if is_local(folder) else ():
+        path.unlink()
+
+
 def write_text(path: UPath, text: str) -> None:
     """Writes UTF-8 text as `write_bytes` does."""
     write_bytes(path, text.encode())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from cluster.storage import is_local, write_text
+from cluster.storage import is_local, remove_half_written, write_text
 from pipeline.fingerprint import Identity
 from pipeline.manifest import FAILURE, LOG, write_config, write_failure, write_manifest
 from pipeline.node import Stage
@@ -56,6 +56,7 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
                 with tracker.running() if isinstance(tracker, StageTracker) else nullcontext():
                     stage.run(stage.config, context)
                 if whole:
+                    remove_half_written(context.output)
                     write_manifest(context.output, identity, started=started, command=command)
                 logger.info("%s is %s", stage.name, "done" if whole else "incomplete: a stage that it needs failed")
             except Exception as failure:

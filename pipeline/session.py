@@ -58,7 +58,7 @@ class Session:
                     if planned.name in self.fresh:
                         empty_folder(planned.folder)
                 return self._run(plan, lease=lease)
-        except (LeaseHeldError, LeaseLostError, ConnectionError) as error:
+        except (LeaseHeldError, LeaseLostError) as error:
             print(error, file=sys.stderr)
             return 1
         except KeyboardInterrupt:
@@ -66,7 +66,10 @@ class Session:
 
     def _run(self, plan: Sequence[PlannedStage], *, lease: Lease) -> int:
         console = Console()
-        connect(self.config.cluster, verbose=self.verbose)
+        try:
+            connect(self.config.cluster, verbose=self.verbose)
+        except ConnectionError as error:
+            raise UsageError(str(error)) from error
         # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. After `connect`, which sets Ray's own handler.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_processes_compute_over_the_rows_of_all_in_order(ray_cluster, tmp_path):
     assert [float((tmp_path / f"sum-{rank}").read_text()) for rank in (0, 1)] == [expected, expected]
 
 
+def test_processes_find_each_other_past_a_proxy_that_is_set_for_all_else(ray_cluster, tmp_path):
+    proxies = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9") | {"no_proxy": "localhost,127.0.0.1"}
+    launch(write_sum, {"folder": tmp_path}, cluster=replace(TWO, env=proxies), storage=UPath(tmp_path) / "ray")
+    assert (tmp_path / "sum-0").exists()
+
+
+@pytest.mark.slow
 def test_a_killed_process_is_replaced_and_all_start_again(ray_cluster, tmp_path):
     """Its peer, in a small collective that jax runs at once, gets a ValueError: no error of the work."""
     run(die_once, tmp_path)

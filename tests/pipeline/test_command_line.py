@@ -110,6 +110,15 @@ def test_a_wrong_command_line_returns_2(config, arguments, capsys):
     assert capsys.readouterr().err
 
 
+def test_an_address_where_no_cluster_answers_is_named_with_who_gave_it(config):
+    command = [sys.executable, "-m", "pipeline.run", config, "--until", "sample"]
+    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:9"}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert found.returncode == 2
+    assert "RAY_ADDRESS is 127.0.0.1:9, and no Ray cluster answers there" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_an_unknown_option_returns_2(config):
     with pytest.raises(SystemExit) as caught:
         main([config, "--nonsense"])

@@ -224,6 +224,15 @@ def test_a_failed_stage_goes_on_in_the_folder_it_left(output):
     assert (folder / "log.txt").read_text().count("a starts") == 2
 
 
+def test_what_a_killed_try_left_of_a_file_is_no_part_of_the_result(output):
+    folder = make_plan([stage("a")], output=output)[0].folder
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / ".weights.12ab34cd.tmp").write_text("half")
+    assert run([stage("a")], output)["a"].folder == folder
+    assert not list(folder.rglob("*.tmp"))
+    assert "tmp" not in (folder / "manifest.json").read_text()
+
+
 def test_an_emptied_folder_is_new(output):
     folder = run([stage("a")], output)["a"].folder
     empty_folder(folder)

@@ -19,6 +19,7 @@ from ray import cloudpickle
 from upath import UPath
 
 from cluster.config import ClusterConfig
+from cluster.storage import remove_half_written
 from stages.context import StageContext, Tracker
 from stages.finetune.config import FinetuneConfig
 from stages.finetune.stage import run
@@ -117,8 +118,8 @@ def test_batches_from_any_step_are_those_of_a_run_from_the_start() -> None:
     [
         ({}, 29, 1),
         ({"evaluations": 10, "patience": 5}, 29, 1),
-        ({"evaluations": 10, "patience": 2, "learning_rate": 1e-12}, 14, 1),
-        ({"epochs": 5, "learning_rate": 1e-12, "retries": 2}, 7, 2),
+        pytest.param({"evaluations": 10, "patience": 2, "learning_rate": 1e-12}, 14, 1, marks=pytest.mark.slow),
+        pytest.param({"epochs": 5, "learning_rate": 1e-12, "retries": 2}, 7, 2, marks=pytest.mark.slow),
     ],
     ids=["plain", "with a best evaluation", "before its patience is over", "in its second attempt"],
 )
@@ -203,9 +204,11 @@ def test_killed_at_five_random_steps_it_ends_with_the_same_bits(
         process.wait()
     subprocess.run(command, env=environment, check=True)
     assert result(killed)["resumed_from_step"] > 0
+    remove_half_written(UPath(killed))  # as the pipeline does
     assert_same_run(killed, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_sigterm_to_a_task_of_ray_saves_too(
     task_data: Path, dropping_model: UPath, tmp_path: Path, compilations: str, ray_cluster: None
 ) -> None:
