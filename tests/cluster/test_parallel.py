@@ -41,7 +41,7 @@ def odd(number: int) -> int:
 
 
 def raised(function: Callable[[int], object], items: list[int]) -> Exception:
-    with pytest.raises((OSError, ValueError, RuntimeError, OddError)) as caught:  # noqa: PT011
+    with pytest.raises((OSError, ValueError, RuntimeError, OddError)) as caught:
         map_items(function, items)
     return caught.value
 
