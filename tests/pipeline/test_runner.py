@@ -230,7 +230,7 @@ def test_what_a_killed_try_left_of_a_file_is_no_part_of_the_result(output):
     (folder / "model" / ".weights.12ab34cd.tmp").write_text("half")
     assert run([stage("a")], output)["a"].folder == folder
     assert not list(folder.rglob("*.tmp"))
-    assert "tmp" not in (folder / "manifest.json").read_text()
+    assert "weights" not in (folder / "manifest.json").read_text()
 
 
 def test_an_emptied_folder_is_new(output):
