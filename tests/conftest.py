@@ -12,6 +12,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/electra-pipeline/jax-tests").expanduser()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Compiling takes most of the tests' time, and little of it makes what runs for milliseconds faster. What compares with
+# other implementations (`tests/parity`) is compiled as for users.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Arrays of different rank are an error, rather than lined up from the right.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # A cluster of somebody else on this machine is none of the tests' business.

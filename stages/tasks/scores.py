@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
+import scipy  # loads `scipy.stats` at its first use
 
 Chunk = tuple[str, int, int]  # type, first word, last word
 Counts = tuple[int, int, int]  # correct, predicted, gold
@@ -15,39 +14,45 @@ Counts = tuple[int, int, int]  # correct, predicted, gold
 
 def accuracy(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray) -> float:
     """Share of equal labels."""
-    return 100.0 * float(metrics.accuracy_score(gold, predicted))
+    return _of_sklearn("accuracy_score", gold, predicted)
 
 
 def matthews(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray) -> float:
     """Matthews' correlation; 0 where gold or prediction has one class only."""
     if len(set(np.asarray(gold).tolist())) < 2 or len(set(np.asarray(predicted).tolist())) < 2:
         return 0.0
-    return 100.0 * float(metrics.matthews_corrcoef(gold, predicted))
+    return _of_sklearn("matthews_corrcoef", gold, predicted)
 
 
 def binary_f1(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray) -> float:
     """F1 of class 1; 0 where it is neither present nor predicted."""
-    return 100.0 * float(metrics.f1_score(gold, predicted, pos_label=1, average="binary", zero_division=0))
+    return _of_sklearn("f1_score", gold, predicted, pos_label=1, average="binary", zero_division=0)
 
 
 def macro_f1(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray) -> float:
     """Mean F1 of the classes (of those in gold or prediction), or of the columns of indicators [N, C]."""
-    return 100.0 * float(metrics.f1_score(gold, predicted, average="macro", zero_division=0))
+    return _of_sklearn("f1_score", gold, predicted, average="macro", zero_division=0)
 
 
 def micro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
     """F1 of all indicators [N, C] together."""
-    return 100.0 * float(metrics.f1_score(gold, predicted, average="micro", zero_division=0))
+    return _of_sklearn("f1_score", gold, predicted, average="micro", zero_division=0)
 
 
 def pearson(gold: Sequence[float] | np.ndarray, predicted: Sequence[float] | np.ndarray) -> float:
     """Pearson's correlation; 0 where either side is constant."""
-    return _correlation(stats.pearsonr, gold, predicted)
+    return _correlation(scipy.stats.pearsonr, gold, predicted)
 
 
 def spearman(gold: Sequence[float] | np.ndarray, predicted: Sequence[float] | np.ndarray) -> float:
     """Spearman's rank correlation; 0 where either side is constant."""
-    return _correlation(stats.spearmanr, gold, predicted)
+    return _correlation(scipy.stats.spearmanr, gold, predicted)
+
+
+def _of_sklearn(name: str, gold, predicted, **options) -> float:
+    from sklearn import metrics  # takes seconds, which a process that scores nothing is spared
+
+    return 100.0 * float(getattr(metrics, name)(gold, predicted, **options))
 
 
 def _correlation(function, gold, predicted) -> float:

@@ -68,16 +68,32 @@ def run(worker, tmp_path: Path) -> None:
     launch(worker, {"folder": tmp_path}, cluster=TWO, storage=UPath(tmp_path) / "ray")
 
 
-def test_processes_compute_over_the_rows_of_all_in_order(ray_cluster, tmp_path):
-    run(write_sum, tmp_path)
-    expected = 1.0 + 10.0 * 100 + 2.0 * 1e4 + 11.0 * 1e6
-    assert [float((tmp_path / f"sum-{rank}").read_text()) for rank in (0, 1)] == [expected, expected]
+def write_sum_and_folder(folder: Path) -> None:
+    import jax
+
+    write_sum(folder)
+    (folder / f"cwd-{jax.process_index()}").write_text(os.getcwd())
 
 
-def test_processes_find_each_other_past_a_proxy_that_is_set_for_all_else(ray_cluster, tmp_path):
+@pytest.fixture(scope="module")
+def launched(ray_cluster, tmp_path_factory) -> Path:
+    """What two processes wrote, started in a folder of its own, past a proxy that is set for all else."""
+    folder = tmp_path_factory.mktemp("launched")
     proxies = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9") | {"no_proxy": "localhost,127.0.0.1"}
-    launch(write_sum, {"folder": tmp_path}, cluster=replace(TWO, env=proxies), storage=UPath(tmp_path) / "ray")
-    assert (tmp_path / "sum-0").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cluster = replace(TWO, env=proxies)
+        launch(write_sum_and_folder, {"folder": folder}, cluster=cluster, storage=UPath(folder) / "ray")
+    return folder
+
+
+def test_processes_find_each_other_and_compute_over_the_rows_of_all_in_order(launched):
+    expected = 1.0 + 10.0 * 100 + 2.0 * 1e4 + 11.0 * 1e6
+    assert [float((launched / f"sum-{rank}").read_text()) for rank in (0, 1)] == [expected, expected]
+
+
+def test_processes_work_in_the_folder_that_relative_paths_are_relative_to(launched):
+    assert [(launched / f"cwd-{rank}").read_text() for rank in (0, 1)] == [str(launched)] * 2
 
 
 @pytest.mark.slow
@@ -88,6 +104,7 @@ def test_a_killed_process_is_replaced_and_all_start_again(ray_cluster, tmp_path)
     assert (tmp_path / "sum-0").exists()
 
 
+@pytest.mark.slow
 def test_an_error_in_the_work_is_raised_as_it_is_and_not_tried_again(ray_cluster, tmp_path):
     with pytest.raises(ValueError, match="batch_size is 3, must be a multiple of 2 devices"):
         run(refuse, tmp_path)
@@ -99,15 +116,3 @@ def test_an_error_of_one_process_is_raised_as_it_is_and_not_taken_for_a_lost_pee
     with pytest.raises(FileNotFoundError, match="data/MRPC is not on this machine"):
         run(refuse_beside_others, tmp_path)
     assert (tmp_path / "calls-1").read_text() == "x"
-
-
-def where(folder: Path) -> None:
-    import jax
-
-    (folder / f"cwd-{jax.process_index()}").write_text(os.getcwd())
-
-
-def test_processes_work_in_the_folder_that_relative_paths_are_relative_to(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run(where, tmp_path)
-    assert [(tmp_path / f"cwd-{rank}").read_text() for rank in (0, 1)] == [str(tmp_path)] * 2

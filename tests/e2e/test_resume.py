@@ -24,7 +24,7 @@ from etils import epath
 CONFIG = Path(__file__).with_name("tiny.yaml")
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
 
 
 def start(output: Path, *arguments: str) -> subprocess.Popen:

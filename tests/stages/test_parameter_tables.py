@@ -40,7 +40,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def table(make: Callable[[], Any], *, lr_scale: Callable[[str], float] | None = None) -> str:
-    params = jax.jit(lambda: split(make())[1])()
+    params = split(make())[1]  # compiled as a whole it takes longer
     header, *lines = parameter_table(params, lr_scale=lr_scale).splitlines()
     inits = [initializer_of(np.asarray(leaf)) for leaf in jax.tree.leaves(params)]
     rows = [f"{line:<120} {init}" for line, init in zip(lines, inits, strict=True)]

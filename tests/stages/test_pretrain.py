@@ -2,14 +2,11 @@
 
 import json
 import os
-import pickle
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from killed_runs import recorded, run_killed_at
 from upath import UPath
 
 from stages.context import StageContext
@@ -258,20 +256,6 @@ def test_parts_that_do_not_divide_the_batch_are_refused(shards, tmp_path):
 LONG = replace(
     CONFIG, steps=3000, warmup_steps=100, log_every=10, eval_every=1000, checkpoint_every=70, keep_checkpoints=2
 )
-RUN = """
-import pickle, sys
-from pathlib import Path
-from stages.pretrain.worker import pretrain
-pretrain(*pickle.loads(Path(sys.argv[1]).read_bytes()))
-"""
-
-
-def recorded(output: Path) -> list[dict]:
-    """Rows of metrics, without what measures time; of a line that is being written nothing."""
-    path = output / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in row.items() if not name.startswith("throughput/")} for row in rows]
 
 
 def last_state(output: Path) -> dict[str, np.ndarray]:
@@ -285,26 +269,14 @@ def last_state(output: Path) -> dict[str, np.ndarray]:
 def test_killed_at_ten_random_steps_it_ends_with_the_same_bits(shards, tmp_path):
     whole, killed = run(tmp_path / "whole", shards, LONG), tmp_path / "killed"
     killed.mkdir()
-    given = tmp_path / "given.pickle"
-    given.write_bytes(pickle.dumps((LONG, StageContext(output=UPath(killed), inputs={"shard": shards}))))
-    command = [sys.executable, "-c", RUN, str(given)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-
     chance = random.Random(0)
-    for step in sorted(chance.sample(range(20, LONG.steps - 200), 10)):
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        until = time.monotonic() + 120
-        while not any(row["step"] >= step for row in recorded(killed)[-1:]):
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < until, f"did not reach step {step}"
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    steps = chance.sample(range(20, LONG.steps - 200), 10)
+    context = StageContext(output=UPath(killed), inputs={"shard": shards})
+    run_killed_at(steps, pretrain, LONG, context, output=killed, chance=chance)
     # It goes on from one of the last checkpoints.
-    subprocess.run(command, env=environment, check=True)
-    assert json.loads((killed / "result.json").read_text())["resumed_from_step"] >= step - 3 * LONG.checkpoint_every
+    assert (
+        json.loads((killed / "result.json").read_text())["resumed_from_step"] >= max(steps) - 3 * LONG.checkpoint_every
+    )
 
     assert recorded(killed) == recorded(whole)
     expected, found = last_state(whole), last_state(killed)

@@ -2,11 +2,9 @@
 
 import json
 import os
-import pickle
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killed_runs import finetune_with_many_checkpoints, recorded, run_killed_at
 from ray import cloudpickle
 from upath import UPath
 
@@ -82,14 +81,6 @@ def context_of(output: Path, compilations: str, tracker: Any = None, **cluster: 
 
 def result(output: Path) -> dict[str, Any]:
     return json.loads((output / "result.json").read_text())
-
-
-def recorded(output: Path) -> list[dict[str, Any]]:
-    """Rows of metrics, without what measures time; nothing of a line that is being written."""
-    path = output / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in row.items() if not name.startswith("throughput/")} for row in rows]
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
@@ -161,16 +152,6 @@ def test_a_checkpoint_of_other_rows_is_refused(
         run(config, context_of(tmp_path / "out", compilations))
 
 
-RUN = """
-import pickle, sys
-from pathlib import Path
-from stages.finetune import worker
-worker.CHECKPOINT_EVERY = 23
-from stages.finetune.stage import run
-run(*pickle.loads(Path(sys.argv[1]).read_bytes()))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "changes"),
@@ -185,24 +166,11 @@ def test_killed_at_five_random_steps_it_ends_with_the_same_bits(
 ) -> None:
     config = config_of(task, task_data, dropping_model, **changes)
     run(config, context_of(tmp_path / "whole", compilations))
-    killed, given = tmp_path / "killed", tmp_path / "given.pickle"
-    given.write_bytes(pickle.dumps((config, context_of(killed, compilations))))
-    command = [sys.executable, "-c", RUN, str(given)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-
+    killed = tmp_path / "killed"
     chance, steps = random.Random(str(task)), result(tmp_path / "whole")["steps"]
-    for step in sorted(chance.sample(range(40, steps - 100), 5)):
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        until = time.monotonic() + 120
-        while not any(row["step"] >= step for row in recorded(killed)[-1:]):
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < until, f"did not reach step {step}"
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, env=environment, check=True)
+    places = chance.sample(range(40, steps - 100), 5)
+    given = (config, context_of(killed, compilations))
+    run_killed_at(places, finetune_with_many_checkpoints, *given, output=killed, chance=chance)
     assert result(killed)["resumed_from_step"] > 0
     remove_half_written(UPath(killed))  # as the pipeline does
     assert_same_run(killed, tmp_path / "whole")
