@@ -167,9 +167,27 @@ def write_json(path: UPath, value: object) -> None:
 def read_json(path: UPath) -> Any:
     """Reads a JSON file; a broken one is named in the error."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON: byte {error.start} is not UTF-8") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+      ValueError: It is not JSON, or nests or counts beyond what Python reads. The message begins with `where`.
+    """
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON, line {error.lineno}: {error.msg}") from error
+        place = f"{where}:{error.lineno}" if "\n" in text.rstrip("\n") else where
+        raise ValueError(f"{place}: not valid JSON: {error.msg}, column {error.colno}") from error
+    except RecursionError:
+        raise ValueError(f"{where}: not valid JSON: brackets inside brackets, a thousand deep or more") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not valid JSON: a number of thousands of digits") from error
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import yaml
 from pipeline.config.errors import ConfigError, Problem, UsageError
 
 Keys = tuple[str | int, ...]
+# Far above any config; aliases of aliases can stand for more values than any memory holds.
+_MAX_VALUES = 100_000
 # How a value names the output folder of a stage: `{sample}/documents`.
 REFERENCE = re.compile(r"\{([A-Za-z_][\w/-]*)\}")
 
@@ -63,7 +65,7 @@ def load_tree(path: Path, *, overrides: Sequence[str] = ()) -> Tree:
 
     Raises:
       UsageError: The file is missing, or an override is not `key=value`.
-      ConfigError: A file is not YAML, or a key stands twice.
+      ConfigError: A file is not YAML, a key stands twice, or aliases make it endless or larger than any config.
     """
     tree = _load_file(path, seen=())
     for override in overrides:
@@ -146,15 +148,33 @@ def _parse(text: str, *, origin: str) -> Tree:
 
 def _parse_value(text: str, *, origin: str) -> tuple[Any, dict[Keys, str]]:
     try:
+        return _convert(text, origin=origin)
+    except RecursionError:
+        raise UsageError(f"{origin} is nested too deeply to be read") from None
+
+
+def _convert(text: str, *, origin: str) -> tuple[Any, dict[Keys, str]]:
+    try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{origin} is not YAML: {error}") from error
+    around: list[yaml.Node] = []  # what the value that is converted stands in
     origins: dict[Keys, str] = {}
     problems: list[Problem] = []
 
     def convert(node: yaml.Node, keys: Keys) -> Any:
         place = origin if origin == "--set" else f"{origin}:{node.start_mark.line + 1}"
         origins.setdefault(keys, place)
+        if len(origins) > _MAX_VALUES:
+            raise UsageError(f"{origin} stands for more than {_MAX_VALUES:,} values; are there aliases of aliases?")
+        if node in around:
+            raise UsageError(f"{place}: {dotted(keys)} is an alias of what it stands in, which would have no end")
+        around.append(node)
+        value = convert_inside(node, keys, place)
+        around.pop()
+        return value
+
+    def convert_inside(node: yaml.Node, keys: Keys, place: str) -> Any:
         if isinstance(node, yaml.SequenceNode):
             return [convert(child, (*keys, index)) for index, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -179,7 +199,7 @@ def _parse_value(text: str, *, origin: str) -> tuple[Any, dict[Keys, str]]:
 def _plain(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
-    if _INT.fullmatch(text):
+    if _INT.fullmatch(text) and len(text) < 1000:  # Python refuses to read thousands of digits
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)

@@ -1,12 +1,11 @@
 """Reads documents from raw files, one at a time: text, JSON lines or Parquet, plain or compressed.
 
-A document is its lines that are not blank, joined by newlines. At most one document (and one row group of Parquet)
-is in memory.
+A document is its lines that are not blank, joined by newlines. At most one document (and 256 rows of Parquet) is in
+memory, and none is larger than the bounds below, whatever the file holds.
 """
 
 import gzip
 import io
-import json
 import lzma
 import os
 import zlib
@@ -14,16 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, product
 from typing import IO, Any, NamedTuple, cast
 
 from upath import UPath
 
-from cluster.storage import StoredFile
+from cluster.storage import StoredFile, parse_json
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
-# Longer documents are cut at a line: a file without blank lines is one document and must not fill the memory.
+# Longer documents are cut, at a line where there is one: a file without blank lines, or without any line break, is one
+# document and must not fill the memory.
 MAX_DOCUMENT_BYTES = 8 << 20
+# A line of JSON and a row of Parquet must be read as a whole to be understood: larger ones are refused.
+MAX_ROW_BYTES = 32 << 20
+# A byte of zstd can stand for 32 KiB, so this much of a file is unpacked at a time.
+_ZSTD_INPUT_BYTES = 1 << 11
 
 
 class Errors(StrEnum):
@@ -96,13 +100,30 @@ class _Source(NamedTuple):
             ) from None
 
 
-def _lines(source: _Source, stream: IO[bytes]) -> Iterator[tuple[int, bytes, str | None, bool]]:
-    """Number, bytes and text of each line, and whether bytes had to be replaced; without a byte order mark."""
-    offset = 0
-    for number, data in enumerate(stream, 1):
-        mark = 3 if number == 1 and data.startswith(b"\xef\xbb\xbf") else 0
+def _lines(
+    source: _Source, stream: IO[bytes], *, max_bytes: int, cut: bool
+) -> Iterator[tuple[int, bytes, str | None, bool]]:
+    """Number, bytes and text of each line, and whether bytes had to be replaced; without a byte order mark.
+
+    A line of more than `max_bytes` comes in pieces of at most that, whole characters each, or is refused.
+    """
+    offset, number, rest, readline = 0, 1, b"", stream.readline
+    while data := rest + readline(max_bytes - len(rest)):
+        rest = b""
+        if len(data) == max_bytes and not data.endswith(b"\n"):
+            if not cut:
+                raise ValueError(
+                    f"{source.file.location}:{number}: a line of {max_bytes >> 20} MiB or more; a document a line is "
+                    "expected: split it"
+                )
+            end = max_bytes - 1
+            while data[end] & 0xC0 == 0x80 and end > max_bytes - 4:  # inside a character
+                end -= 1
+            data, rest = data[:end], data[end:]
+        mark = 3 if offset == 0 and data.startswith(b"\xef\xbb\xbf") else 0
         yield number, data[mark:], *source.decode(data[mark:], offset=offset + mark, where=f" (line {number})")
         offset += len(data)
+        number += data.endswith(b"\n")
 
 
 def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
@@ -111,7 +132,7 @@ def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
     size = 0
     replaced = undecodable = False
     end = (0, b"", "", False)  # an empty line, which ends the last document
-    for _, data, line, was_replaced in chain(_lines(source, stream), [end]):
+    for _, data, line, was_replaced in chain(_lines(source, stream, max_bytes=MAX_DOCUMENT_BYTES, cut=True), [end]):
         if line is None:
             undecodable = True
             lines = []
@@ -136,7 +157,7 @@ def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
 
 def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
     text_field, counts = source.text_field, source.counts
-    for number, data, line, replaced in _lines(source, stream):
+    for number, data, line, replaced in _lines(source, stream, max_bytes=MAX_ROW_BYTES, cut=False):
         at = f"{source.file.location}:{number}"
         if not data.strip():
             continue
@@ -145,10 +166,7 @@ def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
             counts["undecodable"] += 1
             continue
         counts["replaced"] += replaced
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{at}: not a JSON object: {error.msg}, column {error.colno}") from None
+        row = parse_json(line, at)
         if not isinstance(row, dict) or text_field not in row:
             found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else f"a {type(row).__name__}"
             raise ValueError(f"{at}: no text under {text_field!r}, found {found}; set ingest.text_field")
@@ -181,6 +199,7 @@ def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
     kind = schema.field(text_field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"{location}: column {text_field!r} holds {kind}, expected strings")
+    _require_small_rows(location, table.metadata, text_field)
     batches = table.iter_batches(batch_size=256, columns=[text_field])
     # Arrow does not check what it reads: take the bytes, decode them here.
     column = chain.from_iterable(batch.column(0).cast(pa.large_binary()).to_pylist() for batch in batches)
@@ -194,15 +213,27 @@ def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
         yield from _cut(text.split("\n"), counts)
 
 
+def _require_small_rows(location: str, metadata: Any, text_field: str) -> None:
+    """Row groups are read page by page, but a row cannot be read in parts."""
+    for number, leaf in product(range(metadata.num_row_groups), range(metadata.num_columns)):
+        chunk = metadata.row_group(number).column(leaf)
+        mean = chunk.total_uncompressed_size / max(chunk.num_values, 1)
+        if chunk.path_in_schema == text_field and mean > MAX_ROW_BYTES:
+            raise ValueError(
+                f"{location}: row group {number} has texts of more than {MAX_ROW_BYTES >> 20} MiB each; a document a "
+                "row is expected: split them"
+            )
+
+
 # The reader of each format by suffix. Files of a folder that have no other suffix than these are read.
 FORMATS = {".txt": _from_text, ".jsonl": _from_json_lines, ".parquet": _from_parquet}
 
 
 def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
-    """Lines in runs of at most `MAX_DOCUMENT_BYTES` characters (or one line)."""
+    """Lines, and pieces of long ones, in runs of at most `MAX_DOCUMENT_BYTES` characters."""
     run: list[str] = []
-    size = 0
-    for line in lines:
+    size, step = 0, MAX_DOCUMENT_BYTES
+    for line in chain.from_iterable([line[i : i + step] for i in range(0, len(line) or 1, step)] for line in lines):
         if run and size + len(line) > MAX_DOCUMENT_BYTES:
             counts["cut"] += 1
             counts["read"] += 1
@@ -246,7 +277,7 @@ class _ZstdFile(io.RawIOBase):
         import zstandard
 
         while not self._output:
-            self._input = self._input or self._raw.read(1 << 17)
+            self._input = self._input or self._raw.read(_ZSTD_INPUT_BYTES)
             if not self._input:
                 if self._frame is not None and not self._frame.eof:
                     raise EOFError("the last frame has no end")

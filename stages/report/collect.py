@@ -1,6 +1,5 @@
 """Reads what the other stages left in their folders, and computes nothing."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Any
 
 from upath import UPath
 
-from cluster.storage import read_json
+from cluster.storage import parse_json, read_json
 from stages.context import Group
 from stages.data.shard_index import ShardIndex
 from stages.finetune.config import Init
@@ -151,10 +150,7 @@ def read_records(path: UPath) -> tuple[Mapping[str, Any], ...]:
     """
     records: list[Mapping[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not valid JSON ({error}); found {line[:80]!r}") from error
+        record = parse_json(line, f"{path}:{number}")
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise ValueError(f'{path}:{number}: expected an object with an integer "step", found {line[:80]!r}')
         records.append(record)

@@ -1,5 +1,6 @@
 """What a user may write in a config, and what is said of mistakes."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,28 @@ def test_a_key_that_stands_twice_is_refused(write):
 def test_text_that_is_not_yaml_is_named_with_its_place(write):
     with pytest.raises(UsageError, match=r"config\.yaml is not YAML"):
         load_config(write("output: [1,"))
+
+
+ALIASES = "a: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"b{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]\n" for number in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ALIASES, r"config\.yaml stands for more than 100,000 values; are there aliases of aliases"),
+        ("seed: 0\npretrain: &p\n  steps: [*p]\n", r"yaml:2: pretrain.steps\[0\] is an alias of what it stands in"),
+        ("seed: " + "[" * 10_000, r"config\.yaml is nested too deeply"),
+        ("seed: " + "1" * 5000, r"seed"),
+    ],
+    ids=["aliases of aliases", "an alias of itself", "nested", "digits"],
+)
+def test_yaml_that_would_take_all_memory_or_has_no_end_is_refused_at_once(write, text, message):
+    started = time.monotonic()
+    with pytest.raises((UsageError, ConfigError), match=message):
+        load_config(write(text))
+    assert time.monotonic() - started < 5
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,10 +1,11 @@
 """Reads `pytorch_model.bin` without torch, and without running what a pickle says.
 
 A pickle is a program. This one may build dictionaries, and tensors over the file's bytes; whatever else it names is
-refused. Both layouts are read: the zip archive of torch 1.6 and later, and the stream of pickles before it.
+refused, and so is what would take much more memory than the file is large. Both layouts are read: the zip archive of
+torch 1.6 and later, and the stream of pickles before it.
 """
 
-import io
+import math
 import pickle
 import struct
 import zipfile
@@ -28,6 +29,8 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# A few kilobytes name the tensors of any model; each byte of a pickle can make an object of 200.
+_MAX_PICKLE_BYTES = 2 << 20
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -40,7 +43,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                found = _read_archive(archive)
+                found = _read_archive(archive, path.stat().st_size)
         else:
             with path.open("rb") as file:
                 found = _read_stream(file, path.stat().st_size)
@@ -81,11 +84,32 @@ class _Storages:
         array[...] = np.frombuffer(data, array.dtype)
 
 
+class _Bounded:
+    """The file of a pickle, which ends with an error where no pickle of weights reaches."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._left = file, _MAX_PICKLE_BYTES
+
+    def read(self, size: int) -> bytes:
+        self._take(size)
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(self._left + 1)
+        self._take(len(line))
+        return line
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValueError(f"its list of tensors takes more than {_MAX_PICKLE_BYTES >> 20} MiB")
+
+
 class _Unpickler(pickle.Unpickler):
     """Finds what tensors are made of, and nothing else."""
 
     def __init__(self, file: Any, storages: _Storages | None) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Bounded(file), encoding="utf-8")
         self._storages = storages
         # Made anew for every file, so that no file can change what the next one finds.
         self._known: dict[tuple[str, str], Any] = {
@@ -110,9 +134,9 @@ def _make_rebuild() -> Callable[..., np.ndarray]:
     def rebuild(
         storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
     ) -> np.ndarray:
-        """A view of the storage that stays within it."""
-        if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
-            raise pickle.UnpicklingError(f"a tensor of shape {shape} and strides {strides}")
+        """A view of the storage that stays within it, and is no larger."""
+        if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0 or math.prod(shape) > storage.size:
+            raise pickle.UnpicklingError(f"a tensor of shape {shape} and strides {strides} over {storage.size} numbers")
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if 0 not in shape and last >= storage.size:
             raise pickle.UnpicklingError(f"a tensor of shape {shape} that reaches beyond its storage")
@@ -122,14 +146,17 @@ def _make_rebuild() -> Callable[..., np.ndarray]:
     return rebuild
 
 
-def _read_archive(archive: zipfile.ZipFile) -> Any:
+def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
+        raise pickle.UnpicklingError("a compressed archive, which torch does not write: save the weights again")
     names = {name.partition("/")[2]: name for name in archive.namelist()}
     if "data.pkl" not in names:
         raise pickle.UnpicklingError("a zip archive without data.pkl")
     if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
         raise pickle.UnpicklingError("its numbers are big-endian")
-    storages = _Storages(max_bytes=sum(entry.file_size for entry in archive.infolist()))
-    found = _Unpickler(io.BytesIO(archive.read(names["data.pkl"])), storages).load()
+    storages = _Storages(max_bytes=size)
+    found = _Unpickler(archive.open(names["data.pkl"]), storages).load()
     for name in storages.arrays:
         storages.fill(name, archive.read(names[f"data/{name}"]))
     return found

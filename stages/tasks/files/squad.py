@@ -3,7 +3,6 @@
 References: Rajpurkar et al., SQuAD, 2016 (arXiv 1606.05250) and 2018 (arXiv 1806.03822).
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.storage import parse_json
 from stages.tasks.files.reading import read_text, require_characters
 
 
@@ -64,11 +64,7 @@ def read_squad(path: UPath, *, unanswerable: bool = False) -> list[Question]:
     Args:
       unanswerable: Whether a question may have no answer (2.0).
     """
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    content = parse_json(read_text(path), str(path))
     questions: list[Question] = []
     where = str(path)
     for a, article in enumerate(get(content, "data", list, where)):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from upath import UPath
 
 from cluster.nearest import did_you_mean
+from cluster.storage import parse_json
 from stages.tasks.files.reading import read_lines, read_text, require_characters
 
 csv.field_size_limit(2**31 - 1)  # a cell may hold a whole text; the default is 131,072 characters
@@ -125,10 +126,7 @@ def read_objects(path: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         place = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not valid JSON: {error.msg}; found {line[:80]!r}") from error
+        value = parse_json(line, place)
         if not isinstance(value, dict):
             raise ValueError(f"{place}: expected an object, found {type(value).__name__}")
         if "\\u" in line:

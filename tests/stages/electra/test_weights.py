@@ -122,9 +122,9 @@ class Command:
         return os.system, (self.command,)
 
 
-def archive(data: bytes) -> bytes:
+def archive(data: bytes, *, compression: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as target:
+    with zipfile.ZipFile(file, "w", compression) as target:
         target.writestr("archive/data.pkl", data)
         target.writestr("archive/byteorder", "little")
     return file.getvalue()
@@ -151,6 +151,21 @@ def test_a_pickle_that_would_run_code_runs_nothing(folder, tmp_path, layout):
 def test_a_file_of_torch_without_tensors_is_refused_by_name(folder, data):
     replace_weights(folder, "pytorch_model.bin", data)
     with pytest.raises(ValueError, match=r"pytorch_model\.bin"):
+        ElectraForPreTraining.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (archive(pickle.dumps({}) + b"]" * 100_000, compression=zipfile.ZIP_DEFLATED), "a compressed archive"),
+        (archive(b"]" * (3 << 20)), "its list of tensors takes more than 2 MiB"),
+        (pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + b"]" * (3 << 20), "takes more than 2 MiB"),
+    ],
+    ids=["compressed", "many objects", "many objects in the stream"],
+)
+def test_a_file_of_torch_that_would_fill_the_memory_is_refused(folder, data, message):
+    replace_weights(folder, "pytorch_model.bin", data)
+    with pytest.raises(ValueError, match=rf"pytorch_model\.bin.*{message}"):
         ElectraForPreTraining.from_pretrained(folder)
 
 

@@ -65,7 +65,7 @@ def test_files_are_found_plain_or_compressed(tmp_path: Path, task_data: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"data": [', r"x.json:1: not valid JSON"),
+        ('{"data": [', r"x.json: not valid JSON: Expecting value, column 11"),
         ("[]", "x.json: expected an object with 'data', found list"),
         ('{"version": 1}', "x.json: no 'data'; found 'version'"),
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\].paragraphs\[0\]: no 'context'; found 'qas'"),
