@@ -10,6 +10,7 @@ from typing import Any
 from upath import UPath
 
 from cluster.config import ClusterConfig, Platform
+from cluster.credentials import keep_out_of_logs
 from cluster.distributed import configure, process_environment
 from cluster.storage import write_bytes
 
@@ -102,6 +103,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     if _written(errors):  # in the try before
         return
     configure(config["cluster"])
+    keep_out_of_logs()
     try:
         config["worker"](**config["arguments"])
     except RuntimeError:  # jax.errors.JaxRuntimeError among them: a peer was lost

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from cluster.credentials import keep_out_of_logs
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -42,6 +44,7 @@ def map_items(
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many items as cores run at once
+        keep_out_of_logs()
         try:
             return {"index": row["id"], "result": pickle.dumps(function(items[row["id"]])), "error": b""}
         except Exception as error:

@@ -34,12 +34,16 @@ class StoredFile:
     @property
     def name(self) -> str:
         """The last part of its location; a URL's query is not part of it."""
-        path = urlsplit(self.location).path if _is_http(self.location) else self.location
-        return path.rpartition("/")[2]
+        return file_name(self.location)
 
     def absolute(self) -> "StoredFile":
         """The same file for processes that have another working folder."""
         return self if "://" in self.location else replace(self, location=os.path.abspath(self.location))
+
+
+def file_name(location: str) -> str:
+    """The last part of a path or URL, without the query of a web address."""
+    return (urlsplit(location).path if _is_http(location) else location).rpartition("/")[2]
 
 
 def list_files(

@@ -3,13 +3,15 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from upath import UPath
 
+from cluster.credentials import instead, is_secret_name, redact
 from pipeline.config.errors import ConfigError, Problem, UsageError
 from pipeline.config.sections import PipelineConfig, load_config
+from pipeline.config.tree import dotted, leaves
 from pipeline.dag import build_stages, select, with_ancestors
 from pipeline.fingerprint import plain
 from pipeline.node import Stage
@@ -36,7 +38,7 @@ class Command:
         overrides = [("--set", override) for override in self.overrides]
         options = [*overrides, ("--only", self.only), ("--until", self.until)]
         words = [word for option, value in options if value is not None for word in (option, value)]
-        return shlex.join(["python", "-m", "pipeline.run", self.config, *words])
+        return redact(shlex.join(["python", "-m", "pipeline.run", self.config, *words]))
 
 
 def execute_command(command: Command) -> int:
@@ -49,6 +51,7 @@ def execute_command(command: Command) -> int:
       UsageError: The config or the command is wrong; nothing has run.
     """
     config = load_config(command.config, overrides=command.overrides)
+    warn_of_credentials(config)
     stages = build_stages(config)
     if command.print_config:
         print(format_config(config), end="")
@@ -87,11 +90,24 @@ def execute_command(command: Command) -> int:
 
 
 def format_config(config: PipelineConfig) -> str:
-    """The whole config as YAML that loads to the same config."""
+    """The whole config as YAML that loads to the same config, but for credentials."""
     import yaml
 
     tree = {key: value for key, value in plain(config, at="config").items() if value is not None or key == "tracking"}
+    env = tree["cluster"]["env"]
+    env.update({name: "…" for name in env if is_secret_name(name)})
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+
+
+def warn_of_credentials(config: PipelineConfig) -> None:
+    """Names the values that hold a password or a signature, and what to use instead."""
+    for keys, value in leaves(asdict(config)):
+        if isinstance(value, str) and redact(value) != value:
+            print(
+                f"{dotted(keys)} holds a credential. It is used, and written nowhere; what you type, a shell and Ray's "
+                f"job list can keep. Better: {instead(value)}, and leave it out here.",
+                file=sys.stderr,
+            )
 
 
 def warn_of_loss(output: UPath) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from upath import UPath
 
+from cluster.credentials import redact
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 if an output has no finished run or the outputs cannot be compared."""
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summaries = [read_summary(UPath(os.path.expanduser(output))) for output in options.outputs]
         rows = compare(summaries)
     except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
         return 2
     if options.json:
         for row in as_json(options.outputs, rows):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from upath import UPath
 
+from cluster.credentials import keep_out_of_logs, redact
 from cluster.storage import is_local, remove_half_written, write_text
 from pipeline.fingerprint import Identity
 from pipeline.manifest import FAILURE, LOG, write_config, write_failure, write_manifest
@@ -43,6 +44,7 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
     """
     if os.path.isdir(cwd):
         os.chdir(cwd)
+    keep_out_of_logs()
     started = datetime.now(UTC)
     error: str | None = None
     try:
@@ -77,9 +79,9 @@ def log_failure(folder: UPath, *, name: str, error: str) -> None:
 
 
 def explain(failure: BaseException, *, output: UPath) -> str:
-    """The message of the original exception, without Ray's wrapping."""
+    """The message of the original exception, without Ray's wrapping and without credentials."""
     cause = root_cause(failure)
-    text = str(cause)
+    text = redact(str(cause))
     if getattr(cause, "errno", None) == errno.ENOSPC or "No space left on device" in text:
         return f"no space left for {output}{_free_space(output)}. Free some, then run the same command: it resumes."
     if isinstance(cause, ValueError | FileNotFoundError) and text:

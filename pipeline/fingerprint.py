@@ -2,7 +2,8 @@
 
 It holds the stage's name, version and config, the fingerprints of the stages it needs, and its raw inputs with their
 checksums. What a run may use (cluster, tracking) is not in it: the same work on other machines is the same work. The
-fingerprint is a hash of its canonical JSON. Values that cannot be written the same way everywhere are refused.
+fingerprint is a hash of its canonical JSON. Values that cannot be written the same way everywhere are refused. A
+location is identified without its credentials: another password or signature is the same work.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from cluster.credentials import redact
 from pipeline.node import Stage
 
 Identity = dict[str, Any]
@@ -42,7 +44,7 @@ def fingerprint(identity: Identity) -> str:
 
 
 def plain(value: Any, *, at: str) -> Any:
-    """Dataclasses, enums and tuples to what JSON can hold.
+    """Dataclasses, enums and tuples to what JSON can hold, without credentials in locations.
 
     A field with `omit_default` in its metadata is left out if it has its default: it was added later, and earlier
     results stay valid.
@@ -54,7 +56,9 @@ def plain(value: Any, *, at: str) -> Any:
     """
     if isinstance(value, Enum):
         return plain(value.value, at=at)
-    if value is None or isinstance(value, bool | str | int):
+    if isinstance(value, str):
+        return redact(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from cluster.credentials import redact
+
 # Lines of standard input that are answered together.
 _LINES = 256
 _CONTEXT = 40  # characters shown on each side of an answer
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row, answer in zip(rows, predictor.answers(rows), strict=True):
                 print(json.dumps(answer, ensure_ascii=False) if options.json else render(row, answer), flush=True)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
         return 1
     return 1 if faults else 0
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.credentials import redact
 from cluster.storage import write_json
 from pipeline.node import Source
 
@@ -32,7 +33,7 @@ class RawInputs:
 
     Attributes:
       files: Path, size, and SHA-256 (local) or etag (remote) of each file, sorted by path. Paths stay as the user wrote
-        them, so that a relative one means the same from any folder.
+        them, so that a relative one means the same from any folder, but for credentials.
       faults: Why a location has no files, by location.
     """
 
@@ -63,13 +64,13 @@ def _look(source: Source, checksums: "_Checksums") -> RawInputs:
     try:
         found = source.files()
     except Exception as error:  # a file system's own, of many kinds
-        return RawInputs(faults={source.location: str(error)})
+        return RawInputs(faults={redact(source.location): redact(str(error))})
     if not found:
-        return RawInputs(faults={source.location: f"matches no file (looked in {Path.cwd()})"})
+        return RawInputs(faults={redact(source.location): f"matches no file (looked in {Path.cwd()})"})
     sums = checksums.of([file.location for file in found if "://" not in file.location])
     return RawInputs(
         files=[
-            {"path": file.location, "size": file.size}
+            {"path": redact(file.location), "size": file.size}
             | ({"sha256": sums[file.location]} if file.location in sums else {"etag": file.etag})
             for file in found
         ]

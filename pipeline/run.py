@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cluster.credentials import keep_out_of_logs, redact
 from pipeline.command import Command, execute_command
 from pipeline.config.errors import UsageError
 
@@ -29,10 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", action="store_true", help="wait if another run is using this output folder")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, JAX and the workers say")
     options = parser.parse_args(arguments)
+    keep_out_of_logs()
     try:
         return execute_command(Command(**vars(options)))
     except UsageError as error:
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from upath import UPath
 
+from cluster.credentials import redact
 from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
 from stages.context import Group
@@ -45,7 +46,7 @@ def print_summary(
         console.print(f"\n{line}: see the report", style="yellow", soft_wrap=True, highlight=False)
     lines = [f"{'report':<10}{planned.folder / 'report.html'}" for planned in done if planned.name == "report"]
     if config.tracking is not None:
-        uri = config.tracking.uri_for(output)
+        uri = redact(config.tracking.uri_for(output))
         is_server = uri.startswith(("http://", "https://"))
         where = uri if is_server else f"{_mlflow()} ui --backend-store-uri {shlex.quote(uri)}"
         lines.append(f"{'MLflow':<10}{where}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
+from cluster.credentials import redact
 from cluster.parallel import map_items
 from cluster.storage import StoredFile, read_json, write_bytes, write_json
 from stages.context import StageContext
@@ -143,6 +144,7 @@ def _read_group(group: tuple[int, list[StoredFile]], *, config: IngestConfig, ou
     files = []
     for file in group[1]:
         counts: Counter[str] = Counter()
+        source = redact(file.location)
         for text in read_documents(file, text_field=config.text_field, errors=config.errors, counts=counts):
             if len(text) < config.min_characters:
                 counts["too_short"] += 1
@@ -150,8 +152,8 @@ def _read_group(group: tuple[int, list[StoredFile]], *, config: IngestConfig, ou
             data = text.encode()
             digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
             writer = writers["heldout" if digest < threshold else "train"]
-            writer.add(text, file.location, digest=digest, size=len(data))
-        files.append({"path": file.location, "bytes": file.size, **counts})
+            writer.add(text, source, digest=digest, size=len(data))
+        files.append({"path": source, "bytes": file.size, **counts})
     for split, writer in writers.items():
         writer.flush()
         buffer = io.BytesIO()

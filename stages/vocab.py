@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
-from cluster.storage import write_json, write_text
+from cluster.storage import file_name, write_json, write_text
 from stages.context import StageContext
 from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
@@ -95,7 +95,7 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     if not path.exists():
         raise FileNotFoundError(f"vocab.file: {path} does not exist")
     text = path.read_text(encoding="utf-8-sig")  # Windows begins a file with a mark
-    if path.suffix == ".json":
+    if file_name(str(path)).lower().endswith(".json"):
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception

@@ -53,7 +53,7 @@ def dotted(keys: Keys) -> str:
 
 def leaves(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """The values inside mappings and lists that are neither, each with its keys."""
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(child, (*keys, key))
     else:
@@ -156,6 +156,10 @@ def _parse_value(text: str, *, origin: str) -> tuple[Any, dict[Keys, str]]:
 def _convert(text: str, *, origin: str) -> tuple[Any, dict[Keys, str]]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:  # its own words quote the text, in which a password may stand
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{origin} is not YAML: {error.problem or error.context}{place}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{origin} is not YAML: {error}") from error
     around: list[yaml.Node] = []  # what the value that is converted stands in

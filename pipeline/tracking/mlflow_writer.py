@@ -11,6 +11,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.credentials import redact
 from cluster.storage import local_copy, read_json, write_json
 from pipeline.tracking.messages import (
     CloseRun,
@@ -107,7 +108,7 @@ class MlflowWriter:
         if message.parent is not None:
             tags["mlflow.parentRunId"] = self._run_ids[message.parent]
         run = None
-        known = {} if message.is_new else self._read_ledger().get(self._settings.uri, {})
+        known = {} if message.is_new else self._read_ledger().get(redact(self._settings.uri), {})
         if message.key in known:
             try:
                 run = client.get_run(known[message.key])
@@ -221,7 +222,7 @@ class MlflowWriter:
 
     def _write_ledger(self, key: str, run_id: str) -> None:
         ledger = self._read_ledger()
-        ledger.setdefault(self._settings.uri, {})[key] = run_id
+        ledger.setdefault(redact(self._settings.uri), {})[key] = run_id
         write_json(self._settings.ledger, ledger)
 
 
@@ -232,7 +233,7 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = str(list(value) if isinstance(value, tuple) else value)
+            flat[f"{prefix}{name}"] = redact(str(list(value) if isinstance(value, tuple) else value))
     return flat
 
 

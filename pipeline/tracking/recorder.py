@@ -10,6 +10,7 @@ from collections import Counter, deque
 from dataclasses import replace
 from typing import Any
 
+from cluster.credentials import keep_out_of_logs, redact
 from pipeline.progress import Progress
 from pipeline.tracking.messages import Message, Metrics, OpenRun, WriterSettings
 
@@ -23,6 +24,7 @@ class Recorder:
     """The actor. Its methods return at once, except `close`, which waits until all is written."""
 
     def __init__(self, settings: WriterSettings | None) -> None:
+        keep_out_of_logs()
         self._settings = settings
         self._progress: dict[str, Progress] = {}
         self._queue: deque[Message] = deque()
@@ -111,7 +113,7 @@ class Recorder:
                 writer.write(batch)
                 return
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                reason = redact(f"{type(error).__name__}: {error}").splitlines()[0][:300]
                 out_of_time = self._deadline is not None and time.monotonic() + pause > self._deadline
                 if not writer.may_pass(error) or out_of_time:
                     logger.exception("MLflow: %s of %s is lost", type(batch[0]).__name__, batch[0].key)

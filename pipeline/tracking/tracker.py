@@ -8,6 +8,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.credentials import redact
 from pipeline.tracking.messages import Dataset, Files, Message, Metrics, Model, OpenRun, Params
 from pipeline.tracking.system_metrics import sampling
 from stages.context import Tracker
@@ -77,7 +78,7 @@ class StageTracker(Tracker):
 
     def dataset(self, *, name: str, source: str, context: str) -> None:
         """Names an input."""
-        self._send(Dataset(key=self._key, name=name, source=source, context=context))
+        self._send(Dataset(key=self._key, name=name, source=redact(source), context=context))
 
     def model(self, path: str | os.PathLike[str] | UPath, *, name: str) -> None:
         """Logs an exported Hugging Face folder as a model; it must stay where it is."""

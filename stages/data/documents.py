@@ -249,7 +249,8 @@ def _opened(file: StoredFile, compression: str) -> Iterator[IO[bytes]]:
     import zstandard
 
     readers: dict[str, Callable[[IO[bytes]], Any]] = {
-        "": lambda raw: raw,
+        # What reads from elsewhere knows no line of a bounded length.
+        "": lambda raw: raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, 1 << 20),
         ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
         ".xz": lzma.LZMAFile,
         ".zst": lambda raw: io.BufferedReader(_ZstdFile(raw), 1 << 20),

@@ -10,6 +10,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.credentials import redact
 from cluster.nearest import did_you_mean
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import default_card
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lowercase=not options.cased,
         )
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
         return 1
     print(f"{options.target}: {architecture}")
     return 0

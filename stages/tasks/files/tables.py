@@ -4,12 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from upath import UPath
 
 from cluster.nearest import did_you_mean
-from cluster.storage import parse_json
+from cluster.storage import file_name, parse_json
 from stages.tasks.files.reading import read_lines, read_text, require_characters
 
 csv.field_size_limit(2**31 - 1)  # a cell may hold a whole text; the default is 131,072 characters
@@ -33,7 +34,8 @@ class Rows(NamedTuple):
 
 def file_format(path: UPath) -> str:
     """`.tsv`, `.csv`, `.jsonl` or `.parquet`, whether compressed or not; any other name is read as `.tsv`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".xz")]
+    found = PurePath(file_name(str(path)).lower()).suffixes
+    suffixes = [suffix for suffix in found if suffix not in (".gz", ".xz")]
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ".tsv"
 
 
