@@ -124,7 +124,7 @@ def test_the_model_needs_jax_flax_and_numpy_and_its_files_a_little_more():
         str(entry)
         for entry in imports_under("stages/electra")
         if entry.module.split(".")[0] not in standard | allowed
-        and not is_in(entry.module, "stages.electra", "cluster.storage", "cluster.nearest")
+        and not is_in(entry.module, "stages.electra", "cluster.storage", "cluster.nearest", "cluster.credentials")
     ]
     assert not strange
 
