@@ -28,10 +28,11 @@ _CHATTY = ("jax", "absl", "orbax", "fsspec", "urllib3", "filelock", "matplotlib"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a stage ended; `error` is None if it succeeded."""
+    """How a stage ended; `error` is None if it succeeded. `warnings` are what its own module logged as such."""
 
     seconds: float
     error: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str, command: str, whole: bool) -> Outcome:
@@ -47,8 +48,9 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
     keep_out_of_logs()
     started = datetime.now(UTC)
     error: str | None = None
+    warnings: list[str] = []
     try:
-        with _logging_to(context.output / LOG):
+        with _logging_to(context.output / LOG), _kept(warnings, logger=stage.run.__module__):
             logger = logging.getLogger("pipeline")
             logger.info("%s starts in %s", stage.name, context.output)
             try:
@@ -67,7 +69,8 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
                 write_failure(context.output, error)
     except OSError as failure:  # the log could not be written
         error = error or explain(failure, output=context.output)
-    return Outcome(seconds=(datetime.now(UTC) - started).total_seconds(), error=error)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    return Outcome(seconds=seconds, error=error, warnings=tuple(warnings))
 
 
 def log_failure(folder: UPath, *, name: str, error: str) -> None:
@@ -112,6 +115,22 @@ def _free_space(output: UPath) -> str:
     existing = next(folder for folder in (local, *local.parents) if folder.exists())
     usage = shutil.disk_usage(existing)
     return f" ({usage.free / 2**30:.2f} of {usage.total / 2**30:.0f} GiB are free on its disk)"
+
+
+@contextmanager
+def _kept(warnings: list[str], *, logger: str) -> Iterator[None]:
+    """Adds the warnings of one logger to a list."""
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(record.getMessage())
+
+    handler = Keep(logging.WARNING)
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeHandler(handler)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class StageResult:
     seconds: float = 0.0
     error: str | None = None
     blocked_by: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def log(self) -> UPath:

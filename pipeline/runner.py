@@ -155,7 +155,7 @@ class _Run:
                 outcome = Outcome(seconds=0.0, error=explain(error, output=folder))
                 log_failure(folder, name=name, error=str(outcome.error))
             state = State.FINISHED if outcome.error is None else State.FAILED
-            self._set(name, state, seconds=outcome.seconds, error=outcome.error)
+            self._set(name, state, seconds=outcome.seconds, error=outcome.error, warnings=outcome.warnings)
 
     def stop(self) -> None:
         """Ends every running stage."""

@@ -116,6 +116,11 @@ class Session:
         finally:
             for what in lost:
                 print(f"Not written to MLflow: {what}", file=sys.stderr)
+        for result in latest.values():
+            for warning in result.warnings:
+                console.print(
+                    f"{result.name}: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True
+                )
         failed = [result for result in latest.values() if result.state is State.FAILED]
         for result in failed:
             print(f"\n{result.name} failed: {result.error}\n  log: {result.log}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Stages on Ray: what runs when, what a failure stops, what is left behind."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,17 @@ def test_a_stage_reads_what_it_needs_and_leaves_a_record(output):
     assert identity["needs"] == {"a": results["a"].folder.name}
     assert json.loads((folder / "manifest.json").read_text())["identity"] == identity
     assert "b is done" in results["b"].log.read_text()
+
+
+def test_what_a_stage_warns_of_is_handed_to_the_end_of_the_run(output):
+    results = run([replace(stage("a"), run=warn), stage("b")], output)
+    assert (results["a"].warnings, results["b"].warnings) == (("20 % of the text is left out",), ())
+    assert "WARNING" in results["a"].log.read_text()
+
+
+def warn(config: FakeConfig, context: StageContext) -> None:
+    logging.getLogger(warn.__module__).warning("%d %% of the text is left out", 20)
+    logging.getLogger(warn.__module__).info("the rest is read")
 
 
 def test_a_stage_finds_the_inputs_of_a_group_however_they_are_named(output):
