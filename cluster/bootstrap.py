@@ -15,8 +15,10 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-
 _ANSWER_SECONDS = 15.0
+# A socket's path has at most 107 bytes (Linux), of which Ray's own part takes up to 68:
+# /ray/session_2026-11-28_07-51-50_997102_4194304/sockets/plasma_store
+_MAX_TEMPORARY_BYTES = 36
 
 
 def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
@@ -48,7 +50,14 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
         logging_level=logging.INFO if verbose else logging.ERROR,
         configure_logging=verbose,
         include_dashboard=False if address == "local" else None,
+        _temp_dir=_short_folder() if address == "local" else None,
     )
+
+
+def _short_folder() -> str | None:
+    """Where Ray keeps its sockets and logs: None for the folder of temporary files, unless its path is too long."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or ""
+    return "/tmp/ray" if len(os.fsencode(folder)) > _MAX_TEMPORARY_BYTES else None
 
 
 def _require_answer(address: str, *, named_by: str) -> None:
