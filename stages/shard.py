@@ -5,10 +5,11 @@ and in any order, and an interrupted run keeps the finished ones: the bytes are 
 """
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from cluster.storage import read_json, write_json
 from stages.context import StageContext
 from stages.data.builders import MIN_LENGTH, Example, LongLines, PackedBuilder, Packing, PairBuilder
 from stages.data.shard_index import SPLITS, Shard, ShardIndex
+from stages.electra.tokenizer import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 VERSION = 1
 
 BYTES_IN_A_MEGABYTE = 1 << 20
+
+# A vocabulary that fits its corpus knows all but a few words in a thousand.
+_SHARE_WORTH_A_WARNING = 0.01
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,7 @@ class ShardConfig:
       long_lines: Whether text that does not fit a pair begins the next one (split) or is dropped, as in the original
         (truncate).
       shard_megabytes: Largest size of a shard. A part of the ingested text fills one or more.
+      max_unknown_fraction: Share of the tokens that may be [UNK]; above it the vocabulary does not fit the corpus.
     """
 
     seed: int = 0
@@ -46,6 +54,7 @@ class ShardConfig:
     packing: Packing = Packing.PAIRS
     long_lines: LongLines = LongLines.SPLIT
     shard_megabytes: int = 64
+    max_unknown_fraction: float = field(default=0.05, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.sequence_length <= 65_535:
@@ -54,6 +63,8 @@ class ShardConfig:
             raise ValueError(f"long_lines is {self.long_lines}, but packed rows lose no text: leave it out")
         if not 1 <= self.shard_megabytes <= 1024:
             raise ValueError(f"shard_megabytes is {self.shard_megabytes}, must be from 1 to 1024")
+        if not 0 <= self.max_unknown_fraction <= 1:
+            raise ValueError(f"max_unknown_fraction is {self.max_unknown_fraction}, must be from 0 to 1")
 
 
 class _Part(NamedTuple):
@@ -68,7 +79,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
     """Writes `train/`, `heldout/` (Arrow IPC: ids, length, first_length) and `index.json`, last.
 
     Raises:
-      ValueError: The vocabulary's files do not belong together, or the text gave no example.
+      ValueError: The vocabulary's files do not belong together or do not fit the text, or the text gave no example.
     """
     vocab = context.inputs["vocab"]
     info = _check_vocabulary(vocab)
@@ -93,6 +104,17 @@ def run(config: ShardConfig, context: StageContext) -> None:
     counts = {split: _total(found) for split, found in by_split.items()}
     if not counts["train"]["rows"]:
         raise ValueError(f"the {counts['train']['documents']} training documents of {ingest} gave no example")
+    unknown, tokens = (sum(counts[split][name] for split in SPLITS) for name in ("unknown", "tokens"))
+    if unknown > _SHARE_WORTH_A_WARNING * tokens:
+        words = ", ".join(_unknown_words(parts, vocab=vocab))
+        said = (
+            f"{100 * unknown / tokens:.1f} % of the corpus's tokens ({unknown:,} of {tokens:,}) are not in the "
+            f"vocabulary and become [UNK]{words and f', such as {words}'}. If vocab.size trains it, raise "
+            "vocab.max_alphabet and vocab.size; if vocab.file names it, take one made for this text"
+        )
+        if unknown > config.max_unknown_fraction * tokens:
+            raise ValueError(f"{said}; or allow more than shard.max_unknown_fraction = {config.max_unknown_fraction:g}")
+        logger.warning("%s", said)
     index = ShardIndex(
         sequence_length=config.sequence_length,
         packing=config.packing,
@@ -191,6 +213,24 @@ def _encoded(path: UPath, *, tokenizer: "Tokenizer") -> Iterator[list[list[int]]
             encodings = iter(tokenizer.encode_batch_fast(lines, add_special_tokens=False))
             for document in documents:
                 yield [next(encodings).ids for _ in document]
+
+
+def _unknown_words(parts: list[_Part], *, vocab: UPath) -> list[str]:
+    """A few of the most frequent words that become [UNK] in the first documents of the parts."""
+    import pyarrow.parquet as pq
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str((vocab / "tokenizer.json").read_text(encoding="utf-8"))
+    unknown = tokenizer.token_to_id(SPECIAL_TOKENS["unk"])
+    found: Counter[str] = Counter()
+    for part in parts[:8]:
+        with part.path.open("rb") as file:
+            batch = next(pq.ParquetFile(file).iter_batches(batch_size=64, columns=["text"]))
+        for text in batch.column(0).to_pylist():
+            encoding = tokenizer.encode(text, add_special_tokens=False)
+            pairs = zip(encoding.ids, encoding.offsets, strict=True)
+            found.update(text[begin:end] for id_, (begin, end) in pairs if id_ == unknown)
+    return [repr(word[:40]) for word, _ in found.most_common(5)]
 
 
 def _total(reports: list[dict[str, Any]]) -> dict[str, int]:

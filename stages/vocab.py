@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 VERSION = 1
+
+# Characters outside the alphabet that are a smaller share of the text are not worth a word.
+_SHARE_WORTH_A_WARNING = 0.001
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +179,16 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     special = list(SPECIAL_TOKENS.values())
     tokenizer = build_tokenizer(special, lowercase=lowercase, strip_accents=config.strip_accents)
     sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
-    letters = _alphabet(tokenizer, sample=sample, limit=config.max_alphabet)
+    found = _letters(tokenizer, sample=sample)
+    letters = sorted(sorted(found, key=lambda letter: (-found[letter], letter))[: config.max_alphabet])
+    left_out = 1 - sum(found[letter] for letter in letters) / sum(found.values())
+    context.tracker.params({"alphabet": len(letters), "alphabet_of_corpus": len(found), "left_out": left_out})
+    if left_out > _SHARE_WORTH_A_WARNING:
+        logger.warning(
+            "vocab.max_alphabet leaves out %d of the corpus's %d different characters, %.1f %% of its text: a word "
+            "with one of them becomes [UNK]; set vocab.max_alphabet: %d, and a vocab.size well above that",
+            *(len(found) - len(letters), len(found), 100 * left_out, len(found)),
+        )
     # A letter within a word is a token of its own (##a). The trainer would number these in the order of a random hash,
     # and break ties between merges by number: giving them here makes two trainings equal.
     inner = [f"##{letter}" for letter in letters if _joins_words(tokenizer, letter)]
@@ -195,6 +210,11 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     tokens = _tokens_by_id(tokenizer, source="the trained vocabulary")
     if len(tokens) < config.size:
         context.tracker.params({"size_wanted": config.size, "size_reached": len(tokens)})
+        logger.warning(
+            "the vocabulary has %d tokens, not the %d of vocab.size: the corpus has no more pieces that occur "
+            "vocab.min_frequency = %d times; add text, or lower vocab.size",
+            *(len(tokens), config.size, config.min_frequency),
+        )
     return build_tokenizer(tokens, lowercase=lowercase, strip_accents=config.strip_accents)
 
 
@@ -220,8 +240,8 @@ class _Sample:
                     yield batch.column(0).to_pylist()
 
 
-def _alphabet(tokenizer: "Tokenizer", *, sample: _Sample, limit: int) -> list[str]:
-    """The most frequent characters of the normalized text, at most `limit`, in the order of their code points."""
+def _letters(tokenizer: "Tokenizer", *, sample: _Sample) -> dict[str, int]:
+    """How often each character occurs in the normalized text."""
     import numpy as np
 
     counts: np.ndarray = np.zeros(0x110000, dtype=np.int64)
@@ -233,7 +253,7 @@ def _alphabet(tokenizer: "Tokenizer", *, sample: _Sample, limit: int) -> list[st
         for letter in tokenizer.normalizer.normalize_str(chr(point)):
             if not letter.isspace():
                 normalized[letter] = normalized.get(letter, 0) + int(counts[point])
-    return sorted(sorted(normalized, key=lambda letter: (-normalized[letter], letter))[:limit])
+    return normalized
 
 
 def _joins_words(tokenizer: "Tokenizer", letter: str) -> bool:

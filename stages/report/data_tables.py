@@ -96,11 +96,14 @@ def _example_table(counts: Mapping[str, Mapping[str, int]], *, sequence_length: 
     splits = [split for split in ("train", "heldout") if split in counts]
     names = list(dict.fromkeys(name for split in splits for name in counts[split]))
     rows = [(labels.get(name, name), *(format_value(counts[split].get(name)) for split in splits)) for name in names]
-    filled = []
+    filled, unknown = [], []
     for split in splits:
+        tokens = counts[split].get("tokens", 0)
+        unknown.append(format_number(100.0 * counts[split].get("unknown", 0) / tokens if tokens else None, digits=2))
         room = counts[split].get("rows", 0) * sequence_length
         share = 100.0 * counts[split].get("tokens_written", 0) / room if room else None
         filled.append(format_number(share))
+    rows.append(("unknown (%) of the tokens of text", *unknown))
     rows.append((f"filled (%) of {sequence_length} tokens an example", *filled))
     headings = {"train": "training", "heldout": "held out"}
     return Table(title="Examples", columns=tuple(headings[split] for split in splits), rows=tuple(rows))

@@ -154,7 +154,8 @@ def test_truncating_drops_and_counts_splitting_does_not(lab, folders) -> None:
 
 def test_unknown_words_are_counted(lab) -> None:
     ingest = lab.ingest(lab.file("a.txt", "word1 stranger word2\n\nword3\n"), heldout_fraction=0)
-    counts = _index(lab.shard(ingest, lab.vocab([*SPECIAL, *WORDS]), sequence_length=8))["counts"]["train"]
+    folder = lab.shard(ingest, lab.vocab([*SPECIAL, *WORDS]), sequence_length=8, max_unknown_fraction=0.25)
+    counts = _index(folder)["counts"]["train"]
     assert (counts["tokens"], counts["unknown"], counts["documents"]) == (4, 1, 2)
 
 
@@ -177,6 +178,7 @@ def test_a_tokenizer_changed_behind_its_description_is_refused(lab, folders) -> 
         ({"packing": Packing.PACKED, "long_lines": LongLines.TRUNCATE}, "long_lines is truncate, but packed rows"),
         ({"sequence_length": 70_000}, "sequence_length is 70000"),
         ({"shard_megabytes": 0}, "shard_megabytes is 0"),
+        ({"max_unknown_fraction": 1.1}, "max_unknown_fraction is 1.1, must be from 0 to 1"),
     ],
 )
 def test_a_wrong_value_is_refused(config: dict, message: str) -> None:
@@ -210,6 +212,27 @@ def test_finished_parts_are_kept_after_an_interruption(lab, monkeypatch) -> None
     shard.run(ShardConfig(), context)
     assert read == sorted(set(read))
     assert _tree(context.output) == _tree(whole)
+
+
+def _with_strangers(lab, strangers: int) -> tuple[UPath, UPath]:
+    """A corpus of 1,000 words, of which some are not in the vocabulary."""
+    words = ["stranger"] * strangers + ["known"] * (1000 - strangers)
+    return lab.ingest(lab.file("a.txt", " ".join(words)), heldout_fraction=0), lab.vocab([*SPECIAL, "known"])
+
+
+def test_too_many_unknown_tokens_stop_the_stage_and_the_message_names_them(lab) -> None:
+    ingest, vocab = _with_strangers(lab, 51)
+    with pytest.raises(ValueError, match=r"5\.1 % of the corpus's tokens \(51 of 1,000\).*such as 'stranger'.*vocab"):
+        lab.shard(ingest, vocab, sequence_length=32)
+    with pytest.raises(ValueError, match=r"allow more than shard.max_unknown_fraction = 0\.05"):
+        lab.shard(ingest, vocab, sequence_length=32)
+    assert _index(lab.shard(ingest, vocab, sequence_length=32, max_unknown_fraction=0.051))
+
+
+@pytest.mark.parametrize(("strangers", "messages"), [(10, 0), (11, 1), (50, 1)])
+def test_some_unknown_tokens_are_told(lab, caplog, strangers: int, messages: int) -> None:
+    lab.shard(*_with_strangers(lab, strangers), sequence_length=32)
+    assert len([message for message in caplog.messages if "become [UNK]" in message]) == messages
 
 
 KILLED = """

@@ -75,6 +75,18 @@ def test_rare_letters_beyond_the_alphabet_become_unknown(lab) -> None:
     assert _tokenizer(folder).encode("ab Ω", add_special_tokens=False).tokens[-1] == "[UNK]"
 
 
+def test_what_a_short_alphabet_leaves_out_is_told_with_the_number_that_takes_all(lab, caplog) -> None:
+    ingest = lab.ingest(lab.file("a.txt", " ".join(map(chr, range(0x4E00, 0x4E00 + 60)))), heldout_fraction=0)
+    lab.trained_vocab(ingest, size=500, max_alphabet=45)
+    leaves_out, too_few = caplog.messages
+    assert "leaves out 15 of the corpus's 60 different characters, 25.0 % of its text" in leaves_out
+    assert "set vocab.max_alphabet: 60" in leaves_out
+    assert "the vocabulary has 50 tokens, not the 500 of vocab.size" in too_few
+    caplog.clear()
+    lab.trained_vocab(ingest, size=65 + 1, max_alphabet=60)
+    assert not any("max_alphabet" in message for message in caplog.messages)
+
+
 def test_training_text_is_spread_over_the_corpus_where_there_is_too_much(lab) -> None:
     lines = "\n\n".join(
         f"{word} {word * 2} " * 40 + str(number) for number, word in enumerate(["left", "right"] * 3000)
