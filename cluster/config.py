@@ -87,6 +87,17 @@ class ClusterConfig:
             raise ValueError("accelerators_per_process needs platform cuda or tpu, platform is cpu")
         if self.platform is not Platform.CPU and not self.accelerators_per_process:
             raise ValueError(f"platform {self.platform} needs accelerators_per_process of at least 1")
-        if self.platform is Platform.CUDA:  # elsewhere only JAX knows how many devices there are
-            num_devices = self.num_processes * self.accelerators_per_process
-            self.mesh.shape(num_devices=num_devices, num_processes=self.num_processes)
+        _ = self.batch_parts  # checks the mesh
+
+    @property
+    def batch_parts(self) -> int:
+        """A divisor of the number of parts in which the devices of a pretraining step share its rows.
+
+        On CUDA that number itself; elsewhere only JAX knows how many devices a process has, which is at least one for
+        each group of `mesh.tensor`.
+        """
+        if self.platform is not Platform.CUDA:
+            return self.num_processes
+        num_devices = self.num_processes * self.accelerators_per_process
+        data, fsdp, _ = self.mesh.shape(num_devices=num_devices, num_processes=self.num_processes)
+        return data * fsdp

@@ -110,7 +110,7 @@ def run(config: ShardConfig, context: StageContext) -> None:
         said = (
             f"{100 * unknown / tokens:.1f} % of the corpus's tokens ({unknown:,} of {tokens:,}) are not in the "
             f"vocabulary and become [UNK]{words and f', such as {words}'}. If vocab.size trains it, raise "
-            "vocab.max_alphabet and vocab.size; if vocab.file names it, take one made for this text"
+            "vocab.max_alphabet, and vocab.size above that; if vocab.file names it, take one made for this text"
         )
         if unknown > config.max_unknown_fraction * tokens:
             raise ValueError(f"{said}; or allow more than shard.max_unknown_fraction = {config.max_unknown_fraction:g}")

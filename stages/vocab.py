@@ -100,7 +100,10 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     path = UPath(context.expand(config.file)).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"vocab.file: {path} does not exist")
-    text = path.read_text(encoding="utf-8-sig")  # Windows begins a file with a mark
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows begins a file with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a vocab.txt or tokenizer.json: byte {error.start} is not UTF-8") from None
     if file_name(str(path)).lower().endswith(".json"):
         try:
             tokenizer = Tokenizer.from_str(text)

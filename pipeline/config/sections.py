@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fsspec import available_protocols
 from upath import UPath
 
 from cluster.config import ClusterConfig
+from cluster.nearest import did_you_mean
+from cluster.storage import read_json
 from pipeline.config.errors import ConfigError, Problem
 from pipeline.config.tree import REFERENCE, Keys, Tree, dotted, load_tree
 from pipeline.config.validation import STRICT, validate
@@ -28,6 +31,8 @@ from stages.shard import ShardConfig
 from stages.submission.config import SubmissionConfig
 from stages.vocab import VocabConfig
 
+# File systems of fsspec that cannot be written, or (memory) that every process has for itself.
+_UNWRITABLE = ("data", "gist", "git", "github", "http", "https", "libarchive", "memory", "reference", "tar", "zip")
 SEEDED = ("sample", "shard", "pretrain")
 # Stages from raw text to an exported model, in order; they are of no use without `pretrain`.
 CORPUS_STAGES = ("ingest", "vocab", "shard")
@@ -152,9 +157,19 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
         if shard.sequence_length > positions:
             wrong(("shard", "sequence_length"), shard.sequence_length, too_long)
         kind = pretrain.objective.kind
+        parts = config.cluster.batch_parts
+        if pretrain.batch_size % (parts * pretrain.gradient_accumulation_steps):
+            message = (
+                f"must be a multiple of {parts * pretrain.gradient_accumulation_steps}: {parts} parts of a step "
+                f"(cluster.num_processes = {config.cluster.num_processes}, with their devices) x "
+                f"gradient_accumulation_steps = {pretrain.gradient_accumulation_steps}"
+            )
+            wrong(("pretrain", "batch_size"), pretrain.batch_size, message)
         if kind.traits.has_towers and shard.packing is Packing.PACKED:
             wrong(("shard", "packing"), shard.packing, f"must be pairs: {kind} reads one text a row")
-    if config.tracking is not None and config.tracking.uri is None and "://" in config.output:
+    if fault := _output_fault(config.output):
+        wrong(("output",), config.output, fault)
+    elif config.tracking is not None and config.tracking.uri is None and "://" in config.output:
         message = f"is required, as output is remote ({config.output}): sqlite needs a local disk"
         wrong(("tracking", "uri"), None, message)
     if finetune is not None and finetune.probes and pretrain is None:
@@ -175,6 +190,39 @@ def _cross_check(config: PipelineConfig, tree: Tree) -> list[Problem]:
         if processes > 1 and run.batch_size % devices:
             message = f"must be a multiple of the {devices} devices of cluster.finetune_processes = {processes}"
             wrong((*at, "batch_size"), run.batch_size, message)
-        if run.model in (EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR) and run.max_length > positions:
-            wrong((*at, "max_length"), run.max_length, too_long)
+        if run.model in (EXPORTED_DISCRIMINATOR, EXPORTED_GENERATOR):
+            if run.max_length > positions:
+                wrong((*at, "max_length"), run.max_length, too_long)
+            continue
+        try:
+            its_own = _positions(run.model)
+        except ValueError as error:
+            wrong((*at, "model"), run.model, str(error))
+            continue
+        if run.max_length > its_own:
+            message = f"must be at most {its_own}: the model {run.model} has positions for no more"
+            wrong((*at, "max_length"), run.max_length, message)
     return problems
+
+
+def _output_fault(output: str) -> str | None:
+    """Why nothing can be written to a location of this protocol, if that is so."""
+    protocol, separator, _ = output.partition("://")
+    known = available_protocols()
+    if not separator or (protocol in known and protocol not in _UNWRITABLE):
+        return None
+    if protocol in known:
+        return f"{protocol}:// cannot be written by a cluster: name a folder, or a bucket (s3://, gs://, …)"
+    return f"fsspec knows no protocol {protocol}://.{did_you_mean(protocol.lower(), known)}"
+
+
+def _positions(model: str) -> float:
+    """How many tokens a model folder of this machine has positions for; infinity where only its reader can tell.
+
+    Raises:
+      ValueError: Its config.json is damaged.
+    """
+    file = UPath(model).expanduser() / "config.json" if "://" not in model else None
+    values = read_json(file) if file is not None and file.is_file() else {}
+    found = values.get("max_position_embeddings") if isinstance(values, dict) else None
+    return found if isinstance(found, int) else math.inf

@@ -8,6 +8,7 @@ from typing import Any
 from cluster.nearest import did_you_mean
 from stages.electra.config import HeadKind
 from stages.electra.files.hub import check_revision
+from stages.tasks.files.reading import check_ending
 from stages.tasks.form import ClassWeights, TaskForm
 from stages.tasks.kinds import TaskKind
 from stages.tasks.named import TaskName
@@ -177,6 +178,8 @@ class TaskSection(Overrides):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.form  # checks it
+        for name in ("train_file", "eval_file"):
+            check_ending(getattr(self, name) or "", what=name)
 
     @property
     def names_both_files(self) -> bool:

@@ -124,6 +124,11 @@ def test_a_sequence_longer_than_the_model_has_positions_names_both_numbers_and_k
         ("finetune.tasks.cola.patience=2", "tasks.cola: patience is 2, must be below evaluations = 1"),
         ("finetune.patience=2", "tasks.cola: patience is 2, must be below evaluations = 1"),
         ("finetune.max_length=5", "tasks.cola: max_length is 5, must be at least 16"),
+        (
+            "finetune.tasks.cola.train_file=a/Train.XLSX",
+            "train_file is a/Train.XLSX, which cannot be read: write it as",
+        ),
+        ("finetune.tasks.cola.eval_file=dev.tar.gz", "eval_file is dev.tar.gz, which cannot be read"),
         ("finetune.max_length=513", "must be at most pretrain.model.max_position_embeddings = 512"),
     ],
 )
@@ -136,6 +141,58 @@ def test_a_batch_that_the_processes_of_a_fine_tuning_cannot_share_is_told_before
     message = mistakes(write(WITH_TASK), *overrides)
     assert "finetune.tasks.cola.batch_size" in message
     assert "must be a multiple of the 2 devices of cluster.finetune_processes = 2" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "multiple"),
+    [
+        (("cluster.num_processes=3",), 3),
+        (("cluster.num_processes=2", "pretrain.gradient_accumulation_steps=8"), 16),
+        (("cluster.platform=cuda", "cluster.accelerators_per_process=3"), 3),
+        (("cluster.platform=cuda", "cluster.accelerators_per_process=32", "cluster.mesh.tensor=2"), 16),
+        (("cluster.platform=tpu", "cluster.accelerators_per_process=4", "cluster.num_processes=16"), 16),
+    ],
+)
+def test_a_batch_that_the_devices_of_a_pretraining_cannot_share_is_told_before_anything_runs(
+    write, overrides, multiple
+):
+    message = mistakes(write(MINIMAL), *overrides)
+    assert "pretrain.batch_size" in message
+    assert f"must be a multiple of {multiple}:" in message
+    assert load_config(write(MINIMAL), overrides=(*overrides, f"pretrain.batch_size={3 * multiple}"))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("http://example.org/runs", "http:// cannot be written"),
+        ("memory://runs", "memory:// cannot be written"),
+        ("github://me:project@main/runs", "github:// cannot be written"),
+        ("s4://bucket/runs", "fsspec knows no protocol s4://"),
+        ("S3://bucket/runs", "Did you mean `s3`?"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_anything_runs(write, output, message):
+    assert message in mistakes(write(MINIMAL), f"output={output}", "tracking=null")
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/runs", "gs://bucket/runs", "a/b", "~/runs", "hf://datasets/me/runs"])
+def test_an_output_that_can_be_written_is_taken(write, output):
+    assert load_config(write(MINIMAL), overrides=(f"output={output}", "tracking=null")).output == output
+
+
+def test_inputs_longer_than_a_model_folder_has_positions_are_told_before_anything_runs(write, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    path = write(f"output: out\nfinetune: {{model: {model}, tasks: {{cola: {{data: d, max_length: 512}}}}}}\n")
+    assert load_config(path)  # a folder without config.json is told with the other inputs
+    (model / "config.json").write_text('{"max_position_embeddings": 128}')
+    message = mistakes(path)
+    for part in ("finetune.tasks.cola.max_length", "512", f"must be at most 128: the model {model}"):
+        assert part in message
+    assert load_config(path, overrides=("finetune.tasks.cola.max_length=128",))
+    (model / "config.json").write_text('{"max_position_emb')
+    assert "config.json: not valid JSON" in mistakes(path)
 
 
 def test_an_objective_that_cannot_read_packed_rows_is_told_before_anything_runs(write):

@@ -168,6 +168,11 @@ def test_a_wrong_value_is_refused(config, message) -> None:
         VocabConfig(**config)
 
 
+def test_a_file_that_is_no_text_is_refused_by_its_name(lab) -> None:
+    with pytest.raises(ValueError, match=r"spm\.model: not a vocab\.txt or tokenizer\.json: byte 3 is not UTF-8"):
+        lab.vocab(file=lab.file("spm.model", b"abc\xff"))
+
+
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published vocabulary is not at ../shared/data/vocab")
 def test_the_published_vocabulary_is_adopted_byte_for_byte(lab) -> None:
     folder = lab.vocab(file=str(PUBLISHED))
