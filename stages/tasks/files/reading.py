@@ -4,40 +4,20 @@ import codecs
 import fnmatch
 import gzip
 import lzma
+import re
 from collections.abc import Iterator, Sequence
 
 from upath import UPath
 
 # Endings of files that hold no text, nor Parquet. Any other ending may be one of the user's own.
-_UNREADABLE = tuple(
-    [
-        ".zip",
-        ".tar",
-        ".tgz",
-        ".7z",
-        ".rar",
-        ".bz2",
-        ".zst",
-        ".xls",
-        ".xlsx",
-        ".ods",
-        ".doc",
-        ".docx",
-        ".pdf",
-        ".arrow",
-        ".feather",
-        ".orc",
-        ".avro",
-        ".pkl",
-        ".npy",
-        ".db",
-    ]
+_UNREADABLE = re.compile(
+    r".*\.(zip|tar|tgz|7z|rar|bz2|zst|xlsx?|ods|docx?|pdf|arrow|feather|orc|avro|pkl|npy|db)(\.gz|\.xz)?"
 )
 
 
 def check_ending(name: str, *, what: str) -> None:
     """Raises ValueError where a file's ending says that it cannot be read. `what` names the config key."""
-    if name.lower().removesuffix(".gz").removesuffix(".xz").endswith(_UNREADABLE):
+    if _UNREADABLE.fullmatch(name.lower()):
         raise ValueError(
             f"{what} is {name}, which cannot be read: write it as .tsv, .csv, .jsonl or .parquet (questions also as "
             ".json, tagged words also as .txt), plain or with .gz or .xz after it"
