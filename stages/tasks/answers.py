@@ -59,8 +59,12 @@ class AnswerabilityHead(PairHead):
 
 
 class AnswerHead(nnx.Module):
-    """Logits of spans, and of 'no answer' where a question may have none. Without the latter, the Hugging Face kind is
-    transformers' own head."""
+    """Logits of spans, and of 'no answer' where a question may have none.
+
+    In the original's head an answer begins and ends in the second segment, its [SEP] included, or is [CLS]: neither the
+    probabilities nor the summary for 'no answer' see the question (google-research/electra's `answer_mask`). The
+    Hugging Face kind sees all tokens; without 'no answer' it is transformers' own head.
+    """
 
     def __init__(self, config: ElectraConfig, *, kind: HeadKind, unanswerable: bool, key: jax.Array) -> None:
         keys = jax.random.split(key, 3)
@@ -70,24 +74,23 @@ class AnswerHead(nnx.Module):
         self.unanswerable = AnswerabilityHead(config, key=keys[2]) if unanswerable else None
 
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        mask_BT: jax.Array,
-        context_BT: jax.Array,
-        *,
-        start_B: jax.Array | None,
-        dtype: DTypeLike,
+        self, x_BTD: jax.Array, mask_BT: jax.Array, types_BT: jax.Array, *, start_B: jax.Array | None, dtype: DTypeLike
     ) -> jax.Array:
-        spans_BTC = jnp.where(mask_BT[..., None], self.prediction(x_BTD, dtype=jnp.float32), _NOWHERE)
+        """With `start_B`, the ends for this start, as training wants it; without, for the likeliest in the context."""
+        second_BT = mask_BT & (types_BT == 1)
+        choices_BT = mask_BT if self.end is None else second_BT.at[:, 0].set(True)
+        spans_BTC = jnp.where(choices_BT[..., None], self.prediction(x_BTD, dtype=jnp.float32), _NOWHERE)
         starts_BT = spans_BTC[..., 0]
         parts = [spans_BTC]
         if self.end is not None:
             if start_B is None:
+                # The context is all of the second segment but its last token, [SEP].
+                context_BT = second_BT & jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
                 count = min(BEAM_SIZE, x_BTD.shape[1])
                 starts_BK = jax.lax.top_k(jnp.where(context_BT, starts_BT, _NOWHERE), count)[1]
             else:
                 starts_BK = start_B[:, None]
-            ends_BTK = jnp.where(mask_BT[..., None], self.end(x_BTD, starts_BK, dtype=dtype), _NOWHERE)
+            ends_BTK = jnp.where(choices_BT[..., None], self.end(x_BTD, starts_BK, dtype=dtype), _NOWHERE)
             # log p(start) and log p(end | start): of ends of different starts, only these can be compared.
             parts = [jax.nn.log_softmax(logits, axis=1) for logits in (spans_BTC, ends_BTK)]
         if self.unanswerable is not None:
@@ -118,9 +121,7 @@ class AnswerNetwork(Network):
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
-        """With `start_B`, the ends for this start, as training wants it; without, for the likeliest in the context."""
+        """As the head, of token ids."""
         keys = split_keys(key_B, 2)
         x_BTD = self.encode(ids_BT, mask_BT, types_BT, key_B=keys[0], dtype=dtype).last_BTD
-        # The context is all that is of type 1 and followed by a token: the last is [SEP].
-        context_BT = (types_BT == 1) & jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
-        return self.head(x_BTD, mask_BT, context_BT, start_B=start_B, dtype=dtype)
+        return self.head(x_BTD, mask_BT, types_BT, start_B=start_B, dtype=dtype)

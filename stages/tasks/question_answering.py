@@ -273,7 +273,7 @@ def _losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.
     from stages.electra.layout import real_tokens
     from stages.electra.losses import binary_cross_entropy, cross_entropy
 
-    # Every real token may be chosen; [CLS] stands for 'not in this window'.
+    # Every real token may be chosen that the head leaves in; [CLS] stands for 'not in this window'.
     real_BT = real_tokens(batch)
     starts_BT, ends_BT = (jnp.where(real_BT, logits_BTC[..., n], -1e9) for n in (0, 1))
     losses_B = (cross_entropy(starts_BT, batch["start"]) + cross_entropy(ends_BT, batch["end"])) / 2
@@ -284,9 +284,9 @@ def _losses(logits_BTC: "jax.Array", batch: "Batch") -> tuple["jax.Array", "jax.
 
 
 def _constant_loss(features: Features) -> float:
-    """Without an answer the span is [CLS], with one any token of the row."""
+    """Without an answer the span is [CLS], with one [CLS] or any token after the question."""
     none_N = np.asarray(features.labels.get("unanswerable", np.zeros(features.num_rows, np.float32)))
-    place = float(np.mean((1 - none_N) * np.log(features.lengths)))
+    place = float(np.mean((1 - none_N) * np.log(features.lengths - features.first_length + 1)))
     return place + (1 + _UNANSWERABLE_WEIGHT) * entropy((none_N.mean(), 1 - none_N.mean()))
 
 

@@ -30,7 +30,10 @@ B, T, D = 3, 40, CONFIG.hidden_size
 LENGTHS, FIRST = np.array([40, 31, 12]), np.array([5, 4, 6])
 positions = np.arange(T)[None, :]
 MASK = positions < LENGTHS[:, None]
+TYPES = (MASK & (positions >= FIRST[:, None])).astype(np.int32)
 CONTEXT = (positions >= FIRST[:, None]) & (positions < LENGTHS[:, None] - 1)
+# What google-research/electra lets an answer be: input_mask * segment_ids, and [CLS].
+ANSWER_MASK = MASK * TYPES + (positions == 0) > 0
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
@@ -50,7 +53,7 @@ def head(request: pytest.FixtureRequest) -> tuple[Callable[..., np.ndarray], Any
         found = merge(graphdef, jax.tree.map(jnp.float32, params))(
             jnp.asarray(x_BTD),
             jnp.asarray(MASK),
-            jnp.asarray(CONTEXT),
+            jnp.asarray(TYPES),
             start_B=None if start_B is None else jnp.asarray(start_B),
             dtype=jnp.float32,
         )
@@ -78,9 +81,9 @@ def test_the_end_is_scored_beside_the_start(head: Any) -> None:
     start_B = np.array([7, 0, 9])
     found = logits(start_B)
     for row, start in enumerate(start_B):
-        real = slice(LENGTHS[row])
+        real = ANSWER_MASK[row]
         starts = _log_softmax(_dense(x_BTD[row, real], params["prediction"])[:, 0])
-        ends = _log_softmax(_ends(x_BTD[row, real], start, params["end"]))
+        ends = _log_softmax(_ends(x_BTD[row], start, params["end"])[real])
         np.testing.assert_allclose(found[row, real, 0], starts, atol=1e-5)
         np.testing.assert_allclose(found[row, real, 1], ends, atol=1e-4)
     assert found.shape[-1] == 2 + ("unanswerable" in params)
@@ -92,9 +95,9 @@ def test_the_likeliest_starts_of_the_context_are_followed_up_in_their_order(head
     for row in range(B):
         places = np.nonzero(CONTEXT[row])[0]
         best = places[np.argsort(-found[row, places, 0], kind="stable")][:BEAM_SIZE]
-        real = slice(LENGTHS[row])
+        real = ANSWER_MASK[row]
         for number, start in enumerate(best):
-            ends = _log_softmax(_ends(x_BTD[row, real], start, params["end"]))
+            ends = _log_softmax(_ends(x_BTD[row], start, params["end"])[real])
             np.testing.assert_allclose(found[row, real, 1 + number], ends, atol=1e-4)
     assert found.shape[-1] == 1 + BEAM_SIZE + ("unanswerable" in params)
 
@@ -103,16 +106,28 @@ def test_the_likeliest_starts_of_the_context_are_followed_up_in_their_order(head
 def test_no_answer_is_judged_by_cls_and_by_where_an_answer_would_start(kind: HeadKind) -> None:
     graphdef, params = split(AnswerHead(CONFIG, kind=kind, unanswerable=True, key=jax.random.key(1)))
     x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
-    found = merge(graphdef, params)(x_BTD, jnp.asarray(MASK), jnp.asarray(CONTEXT), start_B=None, dtype=jnp.float32)
+    found = merge(graphdef, params)(x_BTD, jnp.asarray(MASK), jnp.asarray(TYPES), start_B=None, dtype=jnp.float32)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     for row in range(B):
-        x_TD = x_BTD[row, : LENGTHS[row]].astype(np.float64)
+        seen = ANSWER_MASK[row] if kind is HeadKind.ORIGINAL else MASK[row]
+        x_TD = x_BTD[row, seen].astype(np.float64)
         starts = _dense(x_TD, params["prediction"])[:, 0]
         weights = np.exp(starts) / np.exp(starts).sum()
         both = np.concatenate([x_TD[0], weights @ x_TD])
         none = params["unanswerable"]
         expected = _dense(_gelu(_dense(both, none["dense"])), none["prediction"])[0]
         np.testing.assert_allclose(found[row, :, -1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["predicting", "training"])
+def test_the_question_has_no_part_in_where_the_answer_lies(head: Any, given: bool) -> None:
+    logits, params, _ = head
+    found = logits(np.array([7, 0, 9]) if given else None).astype(np.float64)
+    spans_BTC = found[..., :-1] if "unanswerable" in params else found
+    shares_BTC = np.exp(spans_BTC)
+    assert (shares_BTC[~ANSWER_MASK] == 0).all()
+    assert (shares_BTC[ANSWER_MASK] > 0).all()
+    np.testing.assert_allclose(shares_BTC.sum(axis=1), 1, atol=1e-5)
 
 
 def _batch(kind: TaskKind) -> dict[str, Any]:
@@ -136,17 +151,17 @@ def test_the_end_is_learnt_given_the_true_start(kind: TaskKind) -> None:
     keys = jax.random.split(jax.random.key(0), B)
     loss, _ = make_task_loss(graphdef, kind, dtype="float32")(params, batch, keys, train=False)
 
-    types = (positions >= FIRST[:, None]) & MASK
     logits = np.asarray(
         merge(graphdef, params)(
-            batch["ids"], jnp.asarray(MASK), jnp.asarray(types, jnp.int32), start_B=jnp.asarray(batch["start"])
+            batch["ids"], jnp.asarray(MASK), jnp.asarray(TYPES), start_B=jnp.asarray(batch["start"])
         ),
         np.float64,
     )
     losses = []
     for row, length in enumerate(LENGTHS):
         spans = logits[row, :length, :2]
-        shares = spans - np.log(np.exp(spans).sum(axis=0))
+        answers = ANSWER_MASK[row, :length]
+        shares = spans - np.log(np.exp(spans[answers]).sum(axis=0))
         losses.append(-(shares[batch["start"][row], 0] + shares[batch["end"][row], 1]) / 2)
         if kind is TaskKind.ANSWERABILITY:
             share = 1 / (1 + np.exp(-logits[row, 0, -1]))

@@ -188,7 +188,7 @@ def test_every_parameter_has_a_rate(kind: TaskKind) -> None:
 def test_the_loss_of_a_constant_guess() -> None:
     features = Features(
         ids=[np.zeros(8, np.int32)] * 4,
-        first_length=np.full(4, 8),
+        first_length=np.full(4, 3),
         examples=np.arange(4),
         labels={
             "label": np.array([0, 0, 0, 1]),
@@ -198,11 +198,11 @@ def test_the_loss_of_a_constant_guess() -> None:
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert load_work(TaskKind.CLASSIFICATION).constant_loss(features) == pytest.approx(entropy)
     assert load_work(TaskKind.TAGGING).constant_loss(features) == pytest.approx(entropy)
-    assert load_work(TaskKind.QUESTION_ANSWERING).constant_loss(features) == pytest.approx(math.log(8))
+    assert load_work(TaskKind.QUESTION_ANSWERING).constant_loss(features) == pytest.approx(math.log(6))
 
 
 def _constant_features(**labels: np.ndarray) -> Features:
-    return Features(ids=[np.zeros(8, np.int32)] * 4, first_length=np.full(4, 8), examples=np.arange(4), labels=labels)
+    return Features(ids=[np.zeros(8, np.int32)] * 4, first_length=np.full(4, 3), examples=np.arange(4), labels=labels)
 
 
 def test_the_loss_of_a_constant_guess_is_the_smallest_one() -> None:
@@ -225,5 +225,5 @@ def test_the_loss_of_a_constant_guess_is_the_smallest_one() -> None:
     assert found == pytest.approx(smallest, rel=1e-4)
 
     none = _constant_features(unanswerable=np.array([1, 1, 0, 0], np.float32))
-    expected = math.log(8) / 2 + 1.5 * math.log(2)
+    expected = math.log(6) / 2 + 1.5 * math.log(2)
     assert load_work(TaskKind.ANSWERABILITY).constant_loss(none) == pytest.approx(expected)
