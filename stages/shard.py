@@ -25,7 +25,7 @@ from stages.electra.tokenizer import SPECIAL_TOKENS
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-VERSION = 1
+VERSION = 2
 
 BYTES_IN_A_MEGABYTE = 1 << 20
 
@@ -76,7 +76,7 @@ class _Part(NamedTuple):
 
 
 def run(config: ShardConfig, context: StageContext) -> None:
-    """Writes `train/`, `heldout/` (Arrow IPC: ids, length, first_length) and `index.json`, last.
+    """Writes `train/`, `heldout/` (Arrow IPC: ids, length, first_length; where packed, begins) and `index.json`, last.
 
     Raises:
       ValueError: The vocabulary's files do not belong together or do not fit the text, or the text gave no example.
@@ -159,6 +159,7 @@ def _build_part(
     if done.exists():
         return read_json(done) | {"fresh": False}
     tokenizer = Tokenizer.from_str((vocab / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer.encode_special_tokens = info["split_special_tokens"]
     builder: PairBuilder | PackedBuilder
     match config.packing:
         case Packing.PAIRS:
@@ -170,7 +171,10 @@ def _build_part(
         case Packing.PACKED:
             builder = PackedBuilder(max_length=config.sequence_length, special_ids=info["special"])
     dtype = ids_dtype(info["size"])
-    max_rows = max(1, config.shard_megabytes * BYTES_IN_A_MEGABYTE // (config.sequence_length * dtype.itemsize + 4))
+    row_bytes = config.sequence_length * dtype.itemsize + 4
+    if config.packing is Packing.PACKED:
+        row_bytes += -(-config.sequence_length // 8)
+    max_rows = max(1, config.shard_megabytes * BYTES_IN_A_MEGABYTE // row_bytes)
     make = partial(write_shard, sequence_length=config.sequence_length, special_ids=info["special"], dtype=dtype)
     counts: Counter[str] = Counter()
     shards: list[Shard] = []

@@ -17,7 +17,7 @@ from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-VERSION = 1
+VERSION = 2
 
 # Characters outside the alphabet that are a smaller share of the text are not worth a word.
 _SHARE_WORTH_A_WARNING = 0.001
@@ -34,6 +34,8 @@ class VocabConfig:
       size: Tokens of a new vocabulary, special ones included.
       lowercase: Whether text is lower-cased. None: as `tokenizer.json` says, else True.
       strip_accents: Whether accents are removed. None: as `tokenizer.json` says, else as `lowercase` (BERT's rule).
+      split_special_tokens: Whether special tokens that a text spells out, as `[SEP]`, are text like any other, in the
+        corpus, in tasks and in predictions; else they are the tokens themselves.
       min_frequency: How often a new token must occur.
       max_alphabet: Most single characters in a new vocabulary. The most frequent ones are taken; a word with any other
         is [UNK].
@@ -44,6 +46,7 @@ class VocabConfig:
     size: int | None = None
     lowercase: bool | None = None
     strip_accents: bool | None = None
+    split_special_tokens: bool = True
     min_frequency: int = 2
     max_alphabet: int = 1000
     training_megabytes: int = 1000
@@ -68,6 +71,8 @@ def run(config: VocabConfig, context: StageContext) -> None:
     """
     tokenizer = _adopt(config, context=context) if config.file else _train(config, context=context)
     tokens = _tokens_by_id(tokenizer, source=config.file or "the trained vocabulary")
+    if config.split_special_tokens:
+        _check_letters(tokenizer, source=config.file)
     text = tokenizer.to_str(pretty=True) + "\n"
     normalizer = _bert_normalizer(tokenizer)
     write_text(context.output / "tokenizer.json", text)
@@ -80,6 +85,8 @@ def run(config: VocabConfig, context: StageContext) -> None:
             "strip_accents": normalizer["strip_accents"],
             "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
             **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+            # False is transformers' default too. Else it is not said: transformers would fill no [MASK] of a text.
+            **({} if config.split_special_tokens else {"split_special_tokens": False}),
         },
     )
     info = {
@@ -87,6 +94,7 @@ def run(config: VocabConfig, context: StageContext) -> None:
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "lowercase": normalizer["lowercase"],
         "strip_accents": normalizer["strip_accents"],
+        "split_special_tokens": config.split_special_tokens,
         "special": {name: tokens.index(token) for name, token in SPECIAL_TOKENS.items()},
     }
     write_json(context.output / "info.json", info)
@@ -140,6 +148,19 @@ def _check_special(tokens: Any, *, source: str) -> None:
             f"{source}: no {', '.join(missing)} among its {len(tokens)} tokens; a vocabulary must hold "
             f"{', '.join(SPECIAL_TOKENS.values())}"
         )
+
+
+def _check_letters(tokenizer: "Tokenizer", *, source: str | None) -> None:
+    """Raises ValueError where a text that spells a special token out cannot be told from the token itself."""
+    tokenizer.encode_special_tokens = True
+    for token in SPECIAL_TOKENS.values():
+        if tokenizer.token_to_id(token) in tokenizer.encode(f"a {token} a", add_special_tokens=False).ids:
+            if token == SPECIAL_TOKENS["unk"]:
+                continue  # of letters that are not in the vocabulary
+            raise ValueError(
+                f"{source}: its rules keep {token} in a text whole, so that it becomes the special token; split text "
+                "at punctuation, or set vocab.split_special_tokens: false if this is meant"
+            )
 
 
 def _check_case(tokens: list[str], *, lowercase: bool, source: str) -> None:

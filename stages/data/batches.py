@@ -35,7 +35,8 @@ def host_batches(
     Reading runs up to `ahead` batches in front of the caller; closing the iterator ends it.
 
     Yields:
-      `ids` int32 [n, T], `length` int32 [n], `first_length` int32 [n] with n = batch size / process_count.
+      `ids` int32 [n, T], `length` int32 [n], `first_length` int32 [n], and of packed rows `begins` bool [n, T], with
+      n = batch size / process_count.
     """
     mine = process_slice(order.batch_size, process_index=process_index, process_count=process_count)
     if order.num_rows != reader.num_rows:

@@ -35,10 +35,14 @@ class LongLines(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Token ids without the special ones: [CLS] first [SEP], and second [SEP] where there is a second segment."""
+    """Token ids without the special ones: [CLS] first [SEP], and second [SEP] where there is a second segment.
+
+    Where a row may hold several documents, `begins` are the places in it, [CLS] included, at which they begin.
+    """
 
     first: list[int]
     second: list[int] = field(default_factory=list)
+    begins: list[int] | None = None
 
 
 class PairBuilder:
@@ -143,6 +147,7 @@ class PackedBuilder:
         self._room = max_length - 2
         self._between = [special_ids["sep"], special_ids["cls"]]
         self._row: list[int] = []
+        self._begins = [0]
         self._is_begun = False  # whether the row holds a part of the present document
 
     def add_line(self, ids: list[int]) -> Iterator[Example]:
@@ -153,6 +158,8 @@ class PackedBuilder:
             if room < min(len(ids), MIN_LENGTH) and self._row:
                 yield self._finish()
                 continue
+            if between:
+                self._begins.append(len(self._row) + 2)  # after the row's own [CLS] and the [SEP] between
             self._row += between + ids[:room]
             self._is_begun = True
             ids = ids[room:]
@@ -167,6 +174,6 @@ class PackedBuilder:
         return [self._finish()] if self._row else []
 
     def _finish(self) -> Example:
-        example = Example(first=self._row)
-        self._row, self._is_begun = [], False
+        example = Example(first=self._row, begins=self._begins)
+        self._row, self._begins, self._is_begun = [], [0], False
         return example

@@ -14,6 +14,7 @@ import numpy as np
 from upath import UPath
 
 from cluster.storage import is_local, write_bytes
+from stages.data.builders import Packing
 from stages.data.shard_index import INDEX, Shard, ShardIndex
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def write_shard(
     special_ids: dict[str, int],
     dtype: np.dtype,
 ) -> Shard:
-    """Writes `folder / file`, one record batch without compression, so that it can be memory-mapped."""
+    """Writes `folder / file`, one record batch without compression, so that it can be memory-mapped.
+
+    Packed examples have a column `begins`: a bit a token, set where a document begins.
+    """
     import pyarrow as pa
 
     ids_NT = np.full((len(examples), sequence_length), special_ids["pad"], dtype=dtype)
@@ -51,7 +55,15 @@ def write_shard(
         length_N[row] = len(tokens)
         first_length_N[row] = len(example.first) + 2
     values = pa.FixedSizeListArray.from_arrays(pa.array(ids_NT.reshape(-1)), sequence_length)
-    batch = pa.record_batch({"ids": values, "length": length_N, "first_length": first_length_N})
+    columns = {"ids": values, "length": length_N, "first_length": first_length_N}
+    begins = [example.begins for example in examples if example.begins is not None]
+    if begins:
+        begins_NT = np.zeros(ids_NT.shape, dtype=bool)
+        for row, places in enumerate(begins):
+            begins_NT[row, places] = True
+        bits_NX = np.packbits(begins_NT, axis=1)
+        columns["begins"] = pa.FixedSizeListArray.from_arrays(pa.array(bits_NX.reshape(-1)), bits_NX.shape[1])
+    batch = pa.record_batch(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -96,19 +108,27 @@ class ShardReader:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows `indices`, in that order: `ids` int32 [n, T], `length` and `first_length` int32 [n]."""
+        """Rows `indices`, in that order: `ids` int32 [n, T], `length` and `first_length` int32 [n].
+
+        Packed rows also have `begins`, bool [n, T]: where a document begins.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and not (indices.min() >= 0 and indices.max() < self.num_rows):
             bad = indices.min() if indices.min() < 0 else indices.max()
             raise IndexError(f"row {bad} of {self.num_rows}")
         shapes = {"ids": (len(indices), self.sequence_length), "length": len(indices), "first_length": len(indices)}
         rows = {name: np.empty(shape, dtype=np.int32) for name, shape in shapes.items()}
+        if self.index.packing is Packing.PACKED:
+            rows["begins"] = np.empty(shapes["ids"], dtype=bool)
         numbers = np.searchsorted(self._ends, indices, side="right")
         for number in np.unique(numbers):
             at = np.flatnonzero(numbers == number)
             begin = self._ends[number] - self._shards[number].rows
             for name, column in self._open(int(number)).items():
-                rows[name][at] = column[indices[at] - begin]
+                values = column[indices[at] - begin]
+                if name == "begins":
+                    values = np.unpackbits(values, axis=1, count=self.sequence_length)
+                rows[name][at] = values
         return rows
 
     def _open(self, number: int) -> dict[str, np.ndarray]:
@@ -121,8 +141,10 @@ class ShardReader:
                     f"{self._folder / shard.file}: {ids_NT.shape[0]} rows of {ids_NT.shape[1]} tokens, "
                     f"the index says {shard.rows} of {self.sequence_length}; build them anew: --rerun shard"
                 )
-            lengths = {name: batch.column(name).to_numpy() for name in ("length", "first_length")}
-            self._columns[number] = {"ids": ids_NT, **lengths}
+            columns = {name: batch.column(name).to_numpy() for name in ("length", "first_length")}
+            if self.index.packing is Packing.PACKED:
+                columns["begins"] = batch.column("begins").flatten().to_numpy().reshape(batch.num_rows, -1)
+            self._columns[number] = {"ids": ids_NT, **columns}
         return self._columns[number]
 
     def _map(self, shard: Shard) -> "pa.RecordBatch":

@@ -36,15 +36,15 @@ def segments(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     return mask_BT, (mask_BT & is_second_BT).astype(jnp.int32)
 
 
-def lay_out(batch: Mapping[str, jax.Array], *, packed_by: int | None = None) -> Layout:
-    """Lays out rows of one text each or, with `packed_by`, of several.
+def lay_out(batch: Mapping[str, jax.Array]) -> Layout:
+    """Lays out rows of one text each or, where the batch says where texts begin, of several.
 
-    Each of several begins with the token `packed_by`, sees itself alone and counts its positions from 0.
+    Each of several begins where `begins`, bool [B, T], is true, sees itself alone and counts its positions from 0.
     """
     mask_BT, types_BT = segments(batch)
-    if packed_by is None:
+    if "begins" not in batch:
         return Layout(mask_BT, types_BT, None)
-    begins_BT = batch["ids"] == packed_by
+    begins_BT = batch["begins"]
     text_BT = jnp.cumsum(begins_BT, axis=1)
     mask_BTT = (text_BT[:, :, None] == text_BT[:, None]) & mask_BT[:, None]
     place_1T = jnp.arange(begins_BT.shape[1])[None]

@@ -54,11 +54,17 @@ class ElectraTokenizer:
 
     Attributes:
       max_length: Tokens that a text is cut to, where it is cut.
+      split_special_tokens: Whether special tokens that a text spells out, as `[SEP]`, are text like any other; None is
+        no, as in transformers.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", *, max_length: int = 512) -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer", *, max_length: int = 512, split_special_tokens: bool | None = None
+    ) -> None:
         self.backend = tokenizer
         self.max_length = max_length
+        self.split_special_tokens = split_special_tokens
+        tokenizer.encode_special_tokens = bool(split_special_tokens)
 
     @classmethod
     def from_pretrained(cls, location: str | Path | UPath, *, revision: str | None = None) -> Self:
@@ -77,8 +83,10 @@ class ElectraTokenizer:
             values: dict[str, Any] = read_json(UPath(settings)) if settings.exists() else {}
             # Where it is not stated transformers writes a number without meaning, 1e30.
             max_length = min(512, int(values.get("model_max_length") or 512))
+            split = values.get("split_special_tokens")
             if (folder / "tokenizer.json").exists():
-                return cls(Tokenizer.from_file(str(folder / "tokenizer.json")), max_length=max_length)
+                backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+                return cls(backend, max_length=max_length, split_special_tokens=split)
             if not (folder / "vocab.txt").exists():
                 raise FileNotFoundError(f"{location}: no tokenizer.json and no vocab.txt")
             return cls.from_vocabulary(

@@ -15,7 +15,6 @@ from cluster.mesh import make_mesh
 from cluster.storage import write_json, write_text
 from stages.context import StageContext
 from stages.data.batches import host_batches
-from stages.data.builders import Packing
 from stages.data.order import ExampleOrder
 from stages.data.shards import ShardReader
 from stages.electra.files.continuation import load_networks
@@ -83,7 +82,6 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         objective=objective,
         special_ids=index.special_ids,
         vocab_size=index.vocab_size,
-        packed=index.packing == Packing.PACKED,
         dtype=str(config.compute_dtype),
     )
     optimizer = make_optimizer(config)
@@ -232,7 +230,8 @@ def _heldout_batches(reader: ShardReader, *, config: PretrainConfig, pad_id: int
         rows = reader.rows(np.arange(min(first, reader.num_rows), min(first + rows_each, reader.num_rows)))
         missing = rows_each - len(rows["length"])
         yield {
-            "ids": np.pad(rows["ids"], ((0, missing), (0, 0)), constant_values=pad_id),
-            "length": np.pad(rows["length"], (0, missing)),
-            "first_length": np.pad(rows["first_length"], (0, missing)),
+            name: np.pad(
+                values, ((0, missing), *[(0, 0)] * (values.ndim - 1)), constant_values=pad_id if name == "ids" else 0
+            )
+            for name, values in rows.items()
         }

@@ -92,7 +92,11 @@ class Predictor:
         tokenizer = ElectraTokenizer.from_pretrained(location)
         tokenizer.check(model.config)
         self._raw = tokenizer.backend
-        self._tokenizer = WordPiece(tokenizer.backend)
+        # Who asks for a masked word spells [MASK] out.
+        split_special_tokens = (
+            tokenizer.split_special_tokens is not False and model.architecture is not Architecture.MASKED_LM
+        )
+        self._tokenizer = WordPiece(tokenizer.backend, split_special_tokens=split_special_tokens)
         buckets = (*range(_BUCKET, max_length, _BUCKET), max_length)
         self._shape = BatchShape(batch_size=BATCH_SIZE, buckets=buckets, pad=self._tokenizer.pad)
 

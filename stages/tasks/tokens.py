@@ -1,9 +1,15 @@
-"""The model's own tokenizer, without special tokens, padding or truncation: tasks place those themselves."""
+"""The model's own tokenizer, without special tokens, padding or truncation: tasks place those themselves.
+
+A text that contains the letters [CLS] contains these letters, as in the original. A model whose tokenizer_config.json
+says `"split_special_tokens": false` reads the special token there, as transformers does.
+"""
 
 from collections.abc import Iterator, Sequence
 
 from tokenizers import Encoding, Tokenizer
 from upath import UPath
+
+from cluster.storage import read_json
 
 # Encodings are large (several hundred bytes a token), so that texts are encoded a slice at a time.
 _SLICE = 1024
@@ -12,11 +18,17 @@ _SLICE = 1024
 class WordPiece:
     """Token ids of texts and words, and the ids of the special tokens.
 
+    Args:
+      tokenizer: Is copied.
+      split_special_tokens: Whether special tokens that a text spells out are text like any other.
+
     Attributes:
       cls: Id of [CLS]; `sep`, `unk`, `pad` likewise.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, split_special_tokens: bool = True) -> None:
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        tokenizer.encode_special_tokens = split_special_tokens
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
@@ -28,8 +40,10 @@ class WordPiece:
 
     @classmethod
     def from_file(cls, path: UPath) -> "WordPiece":
-        """Reads a `tokenizer.json`."""
-        return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        """Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it where there is one."""
+        settings = path.parent / "tokenizer_config.json"
+        split = read_json(settings).get("split_special_tokens", True) if settings.exists() else True
+        return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")), split_special_tokens=split)
 
     @property
     def vocab_size(self) -> int:

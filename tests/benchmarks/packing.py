@@ -40,9 +40,7 @@ def main() -> None:
         shape = workload.Shape(size=options.size, batch_size=options.batch_size, sequence_length=reader.sequence_length)
         fill[packing] = sum(shard.tokens for shard in reader.index.train) / reader.num_rows / reader.sequence_length
         rows = reader.rows(np.linspace(0, reader.num_rows - 1, options.batch_size, dtype=int))
-        steps[packing] = workload.OurStep(
-            shape, dtype=options.dtype, mesh=make_mesh(), rows=rows, packed=packing is Packing.PACKED
-        )
+        steps[packing] = workload.OurStep(shape, dtype=options.dtype, mesh=make_mesh(), rows=rows)
         steps[packing].run(2)
     for turn in range(options.rounds):
         for packing in steps if turn % 2 == 0 else reversed(steps):

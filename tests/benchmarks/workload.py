@@ -77,22 +77,13 @@ class OurStep:
 
     Args:
       rows: The global batch; None for the shape's own.
-      packed: Whether a row holds several texts.
 
     Attributes:
       init_state: Makes the state that training begins with.
       train_step: The step before it is compiled.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        dtype: str,
-        mesh: Mesh,
-        rows: Mapping[str, np.ndarray] | None = None,
-        packed: bool = False,
-    ) -> None:
+    def __init__(self, shape: Shape, *, dtype: str, mesh: Mesh, rows: Mapping[str, np.ndarray] | None = None) -> None:
         networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
 
         def init_model() -> tuple[Any, Any]:
@@ -100,12 +91,7 @@ class OurStep:
 
         graphdef, _ = jax.eval_shape(init_model)
         loss_fn = make_pretraining_loss(
-            graphdef,
-            objective=shape.objective,
-            special_ids=SPECIAL_IDS,
-            vocab_size=VOCAB_SIZE,
-            packed=packed,
-            dtype=dtype,
+            graphdef, objective=shape.objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, dtype=dtype
         )
         optimizer = make_optimizer(OPTIMIZER)
         mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())

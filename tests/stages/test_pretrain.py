@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -193,8 +192,21 @@ def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
 
 
 def test_packed_rows_train_as_far_and_are_refused_where_they_cannot(shards, tmp_path):
-    packed = UPath(shutil.copytree(shards, tmp_path / "packed"))
-    replace(ShardIndex.read(packed), packing=Packing.PACKED).write(packed)
+    packed, random = UPath(tmp_path / "packed"), np.random.default_rng(0)
+    written = {
+        split: (
+            write_shard(
+                packed,
+                file=f"{split}/shard-0.arrow",
+                examples=[Example(first=random.integers(5, 60, 14).tolist(), begins=[0, 6])] * num_rows,
+                sequence_length=16,
+                special_ids=SPECIAL_IDS,
+                dtype=np.dtype(np.uint16),
+            ),
+        )
+        for split, num_rows in (("train", 8), ("heldout", 3))
+    }
+    replace(ShardIndex.read(shards), packing=Packing.PACKED, **written).write(packed)
     short = replace(CONFIG, steps=2, warmup_steps=1)
     result = json.loads((run(tmp_path / "out", packed, short) / "result.json").read_text())
     assert np.isfinite(result["heldout"]["loss/total"])

@@ -41,7 +41,6 @@ def corrupt(
     dropout_key_B: jax.Array | None,
     objective: ObjectiveConfig,
     special_ids: Mapping[str, int],
-    packed: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Corrupted:
     """Masks the batch, lets the generator guess, writes a sample of its guesses into the text."""
@@ -70,7 +69,7 @@ def corrupt(
     else:
         # Two towers never see the token itself, and so need no [MASK].
         shown_BT = ids_BT if has_towers else masked.ids_BT
-        layout = lay_out(batch, packed_by=special_ids["cls"] if packed else None)
+        layout = lay_out(batch)
         x_BTD = model.generator_hidden(shown_BT, *layout, key_B=dropout_key_B, dtype=dtype)
         x_BPE = model.generator_head.transform(vectors_at(x_BTD, masked.positions_BP), dtype=dtype)
         uniform_BP2 = jax.vmap(lambda key: jax.random.uniform(key, (x_BPE.shape[1], 2)))(sample_key_B)
@@ -106,7 +105,6 @@ def make_pretraining_loss(
     objective: ObjectiveConfig,
     special_ids: Mapping[str, int],
     vocab_size: int,
-    packed: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Callable[..., tuple[jax.Array, Sums]]:
     """Makes a `stages.training.state.LossFn`.
@@ -116,24 +114,26 @@ def make_pretraining_loss(
       objective: Resolved for the model's size.
       special_ids: Ids of `pad`, `unk`, `cls`, `sep` and `mask`.
       vocab_size: What every id must be below.
-      packed: Whether a row holds several texts, each beginning with [CLS].
       dtype: What matrix products take in.
 
     Returns:
-      A loss of batches with `ids` int32 [B, T], `length` and `first_length` int32 [B]. `train` turns dropout on;
-      masks and samples are drawn either way. Each network's loss is a mean over all predictions of the global
-      batch. `summarize` makes metrics of its sums.
+      A loss of batches with `ids` int32 [B, T], `length` and `first_length` int32 [B] and, where rows hold several
+      texts, `begins` bool [B, T], true at the first token of each. `train` turns dropout on; masks and samples are
+      drawn either way. Each network's loss is a mean over all predictions of the global batch. `summarize` makes
+      metrics of its sums.
     """
     for name, token_id in special_ids.items():
         if not 0 <= token_id < vocab_size:
             raise ValueError(f"special token {name} has id {token_id}, the vocabulary has {vocab_size} ids")
     traits = objective.kind.traits
-    if packed and traits.has_towers:
-        raise ValueError(f"the rows are packed, and {objective.kind} reads one text a row: set shard.packing to pairs")
 
     def loss_fn(
         params: Params, batch: Batch, key_B: jax.Array, *, train: bool, over_devices: Total = lambda value: value
     ) -> tuple[jax.Array, Sums]:
+        if "begins" in batch and traits.has_towers:
+            raise ValueError(
+                f"the rows are packed, and {objective.kind} reads one text a row: set shard.packing to pairs"
+            )
         model: Electra = merge(graphdef, params)
         mask_key_B, sample_key_B, generator_key_B, discriminator_key_B = split_keys(key_B, 4)
         corrupted = corrupt(
@@ -144,15 +144,13 @@ def make_pretraining_loss(
             dropout_key_B=generator_key_B if train else None,
             objective=objective,
             special_ids=special_ids,
-            packed=packed,
             dtype=dtype,
         )
         mask_BT = real_tokens(batch)
         sums = _generator_sums(corrupted, mask_BT)
         weights = {"generator": objective.generator_weight}
         if not traits.trains_one_network:
-            # From the original text: the generator may have written a [CLS] into the corrupted one.
-            layout = lay_out(batch, packed_by=special_ids["cls"] if packed else None)
+            layout = lay_out(batch)
             dropout_key_B = discriminator_key_B if train else None
             x_BTD = model.discriminator_hidden(corrupted.ids_BT, *layout, key_B=dropout_key_B, dtype=dtype)
         if traits.detects:

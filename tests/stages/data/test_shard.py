@@ -273,3 +273,29 @@ def test_kill_9_in_the_middle_then_again_is_byte_identical(lab) -> None:
     assert _tree(output) == _tree(whole)
     kept = {name: (output / "train" / name).stat().st_mtime_ns for name in finished}
     assert sum(kept[name] == finished[name] for name in kept) >= 1
+
+
+@pytest.mark.parametrize("packing", Packing)
+def test_special_tokens_that_a_text_spells_out_are_text(lab, packing) -> None:
+    """And packed documents begin where they do, not at an id."""
+    vocab = [*SPECIAL, "[", "]", "cls", "sep", "mask", "pad", "unk", "a", "b"]
+    ingest = lab.ingest(lab.file("a.txt", "a [CLS] b\n[SEP] [MASK][PAD]\n\nb [UNK] a\n\nb"), heldout_fraction=0)
+    reader = ShardReader(lab.shard(ingest, lab.vocab(vocab), sequence_length=48, packing=packing), "train")
+    rows = reader.rows(np.arange(reader.num_rows))
+    words = [vocab[number] for number in rows["ids"][0]]
+    assert words[:6] == ["[CLS]", "a", "[", "cls", "]", "b"]
+    assert not np.isin(rows["ids"], [UNK, MASK]).any()
+    assert (rows["ids"] == CLS).sum() == 3
+    if packing is Packing.PACKED:
+        assert np.flatnonzero(rows["begins"][0]).tolist() == [
+            number for number, word in enumerate(words) if word == "[CLS]"
+        ]
+        assert rows["begins"].sum() == 3
+
+
+def test_special_tokens_of_a_text_are_kept_where_the_vocabulary_is_told_to(lab) -> None:
+    ingest = lab.ingest(lab.file("a.txt", "a [SEP] b"), heldout_fraction=0)
+    vocab = lab.vocab([*SPECIAL, "a", "b"], split_special_tokens=False)
+    assert ShardReader(lab.shard(ingest, vocab, sequence_length=8), "train").rows(np.arange(1))["ids"][0].tolist() == [
+        CLS, 5, SEP, 6, SEP, PAD, PAD, PAD
+    ]  # fmt: skip

@@ -194,3 +194,16 @@ def test_transformers_loads_the_folder_and_tokenizes_alike(lab) -> None:
         assert pair["input_ids"] == ours.encode("The old", "were farming").ids
         assert pair["token_type_ids"] == ours.encode("The old", "were farming").type_ids
         assert (theirs.mask_token_id, theirs.pad_token_id, len(theirs)) == (4, 0, 120)
+
+
+def test_rules_that_take_letters_for_a_special_token_are_refused(lab) -> None:
+    """Split at spaces alone and not lower-cased, [CLS] in a text is the word [CLS] of the vocabulary."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer = _tokenizer(lab.vocab([*SPECIAL, "A", "a"], lowercase=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    path = lab.file("tokenizer.json", tokenizer.to_str())
+    with pytest.raises(ValueError, match=r"keep \[PAD\] in a text whole.*vocab.split_special_tokens: false"):
+        lab.vocab(file=path)
+    settings = json.loads((lab.vocab(file=path, split_special_tokens=False) / "tokenizer_config.json").read_text())
+    assert settings["split_special_tokens"] is False

@@ -70,9 +70,8 @@ def one_step(
     batch = make_batch(LENGTHS, seed=3)
     if packed:
         batch["ids"] = batch["ids"].at[:2, 8].set(SPECIAL_IDS["cls"]).at[:2, 7].set(SPECIAL_IDS["sep"])
-    loss_fn = make_pretraining_loss(
-        graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, packed=packed
-    )
+        batch["begins"] = batch["ids"] == SPECIAL_IDS["cls"]
+    loss_fn = make_pretraining_loss(graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE)
 
     # Compiling takes all of the time; without optimizations a third of it.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})

@@ -193,19 +193,24 @@ def test_packed_texts_are_each_computed_as_if_alone(shallow, objective):
     lengths = np.where(np.arange(NUM_ROWS) == 0, NUM_TOKENS, 0)
     packed = {"ids": jnp.asarray(together), "length": jnp.asarray(lengths), "first_length": jnp.asarray(lengths)}
 
-    @partial(jax.jit, static_argnames="packed_by")
-    def logits(batch, packed_by):
-        return merge(graphdef, params).discriminate(batch["ids"], *lay_out(batch, packed_by=packed_by))
+    # Texts begin where the batch says so: an id that is [CLS]'s elsewhere begins none.
+    alone["ids"] = alone["ids"].at[1, 4].set(SPECIAL_IDS["cls"])
+    packed["ids"] = packed["ids"].at[0, 9 + 4].set(SPECIAL_IDS["cls"])
+    begins = np.zeros((NUM_ROWS, NUM_TOKENS), bool)
+    begins[0, [0, 9, 17]] = True
 
-    apart, joined = np.asarray(logits(alone, None)), np.asarray(logits(packed, SPECIAL_IDS["cls"]))
+    @jax.jit
+    def logits(batch):
+        return merge(graphdef, params).discriminate(batch["ids"], *lay_out(batch))
+
+    apart, joined = np.asarray(logits(alone)), np.asarray(logits(packed | {"begins": jnp.asarray(begins)}))
     expected = np.concatenate([apart[row, :length] for row, length in enumerate((9, 8, 7))])
     np.testing.assert_allclose(joined[0], expected, atol=1e-5)
     # Without the mask they would look at each other.
-    assert np.abs(np.asarray(logits(packed, None))[0] - expected).max() > 1e-2
+    assert np.abs(np.asarray(logits(packed))[0] - expected).max() > 1e-2
 
-    loss_fn = make_pretraining_loss(
-        graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, packed=True
-    )
+    packed["begins"] = jnp.asarray(begins)
+    loss_fn = make_pretraining_loss(graphdef, objective=objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE)
     key_B = jax.random.split(jax.random.key(0), NUM_ROWS)
     loss, sums = jax.jit(lambda params: loss_fn(params, packed, key_B, train=True))(params)
     assert np.isfinite(float(loss))
@@ -218,7 +223,6 @@ def test_packed_texts_are_each_computed_as_if_alone(shallow, objective):
         dropout_key_B=None,
         objective=objective,
         special_ids=SPECIAL_IDS,
-        packed=True,
     )
     ends = np.isin(together[0], [SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]])
     np.testing.assert_array_equal(np.asarray(corrupted.ids_BT)[0][ends], together[0][ends])

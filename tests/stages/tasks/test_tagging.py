@@ -1,10 +1,12 @@
 """CoNLL's files and inputs: every word keeps its tag."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 from upath import UPath
 
 from stages.electra.config import IGNORED
@@ -158,3 +160,17 @@ def test_every_published_word_keeps_its_tag(real_data: Path, real_tokenizer: Wor
         assert found.scores["f1"] == found.scores["accuracy"] == 100.0
         lines = [line for line in found.files["predictions.txt"].split("\n") if line]
         assert len(lines) == sum(len(sentence.words) for sentence in known)
+
+
+def test_a_special_token_that_a_task_spells_out_is_text_unless_its_model_says_otherwise(
+    model_folder: UPath, raw_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    text = "farm [SEP] farm"
+    letters, token = (WordPiece(raw_tokenizer, split_special_tokens=split) for split in (True, False))
+    assert letters.sep not in letters.encode([text])[0]
+    assert token.encode([text])[0].count(token.sep) == 1
+    shutil.copytree(str(model_folder), tmp_path / "model")
+    path = UPath(tmp_path / "model" / "tokenizer.json")
+    assert WordPiece.from_file(path).encode([text]) == letters.encode([text])
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"split_special_tokens": false}')
+    assert WordPiece.from_file(path).encode([text]) == token.encode([text])
