@@ -22,7 +22,7 @@ from stages.tasks.files.squad import Question
 from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
 from stages.tasks.named import TASKS, TaskName
-from stages.tasks.spans import Candidate, Window, owned_tokens, rank, window_bounds, window_candidates
+from stages.tasks.spans import Candidate, Window, owned_tokens, rank, take_in_marks, window_bounds, window_candidates
 from stages.tasks.thresholds import make_thresholds
 from stages.tasks.tokens import WordPiece
 
@@ -38,7 +38,10 @@ _UNANSWERABLE_WEIGHT = 0.5  # of the loss of 'no answer in this window' beside t
 
 
 class Context(NamedTuple):
-    """The tokens of a context: their ids, and of each the first character and the one after the last [T, 2]."""
+    """The tokens of a context: their ids, and of each the first character and the one after the last [T, 2].
+
+    The combining marks that follow a token are its own.
+    """
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -217,7 +220,9 @@ def encode_contexts(examples: Sequence[Question], tokenizer: WordPiece) -> dict[
     """Encodes every different context once."""
     texts = list(dict.fromkeys(example.context for example in examples))
     return {
-        text: Context(np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2))
+        text: Context(
+            np.array(encoding.ids, np.int32), take_in_marks(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
+        )
         for text, encoding in zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
     }
 

@@ -3,10 +3,13 @@
 T tokens, C kinds of logits, S starts that are followed up, E ends of each.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+_JOINERS = "\u200c\u200d"  # of the letters beside them, without a width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,21 @@ class Candidate:
     @property
     def score(self) -> float:
         return self.start_logit + self.end_logit
+
+
+def take_in_marks(text: str, offsets_T2: np.ndarray) -> np.ndarray:
+    """The offsets of tokens, each end moved behind the marks that follow it in the text.
+
+    A combining mark belongs to the letter before it (Unicode's UAX 29, with its joiners), and tokenizers drop many:
+    without this, an answer that ends in one would lose it.
+    """
+    if text.isascii():
+        return offsets_T2
+    is_mark = np.array([*(unicodedata.category(letter)[0] == "M" or letter in _JOINERS for letter in text), False])
+    starts_T, ends_T = offsets_T2.T.copy()
+    while (grows_T := is_mark[ends_T] & (ends_T > starts_T)).any():
+        ends_T += grows_T
+    return np.stack([starts_T, ends_T], axis=1)
 
 
 def window_bounds(length: int, *, room: int, stride: int) -> list[tuple[int, int]]:

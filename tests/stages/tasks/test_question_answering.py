@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Features, Split, TaskOptions
 from stages.tasks.files.question_files import read_questions
 from stages.tasks.files.squad import Answer, Question, read_squad
 from stages.tasks.named import TaskName
-from stages.tasks.question_answering import QuestionAnswering
+from stages.tasks.question_answering import QuestionAnswering, answer_tokens, encode_contexts
 from stages.tasks.registry import make_task
 from stages.tasks.spans import Window, owned_tokens, rank, window_bounds, window_candidates
 from stages.tasks.tokens import WordPiece
@@ -302,3 +304,36 @@ def test_scoring_is_linear_in_the_number_of_questions(tokenizer: WordPiece) -> N
     started = time.process_time()
     task.evaluate(questions, features, logits)
     assert time.process_time() - started < 4.0
+
+
+# Where an answer ends in marks, or begins with a letter that has some: NFD, Devanagari, Thai, Hebrew, Arabic, an emoji.
+MARKED = [
+    ("a cafe\u0301 here", "cafe\u0301"),
+    ("I\u0307stanbul cafe", "I\u0307stanbul"),
+    ("\u6771\u4eac\u90fd\u5e81", "\u4eac\u90fd"),
+    ("\u0930\u093e\u092e \u0926\u093f\u0932\u094d\u0932\u0940 \u0939\u0948", "\u0926\u093f\u0932\u094d\u0932\u0940"),
+    ("\u0e17\u0e35\u0e48 \u0e19\u0e35\u0e49 a", "\u0e19\u0e35\u0e49"),
+    ("\u05e9\u05c1\u05b8 \u05dc\u05b9\u05d5\u05dd\u05bc.", "\u05dc\u05b9\u05d5\u05dd\u05bc"),
+    ("\u0645\u064f\u062f\u064e \u0633\u0651\u064e.", "\u0645\u064f\u062f\u064e"),
+    ("a \u2764\ufe0f b", "\u2764\ufe0f"),
+    ("\u0915\u094d\u200d \u0915", "\u0915\u094d\u200d"),
+    ("x \u1112\u1161\u11ab y", "\u1112\u1161\u11ab"),
+]
+
+
+@pytest.mark.parametrize("strip_accents", [None, False])
+@pytest.mark.parametrize(("context", "answer"), MARKED)
+def test_an_answer_takes_in_the_marks_that_follow_it(context: str, answer: str, strip_accents: bool | None) -> None:
+    letters = sorted(set(unicodedata.normalize("NFD", context.lower()) + context.lower()) - {" "})
+    tokens = [*SPECIAL_TOKENS.values(), *letters, *(f"##{letter}" for letter in letters), "who", "?"]
+    tokenizer = WordPiece(build_tokenizer(tokens, lowercase=True, strip_accents=strip_accents))
+    task, question = _task(), _question(context, answer)
+    spans = answer_tokens(question, encode_contexts([question], tokenizer)[context])
+    features = task.features([question], tokenizer, labels=(), split=Split.DEV)
+    assert spans is not None
+    logits = np.zeros((len(features.ids[0]), 2), np.float32)
+    for column, token in enumerate(spans):
+        logits[features.details[0].first + token, column] = 10
+    result = task.evaluate([question], features, [logits])
+    assert json.loads(result.files["predictions.json"]) == {"q": answer}
+    assert result.scores["exact_match"] == 100
