@@ -7,6 +7,7 @@ every part is written whole or not at all, so an interrupted run goes on with th
 
 import hashlib
 import io
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from cluster.parallel import map_items
 from cluster.storage import StoredFile, read_json, write_bytes, write_json
 from stages.context import StageContext
 from stages.data.documents import Errors, read_documents
-from stages.data.sources import find_texts
+from stages.data.sources import find_others, find_texts, named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,15 +34,17 @@ SPLITS = ("train", "heldout")
 # Small files are read together up to this many bytes, so that a folder of tiny ones makes no tiny parts.
 GROUP_BYTES = 64 << 20
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
     """What to read and what to keep.
 
     Attributes:
-      sources: Paths, folders, globs and URLs (any fsspec location) of .txt (a blank line between documents),
-        .jsonl and .parquet files, each plain, .gz, .xz or .zst.
-      text_field: Key (.jsonl) or column (.parquet) that holds the text.
+      sources: Paths, folders, globs and URLs (any fsspec location) of .txt (a blank line between documents), .jsonl,
+        .ndjson, .json (a JSON object a line) and .parquet files, each plain, .gz, .bz2, .xz or .zst.
+      text_field: Key (.jsonl, .ndjson, .json) or column (.parquet) that holds the text.
       errors: What to do with a document that is not UTF-8: stop, replace the bytes by U+FFFD, or skip it.
       min_characters: Shorter documents are dropped.
       deduplicate: Whether to keep only the first of documents with exactly the same text. Takes some 40 bytes of memory
@@ -86,12 +89,16 @@ def run(config: IngestConfig, context: StageContext) -> None:
       FileNotFoundError: A source matches nothing.
       ValueError: A file cannot be read as config says, or no document is left.
     """
-    named: dict[str, StoredFile] = {}  # each file once, where it is named first
+    files_named: dict[str, StoredFile] = {}  # each file once, where it is named first
+    num_left_out = 0
     for source in config.sources:
         for file in map(StoredFile.absolute, find_texts(source, expand=context.expand)):
-            named.setdefault(file.location, file)
+            files_named.setdefault(file.location, file)
+        if others := find_others(context.expand(source)):
+            logger.warning("source %r: left out, as their endings are not those of text, %s", source, named(others))
+            num_left_out += len(others)
         context.tracker.dataset(name="corpus", source=context.expand(source), context="training")
-    files = list(named.values())
+    files = list(files_named.values())
     groups = list(enumerate(_grouped(files)))
     read = 0
 
@@ -106,6 +113,7 @@ def run(config: IngestConfig, context: StageContext) -> None:
     for part in parts:
         if part.keep.all():
             _finish_part(part)
+    counts["files_left_out"] = num_left_out
     write_json(context.output / "counts.json", counts)
     context.tracker.params({key: value for key, value in counts.items() if key != "files"})
     for group, numbers in (("documents", counts["documents"]), ("dropped", counts["documents"]["dropped"])):

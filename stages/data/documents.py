@@ -4,30 +4,22 @@ A document is its lines that are not blank, joined by newlines. At most one docu
 memory, and none is larger than the bounds below, whatever the file holds.
 """
 
-import gzip
-import io
-import lzma
-import os
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from enum import StrEnum
 from itertools import chain, product
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 from upath import UPath
 
 from cluster.storage import StoredFile, parse_json
+from stages.data.compression import open_decompressed, split_suffixes
 
-COMPRESSIONS = (".gz", ".xz", ".zst")
 # Longer documents are cut, at a line where there is one: a file without blank lines, or without any line break, is one
 # document and must not fill the memory.
 MAX_DOCUMENT_BYTES = 8 << 20
 # A line of JSON and a row of Parquet must be read as a whole to be understood: larger ones are refused.
 MAX_ROW_BYTES = 32 << 20
-# A byte of zstd can stand for 32 KiB, so this much of a file is unpacked at a time.
-_ZSTD_INPUT_BYTES = 1 << 11
 
 
 class Errors(StrEnum):
@@ -36,17 +28,6 @@ class Errors(StrEnum):
     STOP = "stop"
     REPLACE = "replace"
     SKIP = "skip"
-
-
-def split_suffixes(name: str) -> tuple[str, str]:
-    """Format and compression suffix of a file name, lower case; empty where there is none.
-
-    >>> split_suffixes("Wiki.TXT.gz")
-    ('.txt', '.gz')
-    """
-    name = name.lower()
-    compression = next((end for end in COMPRESSIONS if name.endswith(end)), "")
-    return os.path.splitext(name.removesuffix(compression))[1], compression
 
 
 def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts: Counter[str]) -> Iterator[str]:
@@ -62,7 +43,7 @@ def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts:
       ValueError: Undecodable bytes under `Errors.STOP`, a damaged file, a line that is not JSON, no such field.
     """
     kind, compression = split_suffixes(file.name)
-    with _opened(file, compression) as stream:
+    with open_decompressed(UPath(file.location), compression) as stream:
         for lines in FORMATS[kind](_Source(file, text_field, errors, counts), stream):
             text = "\n".join(stripped for line in lines if (stripped := line.strip()))
             if text:
@@ -183,6 +164,15 @@ def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
         yield from _cut((text or "").split("\n"), counts)
 
 
+def _from_json(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+    try:
+        yield from _from_json_lines(source, stream)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (a .json file is read as a JSON object a line; to leave it out, name the other files by a glob)"
+        ) from error
+
+
 def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -226,7 +216,8 @@ def _require_small_rows(location: str, metadata: Any, text_field: str) -> None:
 
 
 # The reader of each format by suffix. Files of a folder that have no other suffix than these are read.
-FORMATS = {".txt": _from_text, ".jsonl": _from_json_lines, ".parquet": _from_parquet}
+FORMATS = {".txt": _from_text, ".jsonl": _from_json_lines, ".ndjson": _from_json_lines, ".json": _from_json}
+FORMATS |= {".parquet": _from_parquet}
 
 
 def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
@@ -242,53 +233,3 @@ def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
         run.append(line)
         size += len(line)
     yield run
-
-
-@contextmanager
-def _opened(file: StoredFile, compression: str) -> Iterator[IO[bytes]]:
-    import zstandard
-
-    readers: dict[str, Callable[[IO[bytes]], Any]] = {
-        # What reads from elsewhere knows no line of a bounded length.
-        "": lambda raw: raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, 1 << 20),
-        ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
-        ".xz": lzma.LZMAFile,
-        ".zst": lambda raw: io.BufferedReader(_ZstdFile(raw), 1 << 20),
-    }
-    damaged = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-    with cast(IO[bytes], UPath(file.location).open("rb")) as raw:
-        try:
-            yield readers[compression](raw)
-        except damaged as error:
-            raise ValueError(f"{file.location}: damaged or cut off: {error}; fetch it again") from error
-
-
-class _ZstdFile(io.RawIOBase):
-    """Decompresses all frames (pzstd writes several). zstandard's own stream takes a cut-off file for a whole one."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._input = self._output = b""
-        self._frame: Any = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        import zstandard
-
-        while not self._output:
-            self._input = self._input or self._raw.read(_ZSTD_INPUT_BYTES)
-            if not self._input:
-                if self._frame is not None and not self._frame.eof:
-                    raise EOFError("the last frame has no end")
-                return 0
-            if self._frame is None or self._frame.eof:
-                # Corpora are compressed with windows of up to 2 GiB (zstd --long=31).
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._output = self._frame.decompress(self._input)
-            self._input = self._frame.unused_data
-        size = min(len(buffer), len(self._output))
-        buffer[:size] = self._output[:size]
-        self._output = self._output[size:]
-        return size

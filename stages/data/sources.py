@@ -2,12 +2,15 @@
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from upath import UPath
 
-from cluster.storage import StoredFile, match_files
-from stages.data.documents import COMPRESSIONS, FORMATS, split_suffixes
+from cluster.storage import StoredFile, list_files, match_files
+from stages.data.compression import COMPRESSIONS, split_suffixes
+from stages.data.documents import FORMATS
+
+_ENDINGS = f"{', '.join(FORMATS)}, plain or with {', '.join(COMPRESSIONS)} after it"
 
 
 def find_texts(source: str, *, expand: Callable[[str], str] = str) -> list[StoredFile]:
@@ -23,16 +26,34 @@ def find_texts(source: str, *, expand: Callable[[str], str] = str) -> list[Store
     """
     location, stage = expand(source), expand(source[: source.rfind("}") + 1])
     found = match_files(location, literal=stage, keep=_is_text)
+    if not found and (others := find_others(location)):
+        raise FileNotFoundError(
+            f"source {source!r} holds {named(others)}, and no file whose ending says that it is text: {_ENDINGS}; "
+            "rename them (.jsonl for a JSON object a line, else .txt)"
+        )
     if not found:
         nearby = _nearby(UPath(os.path.expanduser(location)))
         raise FileNotFoundError(f"source {source!r} matches no file; {nearby}")
     for file in found:
         if not _is_text(file.name):
             raise ValueError(
-                f"source {source!r}: {file.location} is no {', '.join(FORMATS)} file, plain or with "
-                f"{', '.join(COMPRESSIONS)} after it; rename it, or use a glob that leaves it out"
+                f"source {source!r}: {file.location} is no file of {_ENDINGS}; rename it, or use a glob "
+                "that leaves it out"
             )
     return found
+
+
+def find_others(location: str) -> list[StoredFile]:
+    """The files of a folder that cannot be read, by their endings."""
+    if location.startswith(("http://", "https://")):
+        return []  # a web server has no folders
+    return [file for file in list_files(location, deep=True) if not _is_text(file.name)]
+
+
+def named(files: Sequence[StoredFile]) -> str:
+    """`3 files: a, b, c`, with the first few names."""
+    count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    return f"{count}: {', '.join(file.location for file in files[:5])}{' …' if len(files) > 5 else ''}"
 
 
 def _is_text(name: str) -> bool:

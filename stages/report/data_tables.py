@@ -74,6 +74,8 @@ def _document_rows(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     labels |= {"replaced": "with undecodable bytes replaced", "cut": "cut in parts for their length"}
     if "files" in counts:
         yield "files", format_value(len(counts["files"]))
+    if counts.get("files_left_out"):
+        yield "files left out for their endings", format_value(counts["files_left_out"])
     for name, value in counts.get("documents", {}).items():
         if name == "dropped":
             for why, number in value.items():

@@ -1,5 +1,6 @@
 """What becomes of raw files: what is read, what is dropped, what is said when they are wrong."""
 
+import bz2
 import gzip
 import json
 import lzma
@@ -29,13 +30,15 @@ def _counts(folder: UPath) -> dict:
     return json.loads((folder / "counts.json").read_text())
 
 
-@pytest.mark.parametrize("compress", ["", ".gz", ".xz", ".zst"])
-@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+@pytest.mark.parametrize("compress", ["", ".gz", ".bz2", ".BZ2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".JSON", ".ndjson"])
 def test_every_format_and_compression_gives_the_same_documents(lab, read_texts, kind: str, compress: str) -> None:
     data = (TEXT if kind == ".txt" else JSON_LINES).encode()
     packed: dict[str, Callable[[bytes], bytes]] = {
         "": bytes,
         ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".BZ2": bz2.compress,
         ".xz": lzma.compress,
         ".zst": zstandard.ZstdCompressor().compress,
     }
@@ -113,7 +116,7 @@ def test_a_source_that_matches_nothing_says_what_is_there_instead(lab, missing: 
 
 
 def test_a_file_of_another_kind_is_refused_by_name(lab) -> None:
-    with pytest.raises(ValueError, match=r"table.csv is no .txt, .jsonl, .parquet file"):
+    with pytest.raises(ValueError, match=r"table.csv is no file of .txt, .jsonl, .ndjson, .json, .parquet, plain"):
         lab.ingest(lab.file("table.csv", "a,b\n"))
 
 
@@ -175,9 +178,40 @@ def test_utf16_is_recognised(lab) -> None:
         lab.ingest(lab.file("c.txt", TEXT.encode("utf-16")))
 
 
-@pytest.mark.parametrize("compress", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("compress", [".gz", ".bz2", ".xz", ".zst"])
+def test_what_is_not_compressed_as_its_ending_says_is_an_error(lab, compress: str) -> None:
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        lab.ingest(lab.file(f"c.txt{compress}", TEXT))
+
+
+def test_a_json_file_of_several_lines_is_refused_with_the_way_to_leave_it_out(lab) -> None:
+    lab.file("raw/info.json", json.dumps({"description": "of the corpus"}, indent=2))
+    lab.file("raw/a.txt", TEXT)
+    with pytest.raises(ValueError, match=r"info\.json:1: not valid JSON.*a JSON object a line; to leave it out.*glob"):
+        lab.ingest(str(lab.folder / "raw"))
+    assert lab.ingest(str(lab.folder / "raw/*.txt"))
+
+
+def test_what_a_folder_holds_besides_is_named_and_counted(lab, caplog) -> None:
+    for name in ("a.txt", "README.md", "more/wiki_00", "more/part.JSON", ".hidden"):
+        lab.file(f"raw/{name}", '{"text": "a document"}\n')
+    folder = lab.ingest(str(lab.folder / "raw"), heldout_fraction=0)
+    counts = _counts(folder)
+    assert [UPath(file["path"]).name for file in counts["files"]] == ["a.txt", "part.JSON"]
+    assert counts["files_left_out"] == 2
+    (message,) = caplog.messages
+    assert "left out" in message
+    assert f"2 files: {lab.folder}/raw/README.md, {lab.folder}/raw/more/wiki_00" in message
+
+
+@pytest.mark.parametrize("compress", [".gz", ".bz2", ".xz", ".zst"])
 def test_a_truncated_file_is_an_error_not_a_short_corpus(lab, compress: str) -> None:
-    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[compress]
+    pack = {
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": zstandard.ZstdCompressor().compress,
+    }[compress]
     data = pack("\n\n".join(f"{number} {number**5}" for number in range(20_000)).encode())
     with pytest.raises(ValueError, match="damaged or cut off"):
         lab.ingest(lab.file(f"c.txt{compress}", data[: len(data) // 2]))
