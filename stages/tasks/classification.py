@@ -15,7 +15,7 @@ from upath import UPath
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions
-from stages.tasks.files.reading import find_file
+from stages.tasks.files.reading import find_files, with_endings
 from stages.tasks.files.tables import file_format, read_rows
 from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
@@ -91,41 +91,45 @@ class Classification(Task):
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads train.tsv and dev.tsv, or train and validation as Hugging Face names them."""
-        train_path = find_file(data, patterns=_patterns("train"), override=train_file, what="train_file")
-        train, broken = self._read(train_path, split=Split.TRAIN)
+        train_paths = find_files(data, patterns=_patterns("train"), override=train_file, what="train_file")
+        train, broken = self._read(train_paths, split=Split.TRAIN)
         dev, dev_paths = [], []
         for part in self.dev_parts[: 1 if eval_file else None] or ("",):
             ending = f"_{part}" if part else ""
             patterns = self.dev_files or (*_patterns(f"dev{ending}"), *_patterns(f"validation{ending}"))
-            path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
-            examples, more_broken = self._read(path, split=Split.DEV)
+            paths = find_files(data, patterns=patterns, override=eval_file, what="eval_file")
+            examples, more_broken = self._read(paths, split=Split.DEV)
             dev += [replace(example, part=part) for example in examples]
             broken += more_broken
-            dev_paths.append(str(path))
+            dev_paths += paths
         return TaskData(
             train=train,
             dev=dev,
             labels=self.target.names,
-            train_file=str(train_path),
-            dev_file=", ".join(dev_paths),
+            train_file=", ".join(map(str, train_paths)),
+            dev_file=", ".join(map(str, dev_paths)),
             warnings=tuple(RunWarning(WarningKind.SKIPPED, f"{place}: a broken row was left out") for place in broken),
         )
 
-    def _read(self, path: UPath, *, split: Split) -> tuple[list[Example], tuple[str, ...]]:
-        layout = self.tables
-        if file_format(path) == ".tsv":
-            layout = self.dev_tsv if split is Split.DEV and self.dev_tsv else self.tsv
-        found = read_rows(
-            path, needed=(*layout.texts, layout.label), header=layout.header, max_broken=layout.max_broken
-        )
-        examples = [
-            Example(
-                texts=_texts(row.values[:-1], place=row.place, columns=layout.texts),
-                label=self.target.parse(row.values[-1], place=row.place, column=layout.label, labels=layout.labels),
+    def _read(self, paths: Sequence[UPath], *, split: Split) -> tuple[list[Example], tuple[str, ...]]:
+        examples: list[Example] = []
+        broken: tuple[str, ...] = ()
+        for path in paths:
+            layout = self.tables
+            if file_format(path) == ".tsv":
+                layout = self.dev_tsv if split is Split.DEV and self.dev_tsv else self.tsv
+            found = read_rows(
+                path, needed=(*layout.texts, layout.label), header=layout.header, max_broken=layout.max_broken
             )
-            for row in found.rows
-        ]
-        return examples, found.broken
+            broken += found.broken
+            examples += [
+                Example(
+                    texts=_texts(row.values[:-1], place=row.place, columns=layout.texts),
+                    label=self.target.parse(row.values[-1], place=row.place, column=layout.label, labels=layout.labels),
+                )
+                for row in found.rows
+            ]
+        return examples, broken
 
     def load_unlabelled(self, path: UPath) -> list[Example]:
         """Reads the texts of a test file, which always begins with a header. `label` is None."""
@@ -195,8 +199,8 @@ def _wrong(examples: Sequence[Example], verdict: Verdict, target: Target) -> lis
 
 
 def _patterns(split: str) -> tuple[str, ...]:
-    names = tuple(f"{split}{suffix}" for suffix in (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".parquet"))
-    return (*names, f"{split}-*.parquet")
+    endings = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+    return (*with_endings([split], endings), f"{split}-*.parquet")
 
 
 def _texts(values: Sequence[Any], *, place: str, columns: Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions, entropy
 from stages.tasks.files.question_files import read_questions
-from stages.tasks.files.reading import find_file
+from stages.tasks.files.reading import find_files, with_endings
 from stages.tasks.files.squad import Question
 from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
@@ -65,21 +65,20 @@ class QuestionAnswering(Task):
         return self.kind is TaskKind.ANSWERABILITY
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
-        train_path = find_file(data, patterns=self._patterns("train"), override=train_file, what="train_file")
+        train_paths = find_files(data, patterns=self._patterns("train"), override=train_file, what="train_file")
         patterns = (*self._patterns("dev"), *self._patterns("validation"))
-        dev_path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
+        dev_paths = find_files(data, patterns=patterns, override=eval_file, what="eval_file")
         return TaskData(
-            train=read_questions(train_path, unanswerable=self.unanswerable),
-            dev=read_questions(dev_path, unanswerable=self.unanswerable),
-            train_file=str(train_path),
-            dev_file=str(dev_path),
+            train=read_questions(*train_paths, unanswerable=self.unanswerable),
+            dev=read_questions(*dev_paths, unanswerable=self.unanswerable),
+            train_file=", ".join(map(str, train_paths)),
+            dev_file=", ".join(map(str, dev_paths)),
         )
 
     def _patterns(self, part: str) -> tuple[str, ...]:
         names = (f"{part}-{self.version}", f"{part}*{self.version}*") if self.version else ()
-        official = [f"{name}{ending}" for name in names for ending in (".json", ".json.gz")]
-        plain = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
-        return (*official, *(f"{part}{ending}" for ending in plain))
+        endings = (".json", ".jsonl", ".ndjson", ".parquet")
+        return (*with_endings(names, (".json",)), *with_endings([part], endings), f"{part}-*.parquet")
 
     def features(
         self, examples: Sequence[Question], tokenizer: WordPiece, *, labels: tuple[str, ...], split: Split

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from stages.electra.config import IGNORED, ElectraConfig, HeadKind
 from stages.run_warning import RunWarning, WarningKind
 from stages.tasks import scores
 from stages.tasks.base import Evaluation, Features, KindWork, Split, Task, TaskData, TaskOptions, entropy
-from stages.tasks.files.reading import find_file, read_lines
+from stages.tasks.files.reading import find_files, read_lines, with_endings
 from stages.tasks.files.tables import file_format, read_rows
 from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
@@ -34,10 +34,14 @@ logger = logging.getLogger(__name__)
 
 _DOCUMENT = "-DOCSTART-"  # CoNLL 2003 begins each document with it
 _SEPARATOR = re.compile(r"[ \t]+")  # no other white space: a non-breaking space is part of a word
-_ENDINGS = (".txt", ".tsv", ".conll", ".jsonl", ".jsonl.gz", ".parquet", "-*.parquet")
+_ENDINGS = (".txt", ".tsv", ".conll", ".jsonl", ".ndjson", ".json", ".parquet")
 _TAG = re.compile(r"O|[BIES]-\S+")
 
 Check = Callable[[str, str, str], None]  # of a tag, its place and its column: raises where it is wrong
+
+
+def _patterns(split: str) -> tuple[str, ...]:
+    return (*with_endings([split], _ENDINGS), f"{split}-*.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +76,10 @@ class Tagging(Task):
 
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads both files. The labels are the tags of training: a tag that only dev has can only be missed."""
-        names = [f"{{}}{ending}" for ending in _ENDINGS]
-        train_path = find_file(
-            data, patterns=[name.format("train") for name in names], override=train_file, what="train_file"
-        )
-        parts = ("dev", "valid", "validation", "test")
-        patterns = [name.format(part) for part in parts for name in names]
-        dev_path = find_file(data, patterns=patterns, override=eval_file, what="eval_file")
-        train, dev = self._read(train_path), self._read(dev_path)
+        train_paths = find_files(data, patterns=_patterns("train"), override=train_file, what="train_file")
+        patterns = tuple(chain.from_iterable(map(_patterns, ("dev", "valid", "validation", "test"))))
+        dev_paths = find_files(data, patterns=patterns, override=eval_file, what="eval_file")
+        train, dev = ([one for path in paths for one in self._read(path)] for paths in (train_paths, dev_paths))
         tags = {*self.known} or {tag for sentence in train for tag in sentence.tags}
         outside = ("O",) if self.chunked else ()
         labels = self.known or (*outside, *sorted(tags - {*outside}, key=lambda tag: (tag[2:], tag)))
@@ -87,7 +87,8 @@ class Tagging(Task):
             train, dev = ([_recode(sentence) for sentence in sentences] for sentences in (train, dev))
             kinds = sorted({tag[2:] for tag in tags - {"O"}})
             labels = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BIES"))
-        return TaskData(train=train, dev=dev, labels=labels, train_file=str(train_path), dev_file=str(dev_path))
+        train_names, dev_names = (", ".join(map(str, paths)) for paths in (train_paths, dev_paths))
+        return TaskData(train=train, dev=dev, labels=labels, train_file=train_names, dev_file=dev_names)
 
     @property
     def _recoded(self) -> bool:
@@ -95,7 +96,7 @@ class Tagging(Task):
         return self.chunked and self.options.bioes
 
     def _read(self, path: UPath) -> list[Sentence]:
-        if file_format(path) in (".jsonl", ".parquet"):
+        if file_format(path) in (".jsonl", ".json", ".parquet"):
             if not self.fields:
                 raise ValueError(f"{path}: {self.name} does not say which columns of it hold the words and the tags")
             return read_sentences(path, fields=self.fields, known=self.known, check=self._check)

@@ -15,15 +15,21 @@ _COLUMNS = ("id", "question", "context", "answers")
 _IMPOSSIBLE = "is_impossible"
 
 
-def read_questions(path: UPath, *, unanswerable: bool = False) -> list[Question]:
-    """Reads a file by its suffix (`.json`, `.jsonl`, `.parquet`, compressed or not) and its first line.
+def read_questions(*paths: UPath, unanswerable: bool = False) -> list[Question]:
+    """Reads a file, or the parts of one, by suffix (`.json`, `.jsonl`, `.parquet`, compressed or not) and first line.
 
     Args:
       unanswerable: Whether a question may have no answer.
 
     Raises:
-      ValueError: Something is missing or of a wrong type; names the place.
+      ValueError: Something is missing or of a wrong type, or an id is repeated; names the place.
     """
+    questions = [question for path in paths for question in _read(path, unanswerable=unanswerable)]
+    require_different_ids(questions, ", ".join(map(str, paths)))
+    return questions
+
+
+def _read(path: UPath, *, unanswerable: bool) -> list[Question]:
     match file_format(path):
         case ".parquet":
             rows = read_rows(path, needed=_COLUMNS, optional=(_IMPOSSIBLE,)).rows
@@ -40,7 +46,6 @@ def read_questions(path: UPath, *, unanswerable: bool = False) -> list[Question]
             f"{path}: question {empty.id!r} has no answers, which this task does not allow; where contexts may hold "
             "none, the kind is answerability (squad_v2)"
         )
-    require_different_ids(questions, path)
     return questions
 
 

@@ -4,18 +4,19 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from upath import UPath
 
 from cluster.nearest import did_you_mean
 from cluster.storage import file_name, parse_json
+from stages.data.compression import split_suffixes
 from stages.tasks.files.reading import read_lines, read_text, require_characters
 
 csv.field_size_limit(2**31 - 1)  # a cell may hold a whole text; the default is 131,072 characters
 
-FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+# The format of each ending.
+FORMATS = {name: name for name in (".tsv", ".csv", ".jsonl", ".json", ".parquet")} | {".ndjson": ".jsonl"}
 
 
 class Row(NamedTuple):
@@ -33,10 +34,8 @@ class Rows(NamedTuple):
 
 
 def file_format(path: UPath) -> str:
-    """`.tsv`, `.csv`, `.jsonl` or `.parquet`, whether compressed or not; any other name is read as `.tsv`."""
-    found = PurePath(file_name(str(path)).lower()).suffixes
-    suffixes = [suffix for suffix in found if suffix not in (".gz", ".xz")]
-    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ".tsv"
+    """`.tsv`, `.csv`, `.jsonl`, `.json` or `.parquet`, compressed or not; any other name is read as `.tsv`."""
+    return FORMATS.get(split_suffixes(file_name(str(path)))[0], ".tsv")
 
 
 def read_rows(
@@ -59,7 +58,7 @@ def read_rows(
     match file_format(path):
         case ".parquet":
             rows = Rows(_read_parquet(path, needed, optional))
-        case ".jsonl":
+        case ".jsonl" | ".json":
             rows = Rows(list(_read_json_lines(path, needed, optional)))
         case ".csv":
             rows = _select(path, _read_csv(path), needed=needed, header=header, max_broken=max_broken)

@@ -1,7 +1,9 @@
 """Rows of every kind of file, and what a wrong one is told."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from upath import UPath
 
-from stages.tasks.files.reading import find_file
+from stages.tasks.files.reading import find_file, find_files, with_endings
 from stages.tasks.files.tables import read_rows
 
 Write = Callable[[str, str], UPath]
@@ -67,6 +70,74 @@ def test_two_files_of_one_name_are_refused(write: Write) -> None:
     with pytest.raises(ValueError, match=r"holds train.tsv and train.csv, train.csv.gz; set train_file to the one"):
         find_file(folder, patterns=patterns, override=None, what="train_file")
     assert find_file(folder, patterns=patterns, override="train.csv", what="train_file").name == "train.csv"
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".BZ2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("compression", PACKED)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train.tsv", "text\tlabel\na\t0\n"),
+        ("Train.CSV", "text,label\na,0\n"),
+        ("train.jsonl", '{"text": "a", "label": "0"}\n'),
+        ("train.NDJSON", '{"text": "a", "label": "0"}\n'),
+        ("train.json", '{"text": "a", "label": "0"}\n'),
+    ],
+)
+def test_every_format_is_found_and_read_however_it_is_compressed(
+    tmp_path: Path, name: str, text: str, compression: str
+) -> None:
+    path = UPath(tmp_path / f"{name}{compression}")
+    path.write_bytes(PACKED[compression](text.encode()))
+    patterns = with_endings(["train"], (".tsv", ".csv", ".jsonl", ".ndjson", ".json"))
+    (found,) = find_files(UPath(tmp_path), patterns=patterns, override=None, what="train_file")
+    assert [row.values for row in read_rows(found, needed=("text", "label")).rows] == [("a", "0")]
+    path.write_bytes(path.read_bytes()[:-9] if compression else b"text,label\tb")
+    with pytest.raises(ValueError, match="damaged or cut off" if compression else f"{name}:1"):
+        read_rows(found, needed=("text", "label"))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".csv.gz"])
+@pytest.mark.parametrize("mark", ["", "-9f86d081884c7d65"])
+def test_all_parts_of_a_split_are_found_in_order(write: Write, ending: str, mark: str) -> None:
+    names = [f"train-{number:05d}-of-00003{mark}{ending}" for number in range(3)]
+    for name in (names[2], names[0], names[1]):
+        folder = write(name, "").parent
+    write(f"validation-00000-of-00001{mark}{ending}", "")
+    patterns = with_endings(["train"], (".csv", ".jsonl", ".parquet"))
+
+    def find() -> list[str]:
+        return [path.name for path in find_files(folder, patterns=patterns, override=None, what="train_file")]
+
+    assert find() == names
+    (folder / names[1]).unlink()
+    with pytest.raises(ValueError, match="2 of 3 parts: part 1 is missing; fetch it, or set train_file"):
+        find()
+    (folder / names[2]).unlink()
+    with pytest.raises(ValueError, match=r"which is 1 of 3 parts: part 1 is missing"):
+        find()
+
+
+def test_parts_of_two_sets_and_parts_beside_the_whole_are_refused(write: Write) -> None:
+    def find(folder: UPath) -> object:
+        return find_files(folder, patterns=with_endings(["train"], (".csv",)), override=None, what="train_file")
+
+    folder = write("train-00000-of-00001.csv", "").parent
+    write("train-00000-of-00002.csv", "")
+    with pytest.raises(ValueError, match=r"holds 2 files like train-\*-of-\*\.csv: .*; set train_file"):
+        find(folder)
+    (folder / "train-00000-of-00002.csv").unlink()
+    write("train.csv", "")
+    with pytest.raises(ValueError, match=r"holds train\.csv and train-00000-of-00001\.csv; set train_file"):
+        find(folder)
 
 
 @pytest.mark.parametrize(
