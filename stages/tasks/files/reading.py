@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from upath import UPath
 
+from cluster.storage import file_name
 from stages.data.compression import COMPRESSIONS, open_decompressed, split_suffixes
 
 # Endings of files that hold no text, nor Parquet. Any other ending may be one of the user's own.
@@ -121,7 +122,7 @@ def _plain_name(name: str) -> str:
 
 def read_text(path: UPath) -> str:
     """Decodes a UTF-8 file, with or without byte order mark; compressed ones are decompressed."""
-    with open_decompressed(path, split_suffixes(path.name)[1]) as stream:
+    with open_decompressed(path, split_suffixes(file_name(str(path)))[1]) as stream:
         data = stream.read()
     try:
         return data.decode("utf-8-sig")
