@@ -39,6 +39,44 @@ TICKETS |= {"labels": ("billing", "technical", "other")}
 CSV = 'subject,body,queue\nhi,"a, cat",billing\nyo,a dog,technical\nyo,a fox,billing\nyo,a fox,billing\n'
 
 
+def _question(name: str) -> str:
+    answers = {"text": ["1931"], "answer_start": [13]}
+    return json.dumps({"id": name, "question": "when?", "context": "It opened in 1931.", "answers": answers})
+
+
+@pytest.mark.parametrize(
+    ("said", "ending", "texts"),
+    [
+        (TICKETS, ".csv", (CSV, CSV)),
+        ({"kind": TaskKind.TAGGING, "columns": ("word", "tag")}, ".conll", ("a B-X\n\nb O\n", "c B-X\n")),
+        ({"kind": TaskKind.QUESTION_ANSWERING}, ".jsonl", (_question("a"), _question("b"))),
+    ],
+    ids=["texts", "tags", "questions"],
+)
+def test_a_task_of_any_kind_is_trained_on_all_parts_of_its_split(
+    write: Write, said: dict[str, Any], ending: str, texts: tuple[str, str]
+) -> None:
+    folder = write(f"dev{ending}", texts[0]).parent
+    for number, text in enumerate(texts):
+        write(f"train-{number:05d}-of-00002{ending}", text)
+    data = _task(**said).load(folder)
+    singly = []
+    for text in texts:
+        write(f"one/train{ending}", text)
+        write(f"one/dev{ending}", text)
+        singly += _task(**said).load(folder / "one").train
+    assert [*data.train] == singly
+    assert f"train-00000-of-00002{ending}, " in data.train_file
+
+
+def test_an_id_that_two_parts_have_is_refused(write: Write) -> None:
+    folder = write("dev.jsonl", _question("a")).parent
+    for number in range(2):
+        write(f"train-{number:05d}-of-00002.jsonl", _question("a"))
+    with pytest.raises(ValueError, match=r"00000-of-00002\.jsonl, .*00001-of-00002\.jsonl: .*repeated: 'a'"):
+        _task(kind=TaskKind.QUESTION_ANSWERING).load(folder)
+
+
 def test_two_texts_from_csv_with_balanced_classes(write: Write, tokenizer: WordPiece) -> None:
     folder = write("train.csv", CSV).parent
     write("dev.csv", CSV)
