@@ -154,12 +154,14 @@ def _build_part(
     from tokenizers import Tokenizer
 
     from stages.data.shards import ids_dtype, write_shard
+    from stages.electra.tokenizer import as_letters
 
     done = output / "work" / f"{part.split}-{part.number:05d}.json"
     if done.exists():
         return read_json(done) | {"fresh": False}
     tokenizer = Tokenizer.from_str((vocab / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer.encode_special_tokens = info["split_special_tokens"]
+    if info["split_special_tokens"]:
+        tokenizer = as_letters(tokenizer)
     builder: PairBuilder | PackedBuilder
     match config.packing:
         case Packing.PAIRS:

@@ -12,7 +12,14 @@ from upath import UPath
 
 from cluster.storage import file_name, write_json, write_text
 from stages.context import StageContext
-from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer
+from stages.electra.tokenizer import (
+    SPECIAL_TOKENS,
+    as_letters,
+    build_tokenizer,
+    frame,
+    normalizer_settings,
+    transformers_settings,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,20 +81,14 @@ def run(config: VocabConfig, context: StageContext) -> None:
     if config.split_special_tokens:
         _check_letters(tokenizer, source=config.file)
     text = tokenizer.to_str(pretty=True) + "\n"
-    normalizer = _bert_normalizer(tokenizer)
+    normalizer = normalizer_settings(tokenizer)
     write_text(context.output / "tokenizer.json", text)
     write_text(context.output / "vocab.txt", "\n".join(tokens) + "\n")
     write_json(
         context.output / "tokenizer_config.json",
-        {
-            "tokenizer_class": "BertTokenizer",  # ELECTRA's, in transformers 4 and 5
-            "do_lower_case": normalizer["lowercase"],
-            "strip_accents": normalizer["strip_accents"],
-            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
-            **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
-            # False is transformers' default too. Else it is not said: transformers would fill no [MASK] of a text.
-            **({} if config.split_special_tokens else {"split_special_tokens": False}),
-        },
+        transformers_settings(tokenizer)
+        # False is transformers' default too. Else it is not said: transformers would fill no [MASK] of a text.
+        | ({} if config.split_special_tokens else {"split_special_tokens": False}),
     )
     info = {
         "size": len(tokens),
@@ -118,7 +119,7 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
         except Exception as error:  # tokenizers raises bare Exception
             raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library: {error}") from error
         _check_special(tokenizer.get_vocab(with_added_tokens=True), source=str(path))
-        normalizer = _bert_normalizer(tokenizer)
+        normalizer = normalizer_settings(tokenizer)
         for name in ("lowercase", "strip_accents"):
             wanted = getattr(config, name)
             if wanted is not None and wanted != normalizer[name]:
@@ -128,6 +129,7 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
                 )
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        frame(tokenizer)  # whatever it says of this: the examples of every stage are framed so
         return tokenizer
     tokens = [token.removesuffix("\r") for token in text.removesuffix("\n").split("\n")]
     first: dict[str, int] = {}
@@ -152,7 +154,7 @@ def _check_special(tokens: Any, *, source: str) -> None:
 
 def _check_letters(tokenizer: "Tokenizer", *, source: str | None) -> None:
     """Raises ValueError where a text that spells a special token out cannot be told from the token itself."""
-    tokenizer.encode_special_tokens = True
+    tokenizer = as_letters(tokenizer)
     for token in SPECIAL_TOKENS.values():
         if tokenizer.token_to_id(token) in tokenizer.encode(f"a {token} a", add_special_tokens=False).ids:
             if token == SPECIAL_TOKENS["unk"]:
@@ -176,14 +178,6 @@ def _check_case(tokens: list[str], *, lowercase: bool, source: str) -> None:
             f"{source}: has the letter 'a' and no 'A', so every word with a capital would be [UNK]; "
             "set vocab.lowercase: true"
         )
-
-
-def _bert_normalizer(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """The settings of the tokenizer's BERT normalizer, or those that do the same as its other normalizers."""
-    found = json.loads(tokenizer.to_str())["normalizer"] or {}
-    steps = {step.get("type"): step for step in [found, *found.get("normalizers", [])]}
-    others = {"lowercase": "Lowercase" in steps, "strip_accents": "StripAccents" in steps}
-    return steps.get("BertNormalizer") or others | {"handle_chinese_chars": False}
 
 
 def _tokens_by_id(tokenizer: "Tokenizer", *, source: str) -> list[str]:

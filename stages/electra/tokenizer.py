@@ -1,7 +1,7 @@
 """BERT's WordPiece tokenizer, with the arguments and results of transformers' (T tokens, B batch)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,34 +12,98 @@ from cluster.storage import read_json, write_json, write_text
 from stages.electra.config import ElectraConfig
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
 # BERT's names, in the order of BERT's tokenizer class: a trained vocabulary begins with them.
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
-def build_tokenizer(tokens: list[str], *, lowercase: bool, strip_accents: bool | None = None) -> "Tokenizer":
+def build_tokenizer(
+    tokens: list[str], *, lowercase: bool, strip_accents: bool | None = None, split_chinese: bool = True
+) -> "Tokenizer":
     """BERT's WordPiece tokenizer over `tokens`, whose place in the list is their id.
 
     The same as transformers' `BertTokenizer`: clean text, Chinese characters split, [CLS] A [SEP] B [SEP].
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
+        clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
+    frame(tokenizer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS.values()])
+    return tokenizer
+
+
+def frame(tokenizer: "Tokenizer") -> None:
+    """Sets what a text stands between, [CLS] A [SEP] B [SEP], as every stage of the pipeline does itself."""
+    from tokenizers import processors
+
     cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
     )
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS.values()])
-    return tokenizer
+
+
+def as_letters(tokenizer: "Tokenizer") -> "Tokenizer":
+    """A copy to which `[CLS]` in a text is these letters, and so are the other special tokens of BERT.
+
+    Special tokens that somebody added, as `<e1>`, stay tokens.
+    """
+    from tokenizers import Tokenizer
+
+    values = json.loads(tokenizer.to_str())
+    for token in values["added_tokens"]:
+        token["special"] = token["content"] in SPECIAL_TOKENS.values()
+    copy = Tokenizer.from_str(json.dumps(values))
+    copy.encode_special_tokens = True
+    return copy
+
+
+def normalizer_settings(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """The settings of the tokenizer's BERT normalizer, or those that do the same as its other normalizers."""
+    found = json.loads(tokenizer.to_str())["normalizer"] or {}
+    steps = {step.get("type"): step for step in [found, *found.get("normalizers", [])]}
+    others = {"lowercase": "Lowercase" in steps, "strip_accents": "StripAccents" in steps}
+    return steps.get("BertNormalizer") or others | {"handle_chinese_chars": False}
+
+
+def transformers_settings(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """What tokenizer_config.json must say, so that transformers makes the same ids.
+
+    transformers 5 builds a `BertTokenizer` from the vocabulary and these settings, whatever else tokenizer.json says:
+    a tokenizer that differs from it in more is to be read from tokenizer.json.
+    """
+    values = json.loads(tokenizer.to_str())
+    settings = normalizer_settings(tokenizer)
+    tokens = {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    twin = build_tokenizer(
+        sorted(ids, key=lambda token: ids[token]),
+        lowercase=settings["lowercase"],
+        strip_accents=settings["strip_accents"],
+        split_chinese=settings["handle_chinese_chars"],
+    )
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens")
+    by_id = [{part: each[part] for part in parts} for each in (values, json.loads(twin.to_str()))]
+    for each in by_id:
+        each["added_tokens"] = sorted(each["added_tokens"], key=lambda token: token["id"])
+    if by_id[0] != by_id[1]:
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **tokens}
+    return {
+        "tokenizer_class": "BertTokenizer",  # ELECTRA's, in transformers 4 and 5
+        "do_lower_case": settings["lowercase"],
+        "strip_accents": settings["strip_accents"],
+        "tokenize_chinese_chars": settings["handle_chinese_chars"],
+        **tokens,
+    }
 
 
 def check_vocabulary(lines: bytes, config: ElectraConfig, *, source: str) -> None:
@@ -47,6 +111,23 @@ def check_vocabulary(lines: bytes, config: ElectraConfig, *, source: str) -> Non
     count = len(lines.splitlines())
     if count > config.vocab_size:
         raise ValueError(f"{source} has {count} tokens, the embedding table {config.vocab_size} rows (vocab_size)")
+
+
+def _is_bert(settings: Mapping[str, Any]) -> bool:
+    """Whether transformers reads a folder with these settings as BERT's tokenizer, which frames every text."""
+    name = str(settings.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
+    return name in ("BertTokenizer", "ElectraTokenizer")
+
+
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> "dict[int, AddedToken]":
+    """Tokens beside those of `vocab.txt` by id: of `added_tokens.json`, and as tokenizer_config.json describes them."""
+    from tokenizers import AddedToken
+
+    path = UPath(folder / "added_tokens.json")
+    tokens = {number: AddedToken(text) for text, number in (read_json(path) if path.exists() else {}).items()}
+    for number, values in (settings.get("added_tokens_decoder") or {}).items():
+        tokens[int(number)] = AddedToken(**{name: value for name, value in values.items() if name != "__type"})
+    return {number: token for number, token in tokens.items() if token.content not in SPECIAL_TOKENS.values()}
 
 
 class ElectraTokenizer:
@@ -86,15 +167,40 @@ class ElectraTokenizer:
             split = values.get("split_special_tokens")
             if (folder / "tokenizer.json").exists():
                 backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+                if backend.post_processor is None and _is_bert(values):
+                    frame(backend)
                 return cls(backend, max_length=max_length, split_special_tokens=split)
             if not (folder / "vocab.txt").exists():
                 raise FileNotFoundError(f"{location}: no tokenizer.json and no vocab.txt")
-            return cls.from_vocabulary(
-                folder / "vocab.txt", lowercase=values.get("do_lower_case", True), max_length=max_length
+            tokenizer = cls.from_vocabulary(
+                folder / "vocab.txt",
+                lowercase=values.get("do_lower_case", True),
+                strip_accents=values.get("strip_accents"),
+                split_chinese=values.get("tokenize_chinese_chars", True),
+                max_length=max_length,
             )
+            tokenizer._add(_added_tokens(folder, values), source=location)
+            return cls(tokenizer.backend, max_length=max_length, split_special_tokens=split)
+
+    def _add(self, tokens: "Mapping[int, AddedToken]", *, source: str | Path | UPath) -> None:
+        for number, token in sorted(tokens.items()):
+            self.backend.add_tokens([token])
+            if (found := self.backend.token_to_id(token.content)) != number:
+                raise ValueError(
+                    f"{source}: the added token {token.content!r} has the id {number}, after the vocabulary it would "
+                    f"be {found}; save the tokenizer with transformers' save_pretrained, which writes tokenizer.json"
+                )
 
     @classmethod
-    def from_vocabulary(cls, path: str | Path | UPath, *, lowercase: bool = True, max_length: int = 512) -> Self:
+    def from_vocabulary(
+        cls,
+        path: str | Path | UPath,
+        *,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        split_chinese: bool = True,
+        max_length: int = 512,
+    ) -> Self:
         """Reads a `vocab.txt`, a token a line.
 
         Raises:
@@ -106,7 +212,8 @@ class ElectraTokenizer:
             raise ValueError(f"{path}: a token is there twice")
         if missing := [token for token in SPECIAL_TOKENS.values() if token not in tokens]:
             raise ValueError(f"{path}: no {', '.join(missing)}")
-        return cls(build_tokenizer(tokens, lowercase=lowercase), max_length=max_length)
+        backend = build_tokenizer(tokens, lowercase=lowercase, strip_accents=strip_accents, split_chinese=split_chinese)
+        return cls(backend, max_length=max_length)
 
     def __call__(
         self,
@@ -178,15 +285,9 @@ class ElectraTokenizer:
         ids = self.backend.get_vocab(with_added_tokens=True)
         write_text(target / "tokenizer.json", self.backend.to_str(pretty=True))
         write_text(target / "vocab.txt", "\n".join(sorted(ids, key=lambda token: ids[token])) + "\n")
-        normalizer = json.loads(self.backend.to_str())["normalizer"] or {}
         write_json(
             target / "tokenizer_config.json",
-            {
-                "tokenizer_class": "BertTokenizer",  # ELECTRA's, in transformers 4 and 5
-                "model_max_length": self.max_length,
-                "do_lower_case": normalizer.get("lowercase", True),
-                "strip_accents": normalizer.get("strip_accents"),
-                "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
-                **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
-            },
+            transformers_settings(self.backend)
+            | {"model_max_length": self.max_length}
+            | ({} if self.split_special_tokens is None else {"split_special_tokens": self.split_special_tokens}),
         )

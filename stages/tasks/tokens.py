@@ -10,6 +10,7 @@ from tokenizers import Encoding, Tokenizer
 from upath import UPath
 
 from cluster.storage import read_json
+from stages.electra.tokenizer import as_letters
 
 # Encodings are large (several hundred bytes a token), so that texts are encoded a slice at a time.
 _SLICE = 1024
@@ -27,8 +28,7 @@ class WordPiece:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, split_special_tokens: bool = True) -> None:
-        tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        tokenizer.encode_special_tokens = split_special_tokens
+        tokenizer = as_letters(tokenizer) if split_special_tokens else Tokenizer.from_str(tokenizer.to_str())
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer

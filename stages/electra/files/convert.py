@@ -52,7 +52,7 @@ def convert(
     params = from_huggingface(files.tensors, config=config, architecture=architecture, source=source)
     tokenizer = _tokenizer(files, vocabulary, lowercase=lowercase)
     if tokenizer is not None:
-        tokenizer = ElectraTokenizer(tokenizer.backend, max_length=config.max_position_embeddings)
+        tokenizer.max_length = config.max_position_embeddings
         tokenizer.check(config)
         if vocabulary is not None and len(tokenizer) != config.vocab_size:
             raise ValueError(

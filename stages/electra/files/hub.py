@@ -10,7 +10,13 @@ from cluster.storage import StoredFile, list_files
 
 OWN_HEAD = "head.safetensors"  # of a head that no class of transformers has a place for
 # All but the first may be missing: transformers 5 writes no vocab.txt.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")  # the first that a model has is read
 _SMALL = ("config.json", *TOKENIZER_FILES)
 

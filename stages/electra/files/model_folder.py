@@ -1,5 +1,6 @@
 """Models in files: Hugging Face folders in and out, and the pretraining stage's own parameters."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from stages.electra.files.huggingface import (
     with_dense,
 )
 from stages.electra.files.locate import read_model, read_tokenizer_files
-from stages.electra.tokenizer import check_vocabulary
+from stages.electra.tokenizer import check_vocabulary, frame, transformers_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,8 @@ def save_pretrained(
       architecture: Name of a class in `Architecture`.
       config: The network and its classes.
       params: `{"embeddings": …, "encoder": …, "head": …}`, as `split` gives them.
-      tokenizer: Folder with the tokenizer's files, which are copied.
+      tokenizer: Folder with the tokenizer's files, which are copied; where transformers would make other ids of them
+        than the pipeline trains on, they are changed.
       card: The README.md.
       own_head: Parameters of a head that transformers has no class for, in a file of its own, which it ignores.
 
@@ -77,7 +79,7 @@ def save_pretrained(
     if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
         params = with_dense(params, config=config)
     tensors = to_huggingface(params, config=config, architecture=kind)
-    files = {} if tokenizer is None else read_tokenizer_files(tokenizer)
+    files = {} if tokenizer is None else _as_trained(read_tokenizer_files(tokenizer))
     check_vocabulary(files.get("vocab.txt", b""), config, source=f"{tokenizer}/vocab.txt")
     folder.mkdir(parents=True, exist_ok=True)
     # 'pt' is what transformers asks for; the bytes are the same for every framework.
@@ -89,6 +91,24 @@ def save_pretrained(
         save_parameters(folder / OWN_HEAD, own_head)
     if card is not None:
         write_text(folder / "README.md", card.render())
+
+
+def _as_trained(files: dict[str, bytes]) -> dict[str, bytes]:
+    """A tokenizer's files by name, from which transformers makes the ids that a model was trained on."""
+    from tokenizers import Tokenizer
+
+    if "tokenizer.json" not in files:
+        return files
+    tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+    before = tokenizer.to_str()
+    frame(tokenizer)
+    if tokenizer.to_str() != before:
+        files = files | {"tokenizer.json": tokenizer.to_str(pretty=True).encode()}
+    found = json.loads(files.get("tokenizer_config.json", b"{}"))
+    settings = found | transformers_settings(tokenizer)
+    if settings != found:
+        files = files | {"tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False).encode()}
+    return files
 
 
 def load_pretrained(location: str | Path | UPath, *, revision: str | None = None) -> Pretrained:

@@ -207,3 +207,17 @@ def test_rules_that_take_letters_for_a_special_token_are_refused(lab) -> None:
         lab.vocab(file=path)
     settings = json.loads((lab.vocab(file=path, split_special_tokens=False) / "tokenizer_config.json").read_text())
     assert settings["split_special_tokens"] is False
+
+
+def test_a_tokenizer_json_with_rules_of_its_own_is_read_by_transformers_as_it_is(lab) -> None:
+    """Its class BertTokenizer would have BERT's rules; and every example stands between [CLS] and [SEP]."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer = _tokenizer(lab.vocab([*SPECIAL, "a", "b-b"]))
+    values = json.loads(tokenizer.to_str()) | {"post_processor": None}
+    plain = lab.vocab(file=lab.file("plain.json", json.dumps(values)))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    spaces = lab.vocab(file=lab.file("spaces.json", tokenizer.to_str()))
+    names = [json.loads((at / "tokenizer_config.json").read_text())["tokenizer_class"] for at in (plain, spaces)]
+    assert names == ["BertTokenizer", "PreTrainedTokenizerFast"]
+    assert [_tokenizer(at).encode("a b-b").ids for at in (plain, spaces)] == [[2, 5, 1, 1, 1, 3], [2, 5, 6, 3]]

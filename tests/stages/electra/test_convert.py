@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from electra_miniature import tiny
 
 from stages.electra import ElectraForMaskedLM, ElectraForPreTraining, ElectraTokenizer, Part
-from stages.electra.files.convert import main
+from stages.electra.files.convert import convert, main
 from stages.electra.files.google_tf import read_checkpoint
 from stages.electra.files.huggingface import flatten
 from stages.electra.tokenizer import SPECIAL_TOKENS
@@ -208,3 +209,20 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_refused(vocabulary, tmp_path)
     tokenizer.backend.add_tokens([f"y{number}" for number in range(161)])
     with pytest.raises(ValueError, match="has 201 tokens, the embedding table 200 rows"):
         model.save_pretrained(tmp_path / "target", tokenizer=tokenizer)
+
+
+def test_the_settings_of_a_tokenizer_survive(source, tmp_path):
+    tokens = [*SPECIAL_TOKENS.values(), "a", "é", "e", "中", "##国"]
+    folder = shutil.copytree(source, tmp_path / "settled")
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    settings = {"strip_accents": False, "tokenize_chinese_chars": False, "split_special_tokens": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "added_tokens.json").write_text(json.dumps({"[E1]": len(tokens)}))
+    convert(str(folder), tmp_path / "target")
+    for place in (folder, tmp_path / "target"):
+        tokenizer = ElectraTokenizer.from_pretrained(place)
+        assert tokenizer("é A [E1] 中国")["input_ids"] == [2, 6, 5, 10, 8, 9, 3]
+        assert tokenizer.split_special_tokens is False
+    written = json.loads((tmp_path / "target" / "tokenizer_config.json").read_text())
+    # Of an added token transformers learns from tokenizer.json alone.
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
