@@ -1,22 +1,31 @@
-"""Checkpoints of a training run: written in the background, restored straight into place."""
+"""Checkpoints of a training run: written in the background, restored straight into place, damage noticed.
+
+With each checkpoint go the digests of its arrays and JSON, taken from memory before anything is written, and compared
+with what was read. All processes agree on whether a checkpoint is whole: one that a single process cannot read is
+passed over by all.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental.multihost_utils import process_allgather
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from upath import UPath
 
+from cluster.storage import read_json
 from stages.training.checkpoint_folder import checkpoint_folder
+from stages.training.digest import digest_arrays, digest_json
 from stages.training.state import Params, TrainState
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # of what a checkpoint holds; 2 has the random key in the state
+_FORMAT = 3  # of what a checkpoint holds; 2 has the random key in the state, 3 has digests
 
 
 class Kept(NamedTuple):
@@ -38,11 +47,13 @@ class Restored(NamedTuple):
       state: In the shardings that were asked for.
       window: Sums that were in no row yet, as JSON.
       kept: What the run kept besides.
+      passed_over: What is wrong with each newer checkpoint, newest first.
     """
 
     state: TrainState
     window: dict[str, Any]
     kept: Kept
+    passed_over: tuple[str, ...] = ()
 
 
 class Checkpoints:
@@ -78,51 +89,42 @@ class Checkpoints:
         `window` and `kept` are written beside it.
         """
         kept = kept or Kept()
-        items: dict[str, Any] = {
-            "identity": ocp.args.JsonSave(self._identity),
-            "state": ocp.args.StandardSave(state),
-            "window": ocp.args.JsonSave(dict(window or {})),
-            "facts": ocp.args.JsonSave(dict(kept.facts)),
-        }
-        if kept.best is not None:
-            items["best"] = ocp.args.StandardSave(kept.best)
+        records = {"identity": self._identity, "window": dict(window or {}), "facts": dict(kept.facts)}
+        trees = {"state": state} | ({"best": kept.best} if kept.best is not None else {})
+        records["digests"] = _seal(records, digest_arrays(trees))
+        items = {name: ocp.args.JsonSave(record) for name, record in records.items()}
+        items |= {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore_newest(self, like: TrainState) -> Restored | None:
         """The newest checkpoint that can be read, or None where there is none.
 
-        One that cannot be read is named in a warning, deleted, and the one before is taken.
+        One that is damaged is named in a warning, deleted, and the one before is taken.
 
         Args:
           like: A state of the same shapes, types and shardings; its values are not used.
 
         Raises:
-          ValueError: The checkpoint is another run's or another version's, or none of several can be read.
+          ValueError: The checkpoint is another run's or another version's, or all of several are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        passed_over: list[str] = []
         for step in steps:
             try:
-                found = self._restore(step, identity=ocp.args.JsonRestore()).identity
-                restored = self._read(step, like) if found == self._identity else None
-            except Exception as error:  # Orbax has no common class for what a damaged file raises
-                logger.warning(
-                    "%s/%d: this checkpoint cannot be read and is passed over (%s: %s)",
-                    self._folder, step, type(error).__name__, str(error).splitlines()[0] if str(error) else "",
-                )  # fmt: skip
+                restored = self._read(step, like)
+            except _DamagedError as error:
+                passed_over.append(f"{self._folder}/{step}: this checkpoint is damaged and is passed over ({error})")
+                logger.warning("%s", passed_over[-1])
                 continue
-            if restored is None:
-                raise ValueError(f"{self._folder}/{step}: {self._why_foreign(found)}")
             for newer in (s for s in steps if s > step):
                 self._manager.delete(newer)
-            return restored
+            return restored._replace(passed_over=tuple(passed_over))
         if steps:
             raise ValueError(
-                f"{self._folder}: none of the checkpoints {steps[::-1]} can be read; start the stage anew with --rerun"
+                f"{self._folder}: none of the checkpoints {steps[::-1]} can be read; start the stage anew: --rerun; "
+                + "; ".join(passed_over)
             )
         return None
-
-    def _restore(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _why_foreign(self, found: Mapping[str, str]) -> str:
         remedy = "give the run another output, or start the stage anew with --rerun"
@@ -134,17 +136,30 @@ class Checkpoints:
         return f"the checkpoint is of other data: expected {self._identity}, found {found}; {remedy}"
 
     def _read(self, step: int, like: TrainState) -> Restored:
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        items: dict[str, Any] = {
-            "state": ocp.args.StandardRestore(abstract),
-            "window": ocp.args.JsonRestore(),
-            "facts": ocp.args.JsonRestore(),
-        }
-        if has_best := (self._folder / str(step) / "best").exists():
-            on_host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like.params)
-            items["best"] = ocp.args.StandardRestore(on_host)
-        found = self._restore(step, **items)
-        return Restored(found.state, found.window, Kept(found.facts, found.best if has_best else None))
+        """What the checkpoint of a step holds, if it is whole.
+
+        Raises:
+          _DamagedError: Here or in another process; in all of them.
+          ValueError: It is another run's or another version's.
+        """
+        folder, found = self._folder / str(step), {}
+        with _agreement():
+            found = _read_records(folder)
+        if found["identity"] != self._identity:
+            raise ValueError(f"{folder}: {self._why_foreign(found['identity'])}")
+        likes = {"state": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)}
+        if any(name.startswith("best/") for name in found["digests"]["arrays"]):
+            likes["best"] = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like.params)  # on the host
+        trees: dict[str, Any] = {}
+        with _agreement():
+            for name, tree in likes.items():
+                # Not the manager: its barrier would wait in vain for a process that cannot read its part.
+                handler = ocp.StandardCheckpointHandler()
+                trees[name] = handler.restore(epath.Path(str(folder / name)), args=ocp.args.StandardRestore(tree))
+                handler.close()
+        with _agreement():
+            _compare(found["digests"]["arrays"], digest_arrays(trees))
+        return Restored(trees["state"], found["window"], Kept(found["facts"], trees.get("best")))
 
     def start_over(self, state: TrainState, *, kept: Kept) -> None:
         """Deletes all checkpoints, and saves the state before another first step."""
@@ -172,13 +187,77 @@ def load_params(output: UPath, *, step: int) -> Params:
 
     Raises:
       FileNotFoundError: The stage with this output has no such checkpoint.
+      ValueError: It is damaged.
     """
-    folder = checkpoint_folder(output)
-    if not (folder / str(step)).exists():
-        raise FileNotFoundError(f"{folder}: the checkpoint of step {step} is not there, was it deleted?")
-    # Not the manager: it would look after the whole folder, which may be another process's.
-    handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(str(folder / str(step) / "state"))
-    tree = {"params": handler.metadata(path).tree["params"]}
-    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    restored = handler.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=kinds, partial_restore=True))
-    return restored["params"]
+    folder = checkpoint_folder(output) / str(step)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder.parent}: the checkpoint of step {step} is not there, was it deleted?")
+    try:
+        arrays = _read_records(folder)["digests"]["arrays"]
+        # Not the manager: it would look after the whole folder, which may be another process's.
+        handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(str(folder / "state"))
+        tree = {"params": handler.metadata(path).tree["params"]}
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.PyTreeRestore(item=tree, restore_args=kinds, partial_restore=True)
+        params = handler.restore(path, args=args)["params"]
+        written = {name: digest for name, digest in arrays.items() if name.startswith("state/params/")}
+        _compare(written, digest_arrays({"state": {"params": params}}))
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: this checkpoint is damaged ({_first_line(error)}); train it anew: --rerun pretrain"
+        ) from error
+    return params
+
+
+class _DamagedError(Exception):
+    """A checkpoint is not what was written."""
+
+
+@contextmanager
+def _agreement() -> Iterator[None]:
+    """Raises _DamagedError in all processes if the block raised anything in one of them."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # Orbax has no common class for what a damaged file raises
+        failure = error
+    others = np.flatnonzero(process_allgather(np.asarray([failure is not None])))
+    if failure is not None:
+        raise _DamagedError(_first_line(failure)) from failure
+    if others.size:
+        raise _DamagedError(f"process {others[0]} could not read it")
+
+
+def _read_records(folder: UPath) -> dict[str, dict[str, Any]]:
+    """A checkpoint's JSON by name. Of one without digests, which an earlier version wrote, the identity alone.
+
+    Raises:
+      ValueError: It is not what was written.
+    """
+    names = ("identity", "window", "facts", "digests") if (folder / "digests").exists() else ("identity",)
+    records = {name: read_json(folder / name / "metadata") for name in names}
+    if "digests" in records:
+        written = records["digests"]
+        found = _seal({name: records[name] for name in names[:-1]}, written["arrays"])
+        _compare(written["records"], found["records"])
+        _compare({"digests": written["digests"]}, {"digests": found["digests"]})
+    elif records["identity"].get("format") == str(_FORMAT):
+        raise ValueError("its digests are missing")
+    return records
+
+
+def _seal(records: Mapping[str, Any], arrays: Mapping[str, str]) -> dict[str, Any]:
+    """Digests of a checkpoint's JSON and of its arrays by name, with one of themselves."""
+    digests = {"records": {name: digest_json(value) for name, value in records.items()}, "arrays": dict(arrays)}
+    return {**digests, "digests": digest_json(digests)}
+
+
+def _compare(written: Mapping[str, str], found: Mapping[str, str]) -> None:
+    wrong = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(f"the digest of {name} is {found.get(name)}, {written.get(name)} was written")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"

@@ -109,7 +109,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_loudly_and_written_again(fol
     with caplog.at_level(logging.WARNING):
         state = checkpoints.restore_newest(fresh_state()).state
     assert_same(state, states[1])
-    assert "3: this checkpoint cannot be read and is passed over" in caplog.text
+    assert "3: this checkpoint is damaged and is passed over" in caplog.text
     checkpoints.save(state, step=3)
     checkpoints.close()
     assert saved_step(folder) == 3
@@ -165,5 +165,5 @@ def test_a_checkpoint_of_another_version_says_so_in_one_sentence(folder, monkeyp
     monkeypatch.setattr(checkpoint, "_FORMAT", 1)
     save_steps(folder, 1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"written by another version of this project \(format 1, this one reads 2\)"):
+    with pytest.raises(ValueError, match=r"written by another version of this project \(format 1, this one reads 3\)"):
         Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())
