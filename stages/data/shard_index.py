@@ -55,22 +55,29 @@ class ShardIndex:
 
         Raises:
           FileNotFoundError: There is none.
-          ValueError: It has other fields than these.
+          ValueError: It has other fields than these, or is not what was written.
         """
         path = folder / INDEX
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: the shard stage has not finished there")
         value = read_json(path)
+        written = value.pop("hash", None) if isinstance(value, dict) else None
         _check_keys(value, cls, at=str(path))
         for split in SPLITS:
             for number, entry in enumerate(value[split]):
                 _check_keys(entry, Shard, at=f"{path}: {split}[{number}]")
         shards = {split: tuple(Shard(**entry) for entry in value[split]) for split in SPLITS}
+        found = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        if found != written:
+            raise ValueError(
+                f"{path}: damaged: its hash is {found[:12]}, it says {str(written)[:12]}; "
+                "build the shards anew: --rerun shard"
+            )
         return cls(**value | shards | {"packing": Packing(value["packing"])})
 
     def write(self, folder: UPath) -> None:
         """Writes it into a shard stage's output."""
-        write_json(folder / INDEX, asdict(self))
+        write_json(folder / INDEX, asdict(self) | {"hash": self.hash})
 
     @property
     def hash(self) -> str:

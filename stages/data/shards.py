@@ -76,7 +76,8 @@ def write_shard(
 class ShardReader:
     """Rows of one split by number, over all of its shards.
 
-    Local shards are memory-mapped; others are copied once to a cache on this machine, under their checksum.
+    Local shards are memory-mapped; others are copied once to a cache on this machine, under their checksum. When it is
+    first opened, each is held against the checksum in the index.
 
     Args:
       folder: Output of the `shard` stage.
@@ -85,7 +86,7 @@ class ShardReader:
 
     Raises:
       FileNotFoundError: No index, or a shard of it is gone.
-      ValueError: The split has no rows, or the index or a shard is not what the shard stage writes.
+      ValueError: The split has no rows, or the index or a shard is not what the shard stage wrote.
     """
 
     def __init__(self, folder: UPath, split: Literal["train", "heldout"], *, cache: Path | None = None) -> None:
@@ -134,12 +135,17 @@ class ShardReader:
     def _open(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._columns:
             shard = self._shards[number]
-            batch = self._map(shard)
+            path, batch = self._folder / shard.file, self._map(shard)
             ids_NT = batch.column("ids").flatten().to_numpy().reshape(batch.num_rows, -1)
             if ids_NT.shape != (shard.rows, self.sequence_length):
                 raise ValueError(
-                    f"{self._folder / shard.file}: {ids_NT.shape[0]} rows of {ids_NT.shape[1]} tokens, "
+                    f"{path}: {ids_NT.shape[0]} rows of {ids_NT.shape[1]} tokens, "
                     f"the index says {shard.rows} of {self.sequence_length}; build them anew: --rerun shard"
+                )
+            if (largest := int(ids_NT.max(initial=0))) >= self.index.vocab_size:
+                raise ValueError(
+                    f"{path}: has the token id {largest}, but the index says that the vocabulary has "
+                    f"{self.index.vocab_size} tokens; build them anew: --rerun shard"
                 )
             columns = {name: batch.column(name).to_numpy() for name in ("length", "first_length")}
             if self.index.packing is Packing.PACKED:
@@ -152,17 +158,19 @@ class ShardReader:
 
         path = self._folder / shard.file
         local = Path(str(path)) if is_local(path) else self._fetch(path, shard)
-        try:
-            return pa.ipc.open_file(pa.memory_map(str(local))).get_batch(0)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{local}: damaged ({error}); delete the folder and run the shard stage again") from error
+        with local.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != shard.sha256:
+            if local != path:
+                local.unlink(missing_ok=True)  # the next run copies it again
+            raise ValueError(
+                f"{path}: damaged: its sha256 is {found[:12]}, the index says {shard.sha256[:12]}; "
+                "build the shards anew: --rerun shard"
+            )
+        return pa.ipc.open_file(pa.memory_map(str(local))).get_batch(0)
 
     def _fetch(self, path: UPath, shard: Shard) -> Path:
         local = self._cache / f"{shard.sha256}.arrow"
         if not local.exists():
-            data = path.read_bytes()
-            found = hashlib.sha256(data).hexdigest()
-            if found != shard.sha256:
-                raise ValueError(f"{path}: sha256 is {found[:12]}, the index says {shard.sha256[:12]}: damaged")
-            write_bytes(UPath(local), data)
+            write_bytes(UPath(local), path.read_bytes())
         return local

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import random
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,7 +91,7 @@ def test_a_remote_shard_that_arrives_damaged_is_refused(tmp_path) -> None:
     remote = UPath("memory://batches-damaged")
     _write(remote)
     (remote / "train" / "shard-1.arrow").write_bytes(b"ARROW1 nonsense")
-    with pytest.raises(ValueError, match=r"shard-1.arrow: sha256 is .* damaged"):
+    with pytest.raises(ValueError, match=r"shard-1.arrow: damaged: its sha256 is .* the index says .*--rerun shard"):
         ShardReader(remote, "train", cache=tmp_path / "cache").rows(np.arange(13))
 
 
@@ -100,7 +102,41 @@ def test_a_damaged_or_foreign_shard_is_named(folder: UPath) -> None:
     with pytest.raises(ValueError, match=r"shard-2.arrow: damaged"):
         ShardReader(folder, "train").rows(np.arange(13))
     path.write_bytes((folder / "train" / "shard-0.arrow").read_bytes())
-    with pytest.raises(ValueError, match=r"shard-2.arrow: 5 rows of 8 tokens, the index says 7 of 8"):
+    with pytest.raises(ValueError, match=r"shard-2.arrow: damaged: its sha256 is .* the index says .*--rerun shard"):
+        ShardReader(folder, "train").rows(np.arange(13))
+
+
+def test_a_hundred_flipped_bits_in_a_shard_are_each_named(folder: UPath) -> None:
+    path, generator = folder / "train" / "shard-1.arrow", random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(100):
+        data = bytearray(whole)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"shard-1.arrow: damaged: its sha256"):
+            ShardReader(folder, "train").rows(np.arange(13))
+    path.write_bytes(whole)
+    assert len(ShardReader(folder, "train").rows(np.arange(13))["ids"]) == 13
+
+
+def test_a_hundred_flipped_bits_in_an_index_are_noticed_or_harmless(folder: UPath) -> None:
+    path, generator = folder / "index.json", random.Random(0)
+    whole, index, noticed = path.read_bytes(), ShardIndex.read(folder), 0
+    for _ in range(100):
+        data = bytearray(whole)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+        try:
+            assert ShardIndex.read(folder) == index
+        except ValueError as error:
+            noticed += 1
+            assert str(path) in str(error)  # noqa: PT017 - white space may change
+    assert noticed > 50
+
+
+def test_an_id_beyond_the_vocabulary_is_named(folder: UPath) -> None:
+    replace(ShardIndex.read(folder), vocab_size=22).write(folder)
+    with pytest.raises(ValueError, match=r"shard-2.arrow: has the token id 22, .* vocabulary has 22 tokens"):
         ShardReader(folder, "train").rows(np.arange(13))
 
 
@@ -119,7 +155,9 @@ def test_an_index_is_read_as_it_was_written_and_its_hash_is_that_of_its_json(fol
     """Checkpoints keep this hash: a change here ends every run that was interrupted."""
     index = ShardIndex.read(folder)
     assert (index.packing, [shard.rows for shard in index.train]) == (Packing.PAIRS, [5, 1, 7])
-    text = json.dumps(json.loads((folder / "index.json").read_text()), sort_keys=True)
+    value = json.loads((folder / "index.json").read_text())
+    assert value.pop("hash") == index.hash
+    text = json.dumps(value, sort_keys=True)
     assert index.hash == hashlib.sha256(text.encode()).hexdigest()
     index.write(folder)
     assert ShardIndex.read(folder) == index
