@@ -11,7 +11,7 @@ from typing import Any
 from upath import UPath
 
 from cluster.storage import is_local, read_json, write_json
-from pipeline.fingerprint import Identity
+from pipeline.fingerprint import Identity, fingerprint
 
 CONFIG, MANIFEST, FAILURE, LOG = "config.json", "manifest.json", "failure.json", "log.txt"
 _PACKAGES = (
@@ -53,9 +53,26 @@ def write_manifest(folder: UPath, identity: Identity, *, started: datetime, comm
 
 
 def read_manifest(folder: UPath) -> dict[str, Any] | None:
-    """The manifest, or None where the stage is not done."""
+    """The manifest, or None where the stage is not done.
+
+    Raises:
+      ValueError: It is damaged, or another folder's.
+    """
     path = folder / MANIFEST
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    manifest = read_json(path)
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path}: expected an object, found {type(manifest).__name__}")
+    for key, kind in {"identity": dict, "fingerprint": str, "finished": str, "files": list}.items():
+        if not isinstance(manifest.get(key), kind):
+            raise ValueError(f"{path}: {key}: expected {kind.__name__}, found {manifest.get(key)!r:.80}")
+    for entry in manifest["files"]:
+        if not (isinstance(entry, dict) and isinstance(entry.get("path"), str) and isinstance(entry.get("size"), int)):
+            raise ValueError(f"{path}: files: expected objects with path and size, found {entry!r:.80}")
+    if not manifest["fingerprint"] == fingerprint(manifest["identity"]) == folder.name:
+        raise ValueError(f"{path}: is of {manifest['fingerprint']}, this folder is {folder.name}")
+    return manifest
 
 
 def list_files(folder: UPath) -> list[dict[str, Any]]:

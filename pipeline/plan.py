@@ -8,6 +8,7 @@ difference says why it is new. Planning changes nothing in the output folder.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -35,6 +36,7 @@ class PlannedStage:
     Attributes:
       why: When it finished, where it resumes, or how it differs from the nearest finished run of the stage.
       faults: What is wrong with its raw inputs, by location. A stage with faults cannot run.
+      damage: What is wrong with its output, which was finished; "" where nothing is known to be.
     """
 
     stage: Stage
@@ -43,6 +45,7 @@ class PlannedStage:
     status: Status
     why: str
     faults: Mapping[str, str] = field(default_factory=dict)
+    damage: str = ""
 
     @property
     def name(self) -> str:
@@ -67,9 +70,9 @@ def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, 
         needs = {name: planned[name].fingerprint for name in stage.needs}
         identity = make_identity(stage, needs=needs, sources=raw.files)
         folder = output / stage.name / fingerprint(identity)
-        status, why = _look(folder, identity)
+        status, why, damage = _look(folder, identity)
         planned[stage.name] = PlannedStage(
-            stage=stage, identity=identity, folder=folder, status=status, why=why, faults=raw.faults
+            stage=stage, identity=identity, folder=folder, status=status, why=why, faults=raw.faults, damage=damage
         )
     return tuple(planned.values())
 
@@ -85,16 +88,20 @@ def output_folder(output: str) -> UPath:
     return path if "://" in output else path.expanduser().absolute()
 
 
-def _look(folder: UPath, identity: Identity) -> tuple[Status, str]:
-    manifest = read_manifest(folder)
+def _look(folder: UPath, identity: Identity) -> tuple[Status, str, str]:
+    """The status of a stage, why, and what is damaged."""
+    try:
+        manifest = read_manifest(folder)
+        damage = find_damage(folder, manifest) if manifest is not None else None
+    except ValueError as error:
+        manifest, damage = {}, str(error)
+    if damage is not None:
+        return Status.PARTIAL, f"was done, but {damage}", damage
     if manifest is not None:
-        damage = find_damage(folder, manifest)
-        if damage is None:
-            return Status.DONE, f"finished {manifest['finished'][:19].replace('T', ' ')} UTC"
-        return Status.PARTIAL, f"was done, but {damage}"
+        return Status.DONE, f"finished {manifest['finished'][:19].replace('T', ' ')} UTC", ""
     if (folder / CONFIG).exists():
-        return Status.PARTIAL, f"resumes {_resume_point(folder, identity)}"
-    return Status.NEW, _why_new(folder, identity)
+        return Status.PARTIAL, f"resumes {_resume_point(folder, identity)}", ""
+    return Status.NEW, _why_new(folder, identity), ""
 
 
 def _resume_point(folder: UPath, identity: Identity) -> str:
@@ -108,7 +115,11 @@ def _resume_point(folder: UPath, identity: Identity) -> str:
 
 def _why_new(folder: UPath, identity: Identity) -> str:
     siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    manifests = [manifest for sibling in siblings if (manifest := read_manifest(sibling)) is not None]
+    manifests = []
+    for sibling in siblings:
+        with suppress(ValueError):  # a damaged one is told in the plan of its own config
+            if (manifest := read_manifest(sibling)) is not None:
+                manifests.append(manifest)
     if not manifests:
         return "never finished before"
     # The nearest differs in the fewest fields; of equals, the newest.

@@ -73,6 +73,9 @@ class Session:
         # `ray job stop` and schedulers send SIGTERM: end as on Ctrl-C. After `connect`, which sets Ray's own handler.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for planned in unfinished(plan, self.chosen):
+            if planned.damage:
+                console.print(f"{planned.name} is made anew: {planned.damage}", style="yellow", highlight=False)
         todo = [planned.stage for planned in unfinished(plan, self.chosen)]
         if shortages := find_shortages(todo, self.config.cluster, available=cluster_resources()):
             if is_own_cluster(self.config.cluster):

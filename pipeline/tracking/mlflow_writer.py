@@ -1,5 +1,6 @@
 """MLflow: the only file that imports it. One writer, used by one thread."""
 
+import logging
 import os
 import re
 import tempfile
@@ -32,6 +33,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_CHARACTERS = 1000, 100, 6000
 _MAX_TAG_CHARACTERS = 5000
+
+logger = logging.getLogger(__name__)
+
 _ROOT = Path(__file__).resolve().parents[2]
 # What a logged model needs to predict.
 _NEEDED: tuple[str, ...] = ("jax", "flax", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "tokenizers")
@@ -217,8 +221,17 @@ class MlflowWriter:
             )
 
     def _read_ledger(self) -> dict[str, dict[str, str]]:
-        """Ids of runs by tracking server, then by key."""
-        return read_json(self._settings.ledger) if self._settings.ledger.exists() else {}
+        """Ids of runs by tracking server, then by key; a damaged ledger is passed over, and runs begin anew."""
+        if not self._settings.ledger.exists():
+            return {}
+        try:
+            ledger = read_json(self._settings.ledger)
+            if not (isinstance(ledger, dict) and all(isinstance(ids, dict) for ids in ledger.values())):
+                raise ValueError(f"{self._settings.ledger}: expected ids of runs by tracking server")
+        except ValueError as error:
+            logger.warning("MLflow: %s; stages begin new runs", error)
+            return {}
+        return ledger
 
     def _write_ledger(self, key: str, run_id: str) -> None:
         ledger = self._read_ledger()

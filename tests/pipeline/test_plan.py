@@ -95,6 +95,29 @@ def test_a_done_stage_whose_files_were_damaged_is_not_done(output, damage):
     assert "out.txt" in planned.why
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut", "not UTF-8", "a list", "of another form", "another's"])
+def test_a_damaged_manifest_makes_its_stage_partial_and_stops_no_other(output, damage):
+    folder, other = finish(stage("a"), output).folder, finish(stage("a", text="other"), output).folder
+    path = folder / "manifest.json"
+    whole = path.read_text()
+    path.write_bytes(
+        {
+            "emptied": b"",
+            "cut": whole[: len(whole) // 2].encode(),
+            "not UTF-8": b"\xff",
+            "a list": b"[]",
+            "of another form": b'{"identity": {}, "fingerprint": "a", "finished": "b", "files": [1]}',
+            "another's": (other / "manifest.json").read_bytes(),
+        }[damage]
+    )
+    planned = plan_one(stage("a"), output)
+    assert planned.status is Status.PARTIAL
+    assert planned.why.startswith(f"was done, but {path}: ")
+    assert planned.damage in planned.why
+    assert plan_one(stage("a", text="other"), output).status is Status.DONE
+    assert plan_one(stage("a", text="new"), output).why.startswith(f"unlike {other.name}")
+
+
 def test_a_line_of_json_has_what_programs_need(output):
     planned = plan_one(stage("a"), output)
     assert json.loads(planned.as_json()) == {
