@@ -14,6 +14,7 @@ from pipeline.config.sections import PipelineConfig, load_config
 from pipeline.config.tree import dotted, leaves
 from pipeline.dag import build_stages, select, with_ancestors
 from pipeline.fingerprint import plain
+from pipeline.manifest import verify
 from pipeline.node import Stage
 from pipeline.plan import PlannedStage, Status, make_plan, output_folder, unfinished
 
@@ -24,6 +25,7 @@ class Command:
 
     config: str
     plan: bool = False
+    verify: bool = False
     json: bool = False
     only: str | None = None
     until: str | None = None
@@ -42,10 +44,10 @@ class Command:
 
 
 def execute_command(command: Command) -> int:
-    """Plans, and then runs unless only the plan was asked for.
+    """Plans, and then runs unless only the plan or a check was asked for.
 
     Returns:
-      0 where all is done, 1 where a stage failed, 130 where the user stopped it.
+      0 where all is done, 1 where a stage failed or is damaged, 130 where the user stopped it.
 
     Raises:
       UsageError: The config or the command is wrong; nothing has run.
@@ -60,6 +62,8 @@ def execute_command(command: Command) -> int:
     fresh = frozenset({stage.name for stage in select(stages, command.rerun)} & chosen if command.rerun else ())
     output = output_folder(config.output)
     plan = _plan(stages, output=output, fresh=fresh)
+    if command.verify:
+        return _verify([planned for planned in plan if planned.name in chosen])
     if command.plan or command.json:
         _print_plan([planned for planned in plan if planned.name in chosen], json=command.json)
         _require_sources(plan, chosen)
@@ -146,6 +150,25 @@ def _print_plan(plan: Sequence[PlannedStage], *, json: bool) -> None:
     width = max(len(planned.name) for planned in plan)
     for planned in plan:
         print(planned.as_json() if json else f"{planned.name:<{width}}  {planned.status:<7}  {planned.why}")
+
+
+def _verify(plan: Sequence[PlannedStage]) -> int:
+    """Holds the files of finished stages against their manifests: 0 if they are whole, else 1."""
+    damaged = []
+    for planned in plan:
+        try:
+            faults = [planned.damage] if planned.damage else verify(planned.folder)
+        except ValueError as error:
+            faults = [str(error)]
+        if not faults and planned.status is Status.DONE:
+            print(f"{planned.name}: whole")
+        for fault in faults:
+            print(f"{planned.name}: {fault} ({planned.folder})")
+        if faults:
+            damaged.append(planned.name)
+    if damaged:
+        print("To make them anew, run with:", *(f"\n  --rerun {name}" for name in damaged))
+    return 1 if damaged else 0
 
 
 def _require_needs(plan: Sequence[PlannedStage], chosen: set[str], command: Command) -> None:

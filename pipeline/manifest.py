@@ -1,5 +1,6 @@
 """The record of a stage: config.json, written first, then failure.json or manifest.json. Done: it has a manifest."""
 
+import hashlib
 import platform
 import subprocess
 from contextlib import suppress
@@ -43,7 +44,7 @@ def write_manifest(folder: UPath, identity: Identity, *, started: datetime, comm
             "finished": finished.isoformat(),
             "command": command,
             "seconds": (finished - started).total_seconds(),
-            "files": list_files(folder),
+            "files": [entry | {"sha256": _checksum(folder / entry["path"])} for entry in list_files(folder)],
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
             "packages": package_versions(),
@@ -94,6 +95,34 @@ def find_damage(folder: UPath, manifest: dict[str, Any]) -> str | None:
         if path.stat().st_size != entry["size"]:
             return f"{entry['path']} has {path.stat().st_size} bytes, the manifest says {entry['size']}"
     return None
+
+
+def verify(folder: UPath) -> list[str]:
+    """What is damaged, missing or unexpected in the folder of a finished stage, by the manifest's sizes and checksums.
+
+    Raises:
+      ValueError: The manifest is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return []
+    written = {entry["path"]: entry for entry in manifest["files"]}
+    found = {entry["path"]: entry["size"] for entry in list_files(folder)}
+    faults = [f"{path} is unexpected" for path in found if path not in written]
+    for path, entry in written.items():
+        if path not in found:
+            faults.append(f"{path} is missing")
+        elif found[path] != entry["size"]:
+            faults.append(f"{path} is damaged: {found[path]} bytes, the manifest says {entry['size']}")
+        elif (sha256 := entry.get("sha256")) and (checksum := _checksum(folder / path)) != sha256:
+            faults.append(f"{path} is damaged: its sha256 is {checksum[:12]}, the manifest says {sha256[:12]}")
+    return sorted(faults)
+
+
+def _checksum(path: UPath) -> str:
+    file: Any
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_versions() -> dict[str, str]:

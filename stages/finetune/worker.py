@@ -155,6 +155,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "published/layer_decay": config.layer_decay,
         }
         | {f"train/{name}": count for name, count in train_features.counts.items()}
+        | ({"passed_over_checkpoints": "; ".join(restored.passed_over)} if restored and restored.passed_over else {})
     )
 
     def train(attempt: Attempt, state: TrainState, window: Window) -> Best:

@@ -115,6 +115,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         places = {name: shardings.params[name] for name in loaded}
         state = state._replace(params=state.params | jax.device_put(loaded, places, may_alias=False))
     first_step = int(state.step)
+    passed_over = restored.passed_over if restored is not None else ()
 
     num_masked = max_masked(index.sequence_length, objective.mask_fraction or 0.0)
     flops = pretraining_step_flops(
@@ -174,6 +175,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
                 "epochs": config.steps * config.batch_size / train_rows.num_rows,
                 "resumed_from_step": first_step,
             }
+            | ({"passed_over_checkpoints": "; ".join(passed_over)} if passed_over else {})
         )
 
     batches = host_batches(

@@ -1,5 +1,6 @@
 """What the plan says of each stage, and why."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -7,6 +8,7 @@ import pytest
 from fake_stages import stage
 from upath import UPath
 
+from pipeline.command import _verify
 from pipeline.manifest import list_files, write_config, write_manifest
 from pipeline.plan import PlannedStage, Status, make_plan
 
@@ -118,6 +120,22 @@ def test_a_damaged_manifest_makes_its_stage_partial_and_stops_no_other(output, d
     assert plan_one(stage("a", text="new"), output).why.startswith(f"unlike {other.name}")
 
 
+def test_a_check_names_what_is_damaged_missing_or_unexpected_and_nothing_else(output, capsys):
+    folder = finish(stage("a"), output).folder
+    assert _verify(make_plan([stage("a")], output=output)) == 0
+    (folder / "out.txt").write_text("resulu")
+    (folder / "more.txt").write_text("more")
+    capsys.readouterr()
+    assert _verify(make_plan([stage("a")], output=output)) == 1
+    printed = capsys.readouterr().out
+    assert "a: out.txt is damaged: its sha256 is " in printed
+    assert "a: more.txt is unexpected" in printed
+    assert "--rerun a" in printed
+    (folder / "out.txt").unlink()
+    assert _verify(make_plan([stage("a")], output=output)) == 1
+    assert "a: out.txt is gone" in capsys.readouterr().out
+
+
 def test_a_line_of_json_has_what_programs_need(output):
     planned = plan_one(stage("a"), output)
     assert json.loads(planned.as_json()) == {
@@ -133,7 +151,8 @@ def test_the_manifest_says_what_made_the_result(output):
     manifest = json.loads((planned.folder / "manifest.json").read_text())
     assert manifest["identity"] == planned.identity
     assert manifest["fingerprint"] == planned.fingerprint
-    assert manifest["files"] == [{"path": "out.txt", "size": 6}] == list_files(planned.folder)
+    assert list_files(planned.folder) == [{"path": "out.txt", "size": 6}]
+    assert manifest["files"] == [{"path": "out.txt", "size": 6, "sha256": hashlib.sha256(b"result").hexdigest()}]
     assert manifest["packages"]["ray"]
     assert manifest["finished"] >= manifest["started"]
 
