@@ -12,6 +12,7 @@ from typing import Any
 from upath import UPath
 
 from cluster.storage import is_local, read_json, write_json
+from cluster.storage import list_files as stored_files
 from pipeline.fingerprint import Identity, fingerprint
 
 CONFIG, MANIFEST, FAILURE, LOG = "config.json", "manifest.json", "failure.json", "log.txt"
@@ -44,7 +45,7 @@ def write_manifest(folder: UPath, identity: Identity, *, started: datetime, comm
             "finished": finished.isoformat(),
             "command": command,
             "seconds": (finished - started).total_seconds(),
-            "files": [entry | {"sha256": _checksum(folder / entry["path"])} for entry in list_files(folder)],
+            "files": [entry | _content(folder / entry["path"]) for entry in list_files(folder)],
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
             "packages": package_versions(),
@@ -114,15 +115,20 @@ def verify(folder: UPath) -> list[str]:
             faults.append(f"{path} is missing")
         elif found[path] != entry["size"]:
             faults.append(f"{path} is damaged: {found[path]} bytes, the manifest says {entry['size']}")
-        elif (sha256 := entry.get("sha256")) and (checksum := _checksum(folder / path)) != sha256:
-            faults.append(f"{path} is damaged: its sha256 is {checksum[:12]}, the manifest says {sha256[:12]}")
+        else:
+            for name, value in _content(folder / path).items():
+                if value != (expected := entry.get(name, value)):
+                    faults.append(f"{path} is damaged: its {name} is {value:.12}, the manifest says {expected:.12}")
     return sorted(faults)
 
 
-def _checksum(path: UPath) -> str:
-    file: Any
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _content(path: UPath) -> dict[str, str]:
+    """What tells a file's content: its SHA-256 or, in a store, the etag that it gave what it checked and keeps."""
+    if not is_local(path):
+        etags = {file.location: file.etag for file in stored_files(str(path))}
+        return {"etag": etag} if (etag := etags.get(str(path))) else {}
+    with open(str(path), "rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def package_versions() -> dict[str, str]:

@@ -114,7 +114,7 @@ def test_a_damaged_manifest_makes_its_stage_partial_and_stops_no_other(output, d
     )
     planned = plan_one(stage("a"), output)
     assert planned.status is Status.PARTIAL
-    assert planned.why.startswith(f"was done, but {path}: ")
+    assert planned.why.startswith(f"was done, but {path}:")
     assert planned.damage in planned.why
     assert plan_one(stage("a", text="other"), output).status is Status.DONE
     assert plan_one(stage("a", text="new"), output).why.startswith(f"unlike {other.name}")
