@@ -93,14 +93,19 @@ class Session:
         )
         latest: Mapping[str, StageResult] = {}
         lost: list[str] = []
+        trouble: str | None = None
         try:
             with make_display(console, stages=[planned.name for planned in plan]) as display:
 
                 def watch(results: Mapping[str, StageResult]) -> None:
-                    nonlocal latest
+                    nonlocal latest, trouble
                     latest = results
                     lease.check()
                     display.update(results, recording.watch(results))
+                    if (recording.trouble is None) != (trouble is None):
+                        trouble = recording.trouble
+                        line = f"cannot be written, and the run goes on: {trouble}" if trouble else "is written again"
+                        console.print(f"MLflow {line}.", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
                 run_plan(
                     plan, names=self.chosen, cluster=self.config.cluster, tracker_of=recording.tracker_of, watch=watch

@@ -15,7 +15,7 @@ from pipeline.plan import PlannedStage
 from pipeline.progress import Progress
 from pipeline.results import StageResult, State
 from pipeline.tracking.messages import CloseRun, Message, OpenRun, WriterSettings
-from pipeline.tracking.recorder import Recorder
+from pipeline.tracking.recorder import Recorder, Snapshot
 from pipeline.tracking.tracker import StageTracker
 from stages.context import Group
 
@@ -51,7 +51,7 @@ class Recording:
         self._fresh = fresh
         self._plan = {planned.name: planned for planned in plan}
         self._closed: set[str] = set()
-        self._progress: dict[str, Progress] = {}
+        self._seen = Snapshot({}, None)
         self._asked: Any = None
         settings = None
         if tracking is not None:
@@ -108,9 +108,14 @@ class Recording:
             self._asked = self._actor.snapshot.remote()
         if ray.wait([self._asked], timeout=0)[0]:
             with suppress(RayError):  # the recorder died: `close` says so
-                self._progress = ray.get(self._asked)
+                self._seen = ray.get(self._asked)
             self._asked = None
-        return self._progress
+        return self._seen.progress
+
+    @property
+    def trouble(self) -> str | None:
+        """Why MLflow cannot be written at the moment, as far as is known."""
+        return self._seen.trouble
 
     def close(self, results: Mapping[str, StageResult], *, seconds: float = CLOSE_SECONDS) -> list[str]:
         """Closes the runs of the groups and of the pipeline, and waits until all is written.

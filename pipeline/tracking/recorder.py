@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.credentials import keep_out_of_logs, redact
 from pipeline.progress import Progress
@@ -20,6 +20,13 @@ _MAX_QUEUED = 200_000
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 60.0
 
 
+class Snapshot(NamedTuple):
+    """The newest progress of every stage, and why MLflow cannot be written at the moment, if it cannot."""
+
+    progress: dict[str, Progress]
+    trouble: str | None
+
+
 class Recorder:
     """The actor. Its methods return at once, except `close`, which waits until all is written."""
 
@@ -27,6 +34,7 @@ class Recorder:
         keep_out_of_logs()
         self._settings = settings
         self._progress: dict[str, Progress] = {}
+        self._trouble: str | None = None
         self._queue: deque[Message] = deque()
         self._changed = threading.Condition()
         self._lost: Counter[str] = Counter()
@@ -50,9 +58,9 @@ class Recorder:
             before = replace(before, first_done=done, first_time=now)
         self._progress[stage] = replace(before, done=done, total=total, unit=unit, updated=now, fields=fields)
 
-    def snapshot(self) -> dict[str, Progress]:
-        """The newest progress of every stage."""
-        return dict(self._progress)
+    def snapshot(self) -> Snapshot:
+        """What the runner shows."""
+        return Snapshot(dict(self._progress), self._trouble)
 
     def record(self, message: Message) -> None:
         """Queues something for MLflow."""
@@ -111,9 +119,12 @@ class Recorder:
         while True:
             try:
                 writer.write(batch)
+                self._trouble = None
                 return
             except Exception as error:
                 reason = redact(f"{type(error).__name__}: {error}").splitlines()[0][:300]
+                if pause > _FIRST_RETRY_SECONDS or not writer.may_pass(error):  # a busy database is free the next time
+                    self._trouble = reason
                 out_of_time = self._deadline is not None and time.monotonic() + pause > self._deadline
                 if not writer.may_pass(error) or out_of_time:
                     logger.exception("MLflow: %s of %s is lost", type(batch[0]).__name__, batch[0].key)

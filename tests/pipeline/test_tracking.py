@@ -284,6 +284,19 @@ def test_a_server_that_comes_back_gets_everything(unreachable):
     assert len(unreachable.written) == 5
 
 
+def test_that_nothing_can_be_written_is_known_when_it_begins_and_when_it_is_over(unreachable):
+    unreachable.failures = 3
+    recorder = Recorder(SETTINGS)
+    assert recorder.snapshot().trouble is None
+    recorder.record(METRIC)
+    until = time.monotonic() + 10
+    while recorder.snapshot().trouble is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert recorder.snapshot().trouble == "ConnectionError: connection refused"
+    assert recorder.close(seconds=20) == []
+    assert recorder.snapshot().trouble is None
+
+
 def test_what_could_not_be_written_is_told_at_the_end(unreachable):
     unreachable.failures = 1000
     recorder = Recorder(SETTINGS)
@@ -297,7 +310,7 @@ def test_without_tracking_there_is_still_progress():
     recorder.begin("a", [])
     recorder.progress("a", 3, 10, "steps", {"loss": 1.0})
     recorder.record(METRIC)
-    assert recorder.snapshot()["a"].done == 3
+    assert recorder.snapshot().progress["a"].done == 3
     assert recorder.close(seconds=1.0) == []
 
 
