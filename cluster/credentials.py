@@ -69,9 +69,9 @@ def instead(location: str) -> str:
     return f"set {names} in the environment" if names else "give it by the environment"
 
 
-def is_secret_name(name: str) -> bool:
-    """Whether a parameter or variable of this name holds a secret."""
-    return _IS_SECRET(name) is not None
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable of this name may hold a secret."""
+    return re.search("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|CONNECTION_STRING", name.upper()) is not None
 
 
 class _BareFactory:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from cluster.credentials import instead, is_secret_name, redact
+from cluster.credentials import instead, is_secret_variable, redact
 from pipeline.config.errors import ConfigError, Problem, UsageError
 from pipeline.config.sections import PipelineConfig, load_config
 from pipeline.config.tree import dotted, leaves
@@ -99,7 +99,7 @@ def format_config(config: PipelineConfig) -> str:
 
     tree = {key: value for key, value in plain(config, at="config").items() if value is not None or key == "tracking"}
     env = tree["cluster"]["env"]
-    env.update({name: "…" for name in env if is_secret_name(name)})
+    env.update({name: "…" for name in env if is_secret_variable(name)})
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 

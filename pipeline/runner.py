@@ -11,7 +11,8 @@ from upath import UPath
 
 from cluster.bootstrap import task_environment
 from cluster.config import ClusterConfig
-from cluster.distributed import process_environment
+from cluster.credentials import redact
+from cluster.distributed import open_environment
 from cluster.storage import is_local
 from pipeline.execution import Outcome, execute, explain, log_failure
 from pipeline.manifest import MANIFEST
@@ -193,8 +194,8 @@ class _Run:
         }
         environment = task_environment()
         if stage.accelerated:
-            environment |= process_environment(cluster)
+            environment |= open_environment(cluster)
         options["runtime_env"] = {"env_vars": environment}
         task: Any = ray.remote(execute).options(**options)  # type: ignore[arg-type]
-        command = shlex.join(sys.orig_argv)
+        command = redact(shlex.join(sys.orig_argv))
         return task.remote(stage, context, planned.identity, cwd=os.getcwd(), command=command, whole=whole)

@@ -1,6 +1,7 @@
 """A password and a token in a run's locations: they are used, and lie nowhere afterwards."""
 
 import base64
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,10 +65,13 @@ def holders(folder: Path) -> list[str]:
     return [str(path) for path in files if any(secret in path.read_bytes() for secret in secrets)]
 
 
-def test_no_file_holds_a_password_or_a_token_and_another_token_runs_nothing_anew(ray_cluster, guarded, tmp_path, capfd):
+def test_no_file_holds_a_password_or_a_token_and_another_token_runs_nothing_anew(
+    ray_cluster, guarded, tmp_path, capfd, monkeypatch
+):
     output, session = tmp_path / "out", Path(ray._private.worker._global_node.get_session_dir_path())
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG.format(output=output, address=guarded, token=TOKENS[0]))
+    monkeypatch.setattr(sys, "orig_argv", ["python", f"{guarded}/corpus.txt?token={TOKENS[0]}"])  # as typed with --set
     assert main([str(config), "--until", "ingest"]) == 0
     said = capfd.readouterr()
     assert "ingest.sources[0] holds a credential" in said.err
