@@ -155,7 +155,6 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             "published/layer_decay": config.layer_decay,
         }
         | {f"train/{name}": count for name, count in train_features.counts.items()}
-        | ({"passed_over_checkpoints": "; ".join(restored.passed_over)} if restored and restored.passed_over else {})
     )
 
     def train(attempt: Attempt, state: TrainState, window: Window) -> Best:
@@ -242,6 +241,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
     if attempt.number:
         text = f"attempt {attempt.number + 1}, with other draws; before it: {'; '.join(attempt.lost)}"
         warnings.append(RunWarning(WarningKind.RETRIED, text))
+    warnings += [RunWarning(WarningKind.DAMAGED, text) for text in (restored.passed_over if restored else ())]
     checkpoints.close()
     if not is_first:
         return

@@ -1,10 +1,15 @@
 """Pretrains generator and discriminator together on the shards, in any number of JAX processes."""
 
+import logging
+
+from cluster.storage import read_json
 from stages.context import StageContext
 from stages.data.shard_index import ShardIndex
 from stages.pretrain.config import PretrainConfig
 
 VERSION = 2
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: PretrainConfig, context: StageContext) -> None:
@@ -31,6 +36,8 @@ def run(config: PretrainConfig, context: StageContext) -> None:
         )
     context.tracker.dataset(name="shards", source=str(context.inputs["shard"]), context="training")
     launch(_in_process, {"config": config, "context": context}, cluster=context.cluster, storage=context.output / "ray")
+    for passed_over in read_json(context.output / "result.json")["passed_over_checkpoints"]:
+        logger.warning("%s", passed_over)  # the processes' own words are not in this one's log
     context.tracker.artifact(context.output / "metrics.jsonl")
     context.tracker.artifact(context.output / "parameters.txt")
 

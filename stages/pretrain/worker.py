@@ -217,6 +217,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
                 "heldout": log.last("heldout"),
                 "seconds_of_last_attempt": time.perf_counter() - started,
                 "resumed_from_step": first_step,
+                "passed_over_checkpoints": passed_over,
                 "num_processes": jax.process_count(),
                 "device_kind": jax.devices()[0].device_kind,
             },

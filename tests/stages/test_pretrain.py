@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -121,6 +122,23 @@ def whole(shards, tmp_path_factory) -> Path:
 def test_milestones_stay_beside_the_newest_checkpoint(whole):
     kept = {int(entry.name) for entry in (whole / "checkpoints").iterdir()}
     assert kept == {1, 2, 4, 8, 16} == CONFIG.milestone_steps
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_is_told_and_the_one_before_gives_the_same_bits(whole, shards, tmp_path):
+    damaged = Path(shutil.copytree(whole, tmp_path / "damaged"))
+    (damaged / "result.json").unlink()
+    path = max((damaged / "checkpoints" / "16" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    run(damaged, shards, CONFIG)
+    result = json.loads((damaged / "result.json").read_text())
+    assert result["resumed_from_step"] == 8
+    (told,) = result["passed_over_checkpoints"]
+    assert "checkpoints/16: this checkpoint is damaged and is passed over" in told
+    found, expected = parameters(damaged), parameters(whole)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def test_a_run_goes_on_from_released_weights_with_a_fresh_optimizer_and_a_new_warm_up(whole, shards, tmp_path):
