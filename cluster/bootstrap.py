@@ -32,7 +32,7 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
       verbose: Show Ray's own messages and what its workers print.
 
     Raises:
-      ConnectionError: Nothing answers at the address.
+      ConnectionError: Nothing answers at the address, or Ray does not start.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -44,14 +44,20 @@ def connect(cluster: ClusterConfig, *, verbose: bool) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_answer(address, named_by="cluster.address" if cluster.address else "RAY_ADDRESS")
-    ray.init(
-        address=address,
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-        configure_logging=verbose,
-        include_dashboard=False if address == "local" else None,
-        _temp_dir=_short_folder() if address == "local" else None,
-    )
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            configure_logging=verbose,
+            include_dashboard=False if address == "local" else None,
+            _temp_dir=_short_folder() if address == "local" else None,
+        )
+    except Exception as error:  # Ray raises bare ones
+        did_not = "start on this machine" if address == "local" else f"let this process join {address}"
+        raise ConnectionError(
+            f"Ray did not {did_not}: {error}\nTry again if the machine was overloaded; --verbose shows what Ray says."
+        ) from error
 
 
 def _short_folder() -> str | None:

@@ -1,4 +1,10 @@
-"""One runner at a time on an output folder: a small file with a heartbeat."""
+"""One runner at a time on an output folder: a small file with a heartbeat.
+
+On this machine's file systems it is `lease.json`, which only one runner can create. In a store it is the highest of
+`lease-000001.json`, `lease-000002.json`, …: who follows a runner that ended or died creates the next one, which of
+several only one can (S3 and Google Cloud create an object only if there is none; of what cannot, the later write
+holds), and each runner writes to its own alone.
+"""
 
 import json
 import os
@@ -16,7 +22,7 @@ from cluster.storage import is_local, write_json
 BEAT_SECONDS = 5.0
 # A holder counts as dead if for so long, by the watcher's own clock, its beat stands still.
 STALE_SECONDS = 30.0
-# On a store without exclusive creation: of two claims within this time the later one holds.
+# In a store that creates no object exclusively: of two claims within this time the later one holds.
 _SETTLE_SECONDS = 1.0
 
 
@@ -29,9 +35,10 @@ class LeaseLostError(Exception):
 
 
 class Lease:
-    """`with Lease(output):` holds `{output}/lease.json`. Raises LeaseHeldError if another runner holds it."""
+    """`with Lease(output):` holds the output's lease. Raises LeaseHeldError if another runner holds it."""
 
     def __init__(self, output: UPath, *, wait: bool = False) -> None:
+        self._folder = output
         self._path = output / "lease.json"
         self._wait = wait
         self._id = uuid.uuid4().hex
@@ -41,10 +48,10 @@ class Lease:
         self._thread = threading.Thread(target=self._beat_on, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         told = False
         while not self._claim():
-            held = f"{_describe(self._read())} is using {self._path.parent}"
+            held = f"{_describe(self._read())} is using {self._folder}"
             if not self._wait:
                 raise LeaseHeldError(f"{held}; wait for it with --wait, or use another output")
             if not told:
@@ -62,25 +69,45 @@ class Lease:
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
         if not self._lost and self._is_mine(self._read()):
-            self._path.unlink(missing_ok=True)
+            if is_local(self._path):
+                self._path.unlink(missing_ok=True)
+            else:
+                write_json(self._path, self._record() | {"released": True})  # numbers never begin again
 
     def check(self) -> None:
         """Raises LeaseLostError if this runner counted as dead and was replaced."""
         if self._lost:
             raise LeaseLostError(
-                f"{_describe(self._read())} took over {self._path.parent}: "
+                f"{_describe(self._read())} took over {self._folder}: "
                 f"this runner gave no sign of life for {STALE_SECONDS:.0f} s"
             )
 
     def _claim(self) -> bool:
         holder = self._read()
-        if holder and not self._is_dead(holder):
+        if holder and not holder.get("released") and not self._is_dead(holder):
             return False
-        if is_local(self._path):
-            return self._claim_local(holder)
-        write_json(self._path, self._record())
+        return self._claim_local(holder) if is_local(self._path) else self._claim_next(holder)
+
+    def _claim_next(self, before: dict[str, Any] | None) -> bool:
+        """Creates the object after that of a runner that ended or died."""
+        number = before["number"] + 1 if before else 1
+        path = self._folder / f"lease-{number:06d}.json"
+        try:
+            path.fs.pipe_file(path.path, json.dumps(self._record()).encode(), mode="create")
+        except FileExistsError:
+            return False
         time.sleep(_SETTLE_SECONDS)
-        return self._is_mine(self._read())
+        if not self._is_mine(self._read()):
+            return False  # others came before and after, or at once
+        self._path = path
+        for earlier in self._numbered()[:-1]:
+            earlier.unlink(missing_ok=True)
+        return True
+
+    def _numbered(self) -> list[UPath]:
+        """The objects of all runners that were not removed yet, the newest last."""
+        self._folder.fs.invalidate_cache()  # what others wrote is not in this process's listing
+        return sorted(self._folder.glob("lease-??????.json"), key=lambda path: path.name)
 
     def _claim_local(self, dead: dict[str, Any] | None) -> bool:
         """Creates the file by a hard link, as only one runner can; first renames a dead holder's file away."""
@@ -121,7 +148,13 @@ class Lease:
         return {"id": self._id, **_here(), "started": self._started, "beat": time.time()}
 
     def _read(self) -> dict[str, Any] | None:
-        return _parse(self._path)
+        """What the newest runner wrote last; in a store with the number of its object."""
+        if is_local(self._path):
+            return _parse(self._path)
+        for path in reversed(self._numbered()):
+            if (holder := _parse(path)) is not None:  # None: it was removed meanwhile, so there is a newer one
+                return holder | {"number": int(path.stem.removeprefix("lease-"))}
+        return None
 
     def _is_mine(self, holder: dict[str, Any] | None) -> bool:
         return holder is not None and holder.get("id") == self._id
@@ -141,7 +174,8 @@ class Lease:
 
 def _parse(path: UPath | Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text())
+        # In one request: between two of them the holder may write.
+        value = json.loads(path.read_bytes() if isinstance(path, Path) else path.fs.cat_file(path.path))
     except FileNotFoundError:
         return None
     except ValueError:

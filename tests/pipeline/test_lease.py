@@ -40,7 +40,12 @@ def write(output: UPath, **changes: object) -> None:
     """A lease of a process on another machine, unless `changes` say otherwise."""
     output.mkdir(parents=True, exist_ok=True)
     record = {"id": "x", "host": "elsewhere", "boot": "b", "pid": 5, "birth": "1", "started": 0.0, "beat": time.time()}
-    (output / "lease.json").write_text(json.dumps(record | changes))
+    lease_file(output).write_text(json.dumps(record | changes))
+
+
+def lease_file(output: UPath) -> UPath:
+    """Where another runner writes, which came after at most six."""
+    return output / ("lease-000007.json" if "://" in str(output) else "lease.json")
 
 
 def test_the_second_runner_is_told_who_works(output):
@@ -114,7 +119,7 @@ def test_a_killed_runner_of_this_machine_is_replaced_at_once(tmp_path):
 
 def test_a_broken_lease_file_does_not_lock_the_output_for_ever(output):
     output.mkdir(parents=True, exist_ok=True)
-    (output / "lease.json").write_text("{")
+    lease_file(output).write_text("{")
     with Lease(output):
         pass
 
@@ -126,7 +131,7 @@ def test_a_runner_that_was_replaced_notices(output):
         time.sleep(0.4)
         with pytest.raises(LeaseLostError, match="elsewhere"):
             lease.check()
-    assert (output / "lease.json").exists()
+    assert lease_file(output).exists()
 
 
 def test_of_many_that_want_a_dead_ones_place_one_gets_it(tmp_path):
