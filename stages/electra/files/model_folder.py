@@ -79,7 +79,7 @@ def save_pretrained(
     if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
         params = with_dense(params, config=config)
     tensors = to_huggingface(params, config=config, architecture=kind)
-    files = {} if tokenizer is None else _as_trained(read_tokenizer_files(tokenizer))
+    files = {} if tokenizer is None else _as_trained(read_tokenizer_files(tokenizer), source=str(tokenizer))
     check_vocabulary(files.get("vocab.txt", b""), config, source=f"{tokenizer}/vocab.txt")
     folder.mkdir(parents=True, exist_ok=True)
     # 'pt' is what transformers asks for; the bytes are the same for every framework.
@@ -93,13 +93,20 @@ def save_pretrained(
         write_text(folder / "README.md", card.render())
 
 
-def _as_trained(files: dict[str, bytes]) -> dict[str, bytes]:
-    """A tokenizer's files by name, from which transformers makes the ids that a model was trained on."""
+def _as_trained(files: dict[str, bytes], *, source: str) -> dict[str, bytes]:
+    """A tokenizer's files by name, from which transformers makes the ids that a model was trained on.
+
+    Raises:
+      ValueError: Its tokenizer.json is damaged.
+    """
     from tokenizers import Tokenizer
 
     if "tokenizer.json" not in files:
         return files
-    tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+    try:
+        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{source}/tokenizer.json: not a tokenizer of the tokenizers library: {error}") from error
     before = tokenizer.to_str()
     frame(tokenizer)
     if tokenizer.to_str() != before:

@@ -11,6 +11,7 @@ import safetensors.numpy
 import yaml
 from electra_miniature import KEY, build, tiny
 from huggingface_hub import ModelCard as HubCard
+from tokenizers import BertWordPieceTokenizer
 from upath import UPath
 
 from stages.context import StageContext, Tracker
@@ -213,9 +214,16 @@ def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_pa
     (inputs["pretrain"] / "model" / "config.json").write_text(json.dumps(texts))
     (inputs["pretrain"] / "result.json").write_text(json.dumps({"heldout": {"replaced/auc": 0.8125}}))
     inputs["vocab"].mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (inputs["vocab"] / name).write_text(name)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    tokenizer = BertWordPieceTokenizer({word: number for number, word in enumerate(words)})
+    (inputs["vocab"] / "tokenizer_config.json").write_text("{}")
+    (inputs["vocab"] / "vocab.txt").write_text("\n".join(words))
     output.mkdir()
+    (inputs["vocab"] / "tokenizer.json").write_text("damaged")
+    with pytest.raises(ValueError, match=r"vocab/tokenizer\.json: not a tokenizer of the tokenizers library"):
+        run(ExportConfig(), StageContext(output=output, inputs=inputs, tracker=tracker))
+    (inputs["vocab"] / "tokenizer.json").write_text(tokenizer.to_str())
+    tracker = Recorder()
     run(ExportConfig(name="mine", license="apache-2.0"), StageContext(output=output, inputs=inputs, tracker=tracker))
     assert tracker.models == {name: str(output / name) for name in networks}
     for name, config in networks.items():
@@ -224,7 +232,7 @@ def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_pa
         assert_equal(loaded.params["embeddings"], electra[1]["embeddings"])
         assert_equal(loaded.params["encoder"], electra[1][name])
         assert_equal(loaded.params["head"], electra[1][f"{name}_head"])
-        assert (output / name / "vocab.txt").read_text() == "vocab.txt"
+        assert (output / name / "vocab.txt").read_text() == "\n".join(words)
     card = (output / "discriminator" / "README.md").read_text()
     assert card.startswith("---\n")
     assert HubCard(card).data.to_dict() == {
