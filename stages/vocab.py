@@ -18,6 +18,7 @@ from stages.electra.tokenizer import (
     build_tokenizer,
     frame,
     normalizer_settings,
+    parse_tokenizer,
     transformers_settings,
 )
 
@@ -103,8 +104,6 @@ def run(config: VocabConfig, context: StageContext) -> None:
 
 
 def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
     assert config.file is not None
     path = UPath(context.expand(config.file)).expanduser()
     if not path.exists():
@@ -114,10 +113,7 @@ def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a vocab.txt or tokenizer.json: byte {error.start} is not UTF-8") from None
     if file_name(str(path)).lower().endswith(".json"):
-        try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library: {error}") from error
+        tokenizer = parse_tokenizer(text, source=str(path))
         _check_special(tokenizer.get_vocab(with_added_tokens=True), source=str(path))
         normalizer = normalizer_settings(tokenizer)
         for name in ("lowercase", "strip_accents"):

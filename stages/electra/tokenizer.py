@@ -39,6 +39,16 @@ def build_tokenizer(
     return tokenizer
 
 
+def parse_tokenizer(text: str, *, source: str) -> "Tokenizer":
+    """The tokenizer of a tokenizer.json. Raises ValueError, which names `source`, where it is damaged."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises bare ones
+        raise ValueError(f"{source}: not a tokenizer.json of the tokenizers library: {error}") from error
+
+
 def frame(tokenizer: "Tokenizer") -> None:
     """Sets what a text stands between, [CLS] A [SEP] B [SEP], as every stage of the pipeline does itself."""
     from tokenizers import processors
@@ -153,9 +163,8 @@ class ElectraTokenizer:
 
         Raises:
           FileNotFoundError: There is neither.
+          ValueError: The tokenizer.json is damaged.
         """
-        from tokenizers import Tokenizer
-
         from stages.electra.files.locate import find_folder
 
         with ExitStack() as stack:
@@ -166,7 +175,8 @@ class ElectraTokenizer:
             max_length = min(512, int(values.get("model_max_length") or 512))
             split = values.get("split_special_tokens")
             if (folder / "tokenizer.json").exists():
-                backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+                text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+                backend = parse_tokenizer(text, source=f"{location}: tokenizer.json")
                 if backend.post_processor is None and _is_bert(values):
                     frame(backend)
                 return cls(backend, max_length=max_length, split_special_tokens=split)

@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 from upath import UPath
 
 from cluster.storage import read_json
-from stages.electra.tokenizer import as_letters
+from stages.electra.tokenizer import as_letters, parse_tokenizer
 
 # Encodings are large (several hundred bytes a token), so that texts are encoded a slice at a time.
 _SLICE = 1024
@@ -43,7 +43,8 @@ class WordPiece:
         """Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it where there is one."""
         settings = path.parent / "tokenizer_config.json"
         split = read_json(settings).get("split_special_tokens", True) if settings.exists() else True
-        return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")), split_special_tokens=split)
+        tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"), source=str(path))
+        return cls(tokenizer, split_special_tokens=split)
 
     @property
     def vocab_size(self) -> int:

@@ -27,7 +27,7 @@ from stages.electra.files.huggingface import (
     with_dense,
 )
 from stages.electra.files.locate import read_model, read_tokenizer_files
-from stages.electra.tokenizer import check_vocabulary, frame, transformers_settings
+from stages.electra.tokenizer import check_vocabulary, frame, parse_tokenizer, transformers_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +99,9 @@ def _as_trained(files: dict[str, bytes], *, source: str) -> dict[str, bytes]:
     Raises:
       ValueError: Its tokenizer.json is damaged.
     """
-    from tokenizers import Tokenizer
-
     if "tokenizer.json" not in files:
         return files
-    try:
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{source}/tokenizer.json: not a tokenizer of the tokenizers library: {error}") from error
+    tokenizer = parse_tokenizer(files["tokenizer.json"].decode(), source=f"{source}/tokenizer.json")
     before = tokenizer.to_str()
     frame(tokenizer)
     if tokenizer.to_str() != before:

@@ -220,7 +220,7 @@ def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_pa
     (inputs["vocab"] / "vocab.txt").write_text("\n".join(words))
     output.mkdir()
     (inputs["vocab"] / "tokenizer.json").write_text("damaged")
-    with pytest.raises(ValueError, match=r"vocab/tokenizer\.json: not a tokenizer of the tokenizers library"):
+    with pytest.raises(ValueError, match=r"vocab/tokenizer\.json: not a tokenizer.json of the tokenizers library"):
         run(ExportConfig(), StageContext(output=output, inputs=inputs, tracker=tracker))
     (inputs["vocab"] / "tokenizer.json").write_text(tokenizer.to_str())
     tracker = Recorder()
