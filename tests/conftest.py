@@ -17,6 +17,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Arrays of different rank are an error, rather than lined up from the right.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# Ray's workers otherwise wait while any other test computes: they are made nicer than all else on the machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # A cluster of somebody else on this machine is none of the tests' business.
 os.environ["RAY_ADDRESS"] = "local"
 

@@ -39,7 +39,7 @@ def start(output: Path, *arguments: str) -> subprocess.Popen:
 
 def finish(output: Path, *arguments: str) -> None:
     process = start(output, *arguments)
-    assert process.wait(timeout=400) == 0, (output.parent / f"{output.name}.log").read_text()[-4000:]
+    assert process.wait(timeout=900) == 0, (output.parent / f"{output.name}.log").read_text()[-4000:]
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float, process: subprocess.Popen, output: Path) -> None:
@@ -123,10 +123,10 @@ def killed(whole, tmp_path_factory) -> Path:
     """Output of a run of which a training process was killed, and when that was replaced the driver."""
     output = with_shards_of(whole, tmp_path_factory.mktemp("resume") / "killed")
     process = start(output, "--until", "pretrain")
-    wait_for(lambda: has_checkpoint(output, 20), seconds=200, process=process, output=output)
+    wait_for(lambda: has_checkpoint(output, 20), seconds=600, process=process, output=output)
     training_processes(process)[1].kill()
     # Replaced, it goes on.
-    wait_for(lambda: has_checkpoint(output, 60), seconds=200, process=process, output=output)
+    wait_for(lambda: has_checkpoint(output, 60), seconds=600, process=process, output=output)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (stage_folder(output, "pretrain") / "result.json").exists()
@@ -144,7 +144,7 @@ def test_after_kill_9_of_a_training_process_and_of_the_driver_the_bits_are_the_s
 def test_from_two_processes_to_one_and_back_they_read_the_same_batches_and_lose_the_same(whole, killed, tmp_path):
     output = Path(shutil.copytree(killed, tmp_path / "changed"))
     alone = start(output, "--until", "pretrain", "--set", "cluster.num_processes=1")
-    wait_for(lambda: has_checkpoint(output, 100), seconds=200, process=alone, output=output)
+    wait_for(lambda: has_checkpoint(output, 100), seconds=600, process=alone, output=output)
     alone.send_signal(signal.SIGKILL)
     alone.wait()
     finish(output, "--until", "pretrain")
@@ -161,9 +161,9 @@ def test_a_training_process_told_to_end_has_all_save_first_and_the_run_ends_with
     # No checkpoint after that of step 12 but the one that SIGTERM asks for.
     settings = ("--set", "pretrain.milestones=[10]", "--set", "pretrain.checkpoint_every=1000")
     process = start(output, "--until", "pretrain", *settings)
-    wait_for(lambda: has_checkpoint(output, 12), seconds=200, process=process, output=output)
+    wait_for(lambda: has_checkpoint(output, 12), seconds=600, process=process, output=output)
     training_processes(process)[1].terminate()
-    assert process.wait(timeout=400) == 0, (tmp_path / "preempted.log").read_text()[-4000:]
+    assert process.wait(timeout=900) == 0, (tmp_path / "preempted.log").read_text()[-4000:]
     result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
     assert result["resumed_from_step"] > 12
     assert_same_end(output, whole)
@@ -180,14 +180,14 @@ def test_two_hosts_whose_link_is_cut_and_mended_go_on_to_the_same_bits(whole, ho
         run = (sys.executable, "-m", "pipeline.run", str(CONFIG), "--set", f"output={output}", "--until", "pretrain")
         command, environment = hosts.command(0, ["ray", "job", "submit", "--working-dir", str(ROOT), "--", *run])
         job = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-    wait_for(lambda: has_checkpoint(output, 20), seconds=200, process=job, output=output)
+    wait_for(lambda: has_checkpoint(output, 20), seconds=600, process=job, output=output)
     assert trains(0)
     assert trains(1)
     hosts.cut()
     # The host that is left gives the other one up, and waits for it.
     wait_for(lambda: not trains(0), seconds=100, process=job, output=output)
     hosts.mend()
-    assert job.wait(timeout=400) == 0, log.read_text()[-4000:]
+    assert job.wait(timeout=900) == 0, log.read_text()[-4000:]
     result = json.loads((stage_folder(output, "pretrain") / "result.json").read_text())
     assert result["resumed_from_step"] >= 20
     assert_same_end(output, whole)
