@@ -75,7 +75,9 @@ class Session:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         for planned in unfinished(plan, self.chosen):
             if planned.damage:
-                console.print(f"{planned.name} is made anew: {planned.damage}", style="yellow", highlight=False)
+                console.print(
+                    f"{planned.name} is made anew: {planned.damage}", style="yellow", highlight=False, soft_wrap=True
+                )
         todo = [planned.stage for planned in unfinished(plan, self.chosen)]
         if shortages := find_shortages(todo, self.config.cluster, available=cluster_resources()):
             if is_own_cluster(self.config.cluster):
