@@ -14,11 +14,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from upath import UPath
 
 from pipeline import lease as lease_module
-from pipeline.lease import Lease, LeaseHeldError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+
+from claims import claim_together
 
 os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -48,31 +52,6 @@ def slow_road(to: int, *, delay: float) -> int:
     return listener.getsockname()[1]
 
 
-def winners(output: UPath) -> int:
-    """How many of two that begin together hold the output."""
-    won: list[Lease] = []
-    together = threading.Barrier(2)
-
-    def claim() -> None:
-        together.wait()
-        lease = Lease(output)
-        try:
-            lease.__enter__()
-        except LeaseHeldError:
-            return
-        won.append(lease)
-
-    threads = [threading.Thread(target=claim) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    count = len(won)
-    for lease in won:
-        lease.release()
-    return count
-
-
 def main() -> int:
     from moto.server import ThreadedMotoServer
 
@@ -95,7 +74,10 @@ def main() -> int:
             output = bucket / f"{name.replace(' ', '-')}-{number}"
             if name != "free":
                 (output / "lease-000004.json").write_text(json.dumps(dead | {"beat": time.time() + 3600}))
-            found[winners(output)] += 1
+            won = claim_together(output, count=2)
+            found[len(won)] += 1
+            for lease in won:
+                lease.release()
         print(f"{name}: {dict(found)} (how many won: in how many of {options.trials})", flush=True)
         right &= found == {1: options.trials}
     server.stop()

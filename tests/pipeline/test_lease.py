@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from claims import claim_together
 from upath import UPath
 
 from pipeline import lease as lease_module
@@ -134,25 +135,8 @@ def test_a_runner_that_was_replaced_notices(output):
     assert lease_file(output).exists()
 
 
-def test_of_many_that_want_a_dead_ones_place_one_gets_it(tmp_path):
-    output = UPath(tmp_path)
+def test_of_many_that_want_a_dead_ones_place_one_gets_it(output):
     write(output, beat=time.time() - 100)
-    got: list[Lease] = []
-    barrier = threading.Barrier(6)
-
-    def claim() -> None:
-        barrier.wait()
-        lease = Lease(output)
-        try:
-            lease.__enter__()
-        except LeaseHeldError:
-            return
-        got.append(lease)
-
-    threads = [threading.Thread(target=claim) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 1
-    got[0].__exit__(None, None, None)
+    won = claim_together(output, count=6)
+    assert len(won) == 1
+    won[0].release()

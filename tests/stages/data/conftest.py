@@ -1,5 +1,6 @@
 """Runs the data stages on small corpora, in the test's own process."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,20 @@ class Lab:
         context = self.context("ingest")
         run_ingest(IngestConfig(sources=sources, **config), context)
         return context.output
+
+    @staticmethod
+    def parquet(texts: list[str | bytes | None], kind: Any = None) -> bytes:
+        """A Parquet file with a column `text`, of strings unless `kind` says otherwise."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"text": pa.array(texts, kind or pa.string())}), sink)
+        return sink.getvalue().to_pybytes()
+
+    @staticmethod
+    def counts(folder: UPath) -> dict[str, Any]:
+        return json.loads((folder / "counts.json").read_text())
 
     def vocab(self, tokens: list[str] | None = None, **config: Any) -> UPath:
         if tokens is not None:

@@ -7,7 +7,6 @@ import lzma
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zstandard
 from upath import UPath
@@ -18,16 +17,6 @@ from stages.ingest import IngestConfig
 DOCUMENTS = [f"Document {number} begins here.\nIts second line is number {number * 7}." for number in range(40)]
 TEXT = "\n\n".join(DOCUMENTS) + "\n"
 JSON_LINES = "".join(json.dumps({"text": text, "id": 1}) + "\n" for text in DOCUMENTS)
-
-
-def _parquet(texts: list[str | bytes | None], kind: pa.DataType | None = None) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"text": pa.array(texts, kind or pa.string())}), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def _counts(folder: UPath) -> dict:
-    return json.loads((folder / "counts.json").read_text())
 
 
 @pytest.mark.parametrize("compress", ["", ".gz", ".bz2", ".BZ2", ".xz", ".zst"])
@@ -47,7 +36,7 @@ def test_every_format_and_compression_gives_the_same_documents(lab, read_texts, 
 
 
 def test_parquet_gives_the_same_documents(lab, read_texts) -> None:
-    source = lab.file("corpus.parquet", _parquet(list(DOCUMENTS)))
+    source = lab.file("corpus.parquet", lab.parquet(list(DOCUMENTS)))
     assert read_texts(lab.ingest(source, heldout_fraction=0)) == DOCUMENTS
 
 
@@ -88,7 +77,7 @@ def test_a_file_named_twice_is_read_once(lab, read_texts, monkeypatch) -> None:
     monkeypatch.chdir(lab.folder)
     sources = [source, f"{lab.folder}/*.txt", "a.txt", "./*.txt", f"file://{source}"]
     folder = lab.ingest(*sources, heldout_fraction=0, deduplicate=False)
-    assert [file["path"] for file in _counts(folder)["files"]] == [source]
+    assert [file["path"] for file in lab.counts(folder)["files"]] == [source]
 
 
 def test_brackets_in_a_name_are_no_pattern(lab, read_texts) -> None:
@@ -143,10 +132,10 @@ def test_undecodable_bytes_can_be_replaced_or_their_document_skipped(lab, read_t
     source = lab.file("corpus.txt", BROKEN)
     replaced = lab.ingest(source, errors=documents.Errors.REPLACE, heldout_fraction=0)
     assert read_texts(replaced) == ["good one", "bäd \ufffd here\nsecond line", "last one"]
-    assert _counts(replaced)["changed"]["replaced"] == 1
+    assert lab.counts(replaced)["changed"]["replaced"] == 1
     skipped = lab.ingest(source, errors=documents.Errors.SKIP, heldout_fraction=0)
     assert read_texts(skipped) == ["good one", "last one"]
-    assert _counts(skipped)["documents"] == {
+    assert lab.counts(skipped)["documents"] == {
         "read": 3,
         "train": 2,
         "heldout": 0,
@@ -158,7 +147,7 @@ def test_undecodable_bytes_in_json_lines_and_parquet_are_found_too(lab, read_tex
     lines = lab.file("c.jsonl", b'{"text": "fine"}\n{"text": "b\xffd"}\n')
     with pytest.raises(ValueError, match=r"c.jsonl: byte 0xff at offset 28 \(line 2\)"):
         lab.ingest(lines)
-    table = lab.file("c.parquet", _parquet(["fine", None]).replace(b"fine", b"fi\xffe"))
+    table = lab.file("c.parquet", lab.parquet(["fine", None]).replace(b"fine", b"fi\xffe"))
     with pytest.raises(ValueError, match=r"c.parquet: byte 0xff at offset 2 of the text of row 0"):
         lab.ingest(table)
     assert read_texts(lab.ingest(lines, errors=documents.Errors.SKIP, heldout_fraction=0)) == ["fine"]
@@ -196,7 +185,7 @@ def test_what_a_folder_holds_besides_is_named_and_counted(lab, caplog) -> None:
     for name in ("a.txt", "README.md", "more/wiki_00", "more/part.JSON", ".hidden"):
         lab.file(f"raw/{name}", '{"text": "a document"}\n')
     folder = lab.ingest(str(lab.folder / "raw"), heldout_fraction=0)
-    counts = _counts(folder)
+    counts = lab.counts(folder)
     assert [UPath(file["path"]).name for file in counts["files"]] == ["a.txt", "part.JSON"]
     assert counts["files_left_out"] == 2
     (message,) = caplog.messages
@@ -234,9 +223,9 @@ def test_a_broken_json_line_is_named(lab, line: str, message: str) -> None:
 
 def test_a_parquet_file_without_the_column_lists_its_columns(lab) -> None:
     with pytest.raises(ValueError, match="no column 'content', found 'text'"):
-        lab.ingest(lab.file("c.parquet", _parquet(["a"])), text_field="content")
+        lab.ingest(lab.file("c.parquet", lab.parquet(["a"])), text_field="content")
     with pytest.raises(ValueError, match=r"column 'text' holds int64, expected strings"):
-        lab.ingest(lab.file("d.parquet", _parquet([1], pa.int64())))
+        lab.ingest(lab.file("d.parquet", lab.parquet([1], pa.int64())))
 
 
 def test_duplicates_are_dropped_across_files_and_the_first_stays(lab, read_texts) -> None:
@@ -244,14 +233,14 @@ def test_duplicates_are_dropped_across_files_and_the_first_stays(lab, read_texts
     two = lab.file("b.txt", "only in b\n\nsame\n\nsame\n")
     folder = lab.ingest(one, two, heldout_fraction=0)
     assert read_texts(folder) == ["same", "only in a", "only in b"]
-    assert _counts(folder)["documents"]["dropped"]["duplicate"] == 2
+    assert lab.counts(folder)["documents"]["dropped"]["duplicate"] == 2
     assert len(read_texts(lab.ingest(one, two, heldout_fraction=0, deduplicate=False))) == 5
 
 
 def test_short_documents_are_dropped_and_counted(lab, read_texts) -> None:
     folder = lab.ingest(lab.file("a.txt", "tiny\n\nlong enough to stay\n"), min_characters=5, heldout_fraction=0)
     assert read_texts(folder) == ["long enough to stay"]
-    assert _counts(folder)["documents"]["dropped"]["too_short"] == 1
+    assert lab.counts(folder)["documents"]["dropped"]["too_short"] == 1
 
 
 def test_everything_read_is_kept_or_counted_as_dropped(lab) -> None:
@@ -259,14 +248,14 @@ def test_everything_read_is_kept_or_counted_as_dropped(lab) -> None:
     folder = lab.ingest(
         lab.file("a.txt", text), lab.file("b.jsonl", '{"text": null}\n'), errors=documents.Errors.SKIP, min_characters=2
     )
-    counts = _counts(folder)["documents"]
+    counts = lab.counts(folder)["documents"]
     assert counts["read"] == counts["train"] + counts["heldout"] + sum(counts["dropped"].values()) == 46
     assert counts["dropped"] == {"empty": 1, "too_short": 1, "undecodable": 1, "duplicate": 1}
 
 
 def test_the_heldout_share_is_about_what_was_asked(lab) -> None:
     text = "\n\n".join(f"document number {number}" for number in range(4000))
-    counts = _counts(lab.ingest(lab.file("a.txt", text), heldout_fraction=0.1))["documents"]
+    counts = lab.counts(lab.ingest(lab.file("a.txt", text), heldout_fraction=0.1))["documents"]
     assert 340 <= counts["heldout"] <= 460
 
 
@@ -286,8 +275,8 @@ def test_a_tiny_corpus_holds_out_one_document(lab, read_texts) -> None:
     assert len(read_texts(folder)) == 2
     assert len(read_texts(folder, "heldout")) == 1
     assert sorted(read_texts(folder) + read_texts(folder, "heldout")) == ["one", "three", "two"]
-    assert _counts(folder)["documents"]["heldout"] == 1
-    assert sum(_counts(folder)["characters"].values()) == len("onetwothree")
+    assert lab.counts(folder)["documents"]["heldout"] == 1
+    assert sum(lab.counts(folder)["characters"].values()) == len("onetwothree")
 
 
 def test_a_single_document_is_not_held_out(lab, read_texts) -> None:
@@ -300,52 +289,6 @@ def test_parts_are_bounded_and_hold_everything_in_order(lab, read_texts) -> None
     parts = sorted(path.name for path in (folder / "train").iterdir())
     assert parts == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert read_texts(folder) == texts
-
-
-def test_a_file_without_blank_lines_is_cut_into_documents(lab, read_texts, monkeypatch) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 100)
-    lines = [f"line number {number} of one long file" for number in range(50)]
-    folder = lab.ingest(lab.file("a.txt", "\n".join(lines)), heldout_fraction=0)
-    assert "\n".join(read_texts(folder)).split("\n") == lines
-    assert max(map(len, read_texts(folder))) <= 100
-    assert _counts(folder)["changed"]["cut"] == len(read_texts(folder)) - 1
-
-
-@pytest.mark.parametrize("compress", ["", ".zst"])
-@pytest.mark.parametrize(
-    "line", ["x" * 1003, "é€\U0001f600" * 111, "words of " * 111], ids=["letters", "wide", "words"]
-)
-def test_a_line_without_end_is_cut_between_characters_and_none_is_lost(
-    lab, read_texts, monkeypatch, line: str, compress: str
-) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 100)
-    data = f"before\n\n{line}\nits next line\n\nafter".encode()
-    data = zstandard.ZstdCompressor().compress(data) if compress else data
-    folder = lab.ingest(lab.file(f"a.txt{compress}", data), heldout_fraction=0, deduplicate=False)
-    first, *pieces, last = read_texts(folder)
-    assert (first, last) == ("before", "after")
-    assert max(len(piece.encode()) for piece in pieces) <= 100
-    squeezed = "".join("".join(pieces).split())
-    assert squeezed == "".join(f"{line}its next line".split())
-    assert _counts(folder)["changed"]["cut"] == len(pieces) - 1
-
-
-def test_a_long_text_of_a_json_line_and_of_parquet_is_cut_too(lab, read_texts, monkeypatch) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 100)
-    text = "x" * 1003
-    for source in (lab.file("a.jsonl", json.dumps({"text": text}) + "\n"), lab.file("a.parquet", _parquet([text]))):
-        pieces = read_texts(lab.ingest(source, heldout_fraction=0, deduplicate=False))
-        assert "".join(pieces) == text
-        assert max(map(len, pieces)) <= 100
-
-
-def test_a_row_that_cannot_be_cut_is_refused_before_it_fills_the_memory(lab, monkeypatch) -> None:
-    monkeypatch.setattr(documents, "MAX_ROW_BYTES", 1 << 20)
-    line = json.dumps({"text": "x" * (1 << 20)}) + "\n"
-    with pytest.raises(ValueError, match=r"a.jsonl:2: a line of 1 MiB or more; a document a line is expected"):
-        lab.ingest(lab.file("a.jsonl", '{"text": "short"}\n' + line))
-    with pytest.raises(ValueError, match=r"a.parquet: row group 0 has texts of more than 1 MiB each"):
-        lab.ingest(lab.file("a.parquet", _parquet(["x" * (3 << 20), "short"])))
 
 
 def test_an_interrupted_run_reads_no_finished_file_again(lab, read_texts, monkeypatch) -> None:
