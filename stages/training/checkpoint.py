@@ -187,25 +187,30 @@ def load_params(output: UPath, *, step: int) -> Params:
 
     Raises:
       FileNotFoundError: The stage with this output has no such checkpoint.
-      ValueError: It is damaged.
+      ValueError: It is damaged, or of an earlier version.
     """
     folder = checkpoint_folder(output) / str(step)
     if not folder.exists():
         raise FileNotFoundError(f"{folder.parent}: the checkpoint of step {step} is not there, was it deleted?")
+    anew = "train it anew: --rerun pretrain"
     try:
-        arrays = _read_records(folder)["digests"]["arrays"]
+        records = _read_records(folder)
+    except Exception as error:
+        raise ValueError(f"{folder}: this checkpoint is damaged ({_first_line(error)}); {anew}") from error
+    if "digests" not in records:
+        raise ValueError(f"{folder}: this checkpoint was written by an earlier version of this project; {anew}")
+    try:
         # Not the manager: it would look after the whole folder, which may be another process's.
         handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(str(folder / "state"))
         tree = {"params": handler.metadata(path).tree["params"]}
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         args = ocp.args.PyTreeRestore(item=tree, restore_args=kinds, partial_restore=True)
         params = handler.restore(path, args=args)["params"]
-        written = {name: digest for name, digest in arrays.items() if name.startswith("state/params/")}
+        arrays = records["digests"]["arrays"].items()
+        written = {name: digest for name, digest in arrays if name.startswith("state/params/")}
         _compare(written, digest_arrays({"state": {"params": params}}))
     except Exception as error:
-        raise ValueError(
-            f"{folder}: this checkpoint is damaged ({_first_line(error)}); train it anew: --rerun pretrain"
-        ) from error
+        raise ValueError(f"{folder}: this checkpoint is damaged ({_first_line(error)}); {anew}") from error
     return params
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from upath import UPath
 
-from cluster.storage import write_text
+from cluster.storage import parse_json, write_text
 from stages.context import Tracker
 
 
@@ -23,7 +23,8 @@ class MetricsLog:
         self._path, self._tracker = path, tracker
         self._rows: list[dict[str, Any]] = []
         if path.exists():
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+            rows = [parse_json(line, f"{path}:{number}") for number, line in lines if line]
             self._rows = [row for row in rows if row["step"] <= until_step]
 
     def record(self, metrics: Mapping[str, float], *, step: int, split: str) -> None:

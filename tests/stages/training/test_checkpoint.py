@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, damage is passed over, other data is refused."""
 
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -167,3 +168,8 @@ def test_a_checkpoint_of_another_version_says_so_in_one_sentence(folder, monkeyp
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"written by another version of this project \(format 1, this one reads 3\)"):
         Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())
+    shutil.rmtree(folder / "checkpoints" / "1" / "digests")
+    with pytest.raises(
+        ValueError, match=r"/1: this checkpoint was written by an earlier version of this project; train"
+    ):
+        load_params(folder, step=1)
