@@ -63,7 +63,8 @@ class ClusterConfig:
       mesh: How the devices of all processes share the work of a step.
       max_failures: How often lost workers are replaced before the stage fails; -1 is for ever.
       compilation_cache: Folder of JAX's persistent compilation cache, or None for none.
-      env: Further environment variables of the training processes.
+      env: Further environment variables of the training processes. Ray writes them to its logs: secrets are better set
+        on the machines.
     """
 
     address: str | None = None

@@ -6,7 +6,10 @@ Without those it is the bare location, which names the same file whoever reads i
 
 import logging
 import re
+import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 
 _URL = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>\\|]+""")
 # Parameters that are secrets, by their names; and those that come with a signature and change with it.
@@ -63,9 +66,11 @@ def _bare(url: str) -> str:
     return f"{scheme}://{place}{question}{query}{hash_}{fragment}{url[len(end) :]}"
 
 
-def instead(location: str) -> str:
-    """What to set in the environment, so that a location needs no credential."""
-    names = _INSTEAD.get(location.partition("://")[0].rpartition("::")[2].lower())
+def instead(location: str, *, tracking: bool) -> str:
+    """What to set in the environment, so that a location, or the address of a tracking server, needs no credential."""
+    protocol = location.partition("://")[0].rpartition("::")[2].lower()
+    is_server = tracking and protocol in ("http", "https")
+    names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if is_server else _INSTEAD.get(protocol)
     return f"set {names} in the environment" if names else "give it by the environment"
 
 
@@ -77,18 +82,21 @@ def is_secret_variable(name: str) -> bool:
 class _BareFactory:
     """Makes the records of a process's loggers, redacted before any handler sees them."""
 
-    def __init__(self, make: type[logging.LogRecord]) -> None:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
 
     def __call__(self, *args: object, **kwargs: object) -> logging.LogRecord:
-        record = self._make(*args, **kwargs)  # type: ignore[arg-type]
-        record.msg, record.args = redact(record.getMessage()), ()
+        record = self._make(*args, **kwargs)
+        with suppress(TypeError, ValueError):  # arguments that do not fit: handlers say so
+            record.msg, record.args = redact(record.getMessage()), ()
         if record.exc_info:
             record.exc_text = redact("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
         return record
 
 
 def keep_out_of_logs() -> None:
-    """From here on, whatever this process logs is redacted. Every process of a run calls it when it begins."""
-    if not isinstance(logging.getLogRecordFactory(), _BareFactory):
-        logging.setLogRecordFactory(_BareFactory(logging.LogRecord))
+    """From here on, what this process logs, or dies of, is redacted. Every process of a run calls it when it begins."""
+    make = logging.getLogRecordFactory()  # Ray has one of its own
+    if not isinstance(make, _BareFactory):
+        logging.setLogRecordFactory(_BareFactory(make))
+    sys.excepthook = lambda *error: print(redact("".join(traceback.format_exception(*error))), end="", file=sys.stderr)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import ClusterConfig, Platform
-from cluster.credentials import is_secret_variable
 
 if TYPE_CHECKING:
     import jax
@@ -23,11 +22,6 @@ def process_environment(cluster: ClusterConfig) -> dict[str, str]:
         # Large pages: without them a fifth of a small model's step goes to page faults. Read by libc at start only.
         environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     return environment | cluster.env
-
-
-def open_environment(cluster: ClusterConfig) -> dict[str, str]:
-    """What of `process_environment` may be given to Ray, which logs it. `configure` sets the rest, the secrets."""
-    return {name: value for name, value in process_environment(cluster).items() if not is_secret_variable(name)}
 
 
 def configure(cluster: ClusterConfig) -> None:

@@ -11,7 +11,7 @@ from upath import UPath
 
 from cluster.config import ClusterConfig, Platform
 from cluster.credentials import keep_out_of_logs
-from cluster.distributed import configure, open_environment
+from cluster.distributed import configure, process_environment
 from cluster.storage import write_bytes
 
 # How XLA's errors begin when a peer is lost. A jitted call that runs at once (a small one on CPU) raises ValueError.
@@ -67,7 +67,7 @@ def launch(worker: Callable[..., None], arguments: dict[str, Any], *, cluster: C
             name="workers",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            worker_runtime_env={"env_vars": _past_proxies() | open_environment(cluster)},
+            worker_runtime_env={"env_vars": _past_proxies() | process_environment(cluster)},
         ),
     )
     lost: Exception | None = None

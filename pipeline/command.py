@@ -109,9 +109,15 @@ def warn_of_credentials(config: PipelineConfig) -> None:
         if isinstance(value, str) and redact(value) != value:
             print(
                 f"{dotted(keys)} holds a credential. It is used, and written nowhere; what you type, a shell and Ray's "
-                f"job list can keep. Better: {instead(value)}, and leave it out here.",
+                f"job list can keep. Better: {instead(value, tracking=keys[0] == 'tracking')}, and leave it out here.",
                 file=sys.stderr,
             )
+    for name in filter(is_secret_variable, config.cluster.env):
+        print(
+            f"cluster.env.{name} may be a secret, and Ray writes cluster.env to its logs. Better: set it on the "
+            "machines, and leave it out here.",
+            file=sys.stderr,
+        )
 
 
 def warn_of_loss(output: UPath) -> None:

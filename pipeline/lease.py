@@ -215,7 +215,7 @@ def _is_running(holder: dict[str, Any]) -> bool:
 
 
 def _describe(holder: dict[str, Any] | None) -> str:
-    if not holder or "pid" not in holder:
+    if not holder or not isinstance(holder.get("started"), int | float):
         return "Another runner"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(holder.get("started", 0.0))))
-    return f"Another runner (process {holder['pid']} on {holder.get('host')}, since {since})"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["started"]))
+    return f"Another runner (process {holder.get('pid')} on {holder.get('host')}, since {since})"

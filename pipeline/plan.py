@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from upath import UPath
 
+from cluster.credentials import redact
 from pipeline.fingerprint import Identity, diff, fingerprint, make_identity
 from pipeline.manifest import CONFIG, find_damage, list_files, read_manifest
 from pipeline.node import Stage
@@ -59,7 +60,7 @@ class PlannedStage:
 
     def as_json(self) -> str:
         """One line for programs."""
-        record = {"stage": self.name, "status": self.status.value, "path": str(self.folder), "why": self.why}
+        record = {"stage": self.name, "status": self.status.value, "path": redact(str(self.folder)), "why": self.why}
         return json.dumps(record, ensure_ascii=False)
 
 

@@ -12,7 +12,7 @@ from upath import UPath
 from cluster.bootstrap import task_environment
 from cluster.config import ClusterConfig
 from cluster.credentials import redact
-from cluster.distributed import open_environment
+from cluster.distributed import process_environment
 from cluster.storage import is_local
 from pipeline.execution import Outcome, execute, explain, log_failure
 from pipeline.manifest import MANIFEST
@@ -194,7 +194,7 @@ class _Run:
         }
         environment = task_environment()
         if stage.accelerated:
-            environment |= open_environment(cluster)
+            environment |= process_environment(cluster)
         options["runtime_env"] = {"env_vars": environment}
         task: Any = ray.remote(execute).options(**options)  # type: ignore[arg-type]
         command = redact(shlex.join(sys.orig_argv))

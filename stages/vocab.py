@@ -195,7 +195,8 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
     found = _letters(tokenizer, sample=sample)
     letters = sorted(sorted(found, key=lambda letter: (-found[letter], letter))[: config.max_alphabet])
-    left_out = 1 - sum(found[letter] for letter in letters) / sum(found.values())
+    total = sum(found.values())
+    left_out = 1 - sum(found[letter] for letter in letters) / total if total else 0.0
     context.tracker.params({"alphabet": len(letters), "alphabet_of_corpus": len(found), "left_out": left_out})
     if left_out > _SHARE_WORTH_A_WARNING:
         logger.warning(

@@ -9,6 +9,7 @@ from typing import Any
 
 from upath import UPath
 
+from cluster.credentials import redact
 from pipeline.config.sections import TrackingConfig
 from pipeline.manifest import git_commit
 from pipeline.plan import PlannedStage
@@ -85,7 +86,7 @@ class Recording:
             name=planned.name,
             parent=parents[-1].key,
             params=planned.identity["config"],
-            tags={"stage": planned.name, "fingerprint": planned.fingerprint, "folder": str(planned.folder)},
+            tags={"stage": planned.name, "fingerprint": planned.fingerprint, "folder": redact(str(planned.folder))},
             files={"config.json": json.dumps(planned.identity, indent=2).encode()},
             is_new=planned.name in self._fresh,
         )
