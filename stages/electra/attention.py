@@ -100,7 +100,7 @@ def attend(
 
 
 class Memory(NamedTuple):
-    """Keys and values of the tokens that one layer of a decoder has seen, with room for those to come."""
+    """Keys and values of the tokens that a layer of a decoder has seen, with room for those to come."""
 
     key_BSHK: jax.Array
     value_BSHK: jax.Array
@@ -114,22 +114,25 @@ class Memory(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What a decoder remembers of the tokens before: a `Memory` a layer, and how many tokens there are."""
+    """What a decoder remembers of the tokens before: the layers' memory, with a leading axis of layers, and how many
+    tokens there are.
+    """
 
-    memories: tuple[Memory, ...]
+    memory: Memory
     num_tokens: jax.Array
 
     @classmethod
     def empty(cls, config: ElectraConfig, *, batch_size: int, max_length: int) -> "Cache":
         """A cache of no tokens yet, with room for `max_length`."""
         heads = config.num_attention_heads
-        nothing = jnp.zeros((batch_size, max_length, heads, config.hidden_size // heads), jnp.float32)
-        return cls((Memory(nothing, nothing),) * config.num_hidden_layers, jnp.int32(0))
+        shape = (config.num_hidden_layers, batch_size, max_length, heads, config.hidden_size // heads)
+        nothing = jnp.zeros(shape, jnp.float32)
+        return cls(Memory(nothing, nothing), jnp.int32(0))
 
     @property
     def max_length(self) -> int:
         """How many tokens it has room for."""
-        return int(self.memories[0].key_BSHK.shape[1])
+        return int(self.memory.key_BSHK.shape[2])
 
 
 class Attended(NamedTuple):

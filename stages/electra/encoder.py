@@ -4,7 +4,7 @@ Shapes: `B` batch, `T` tokens, `S` tokens attended to, `E` embedding width, `D` 
 `F` feed-forward width, `V` vocabulary, `L` layers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from stages.electra.attention import Attention, Cache, CrossAttention, Memory, Source
 from stages.electra.config import ElectraConfig
-from stages.electra.layers import Dense, Embedding, LayerNorm, activate, dropout, split_keys, truncated_normal
+from stages.electra.layers import Dense, Embedding, LayerNorm, activate, dropout, key_array, truncated_normal
 
 
 def _dense(key: jax.Array, config: ElectraConfig, num_inputs: int, num_outputs: int) -> Dense:
@@ -109,11 +109,12 @@ class Layer(nnx.Module):
 
 
 class Encoded(NamedTuple):
-    """The results of each layer. A compiled program keeps only those that are read.
+    """The results of the layers.
 
     Attributes:
       last_BTD: Hidden states of the last layer.
-      hidden_states: What enters the first layer, then what each layer gives: L + 1 times [B, T, D].
+      hidden_states: What enters the first layer, then what each layer gives: L + 1 times [B, T, D]; empty unless they
+        were asked for.
       attentions: Weights [B, H, T, T] of each layer, after dropout; empty unless they were asked for.
       cross_attentions: Likewise [B, H, T, S] of each layer of a decoder that was given a source.
       cache: What a decoder remembers from here on, where it was given one.
@@ -127,7 +128,11 @@ class Encoded(NamedTuple):
 
 
 class Encoder(nnx.Module):
-    """The layers, after a projection where the embedding width is not the model's."""
+    """The layers, after a projection where the embedding width is not the model's.
+
+    All layers are one `Layer` whose parameters have a leading axis of `L`. One program runs them in turn, so that
+    compiling takes as long as for one.
+    """
 
     def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
         keys = jax.random.split(key, config.num_hidden_layers + 1)
@@ -136,7 +141,8 @@ class Encoder(nnx.Module):
             if config.embedding_size == config.hidden_size
             else _dense(keys[0], config, config.embedding_size, config.hidden_size)
         )
-        self.layers = nnx.List([Layer(config, key=key) for key in keys[1:]])
+        self.layers = jax.vmap(lambda key: Layer(config, key=key))(keys[1:])
+        self.num_layers = config.num_hidden_layers
         self.is_causal = config.is_decoder
 
     def __call__(
@@ -148,6 +154,7 @@ class Encoder(nnx.Module):
         dtype: DTypeLike,
         source: Source | None = None,
         cache: Cache | None = None,
+        with_hidden_states: bool = False,
         with_attentions: bool = False,
     ) -> Encoded:
         """Runs the layers.
@@ -157,6 +164,7 @@ class Encoder(nnx.Module):
             may look at the same ones, [B, T, S].
           source: What a decoder crosses to.
           cache: The tokens before these. A decoder sees only what came before, and itself.
+          with_hidden_states: Whether to keep what each layer gives.
           with_attentions: Whether to keep the weights of attention.
         """
         project = self.embeddings_project
@@ -167,29 +175,28 @@ class Encoder(nnx.Module):
             first = 0 if place is None else place
             is_before_TS = jnp.arange(mask_BT.shape[-1])[None] <= first + jnp.arange(x_BTD.shape[1])[:, None]
             mask_B1TS &= is_before_TS[None, None]
-        hidden_states, attentions, crossed = [x_BTD], [], []
-        memories: list[Memory] = []
-        keys = split_keys(key_B, len(self.layers), 3)
-        for number, layer in enumerate(self.layers):
-            x_BTD, weights_BHTS, crossed_BHTS, memory = layer(
+
+        def run(x_BTD: jax.Array, each: tuple[Layer, Any, Memory | None]) -> tuple[jax.Array, Any]:
+            layer, keys, memory = each
+            x_BTD, *more = layer(
                 x_BTD,
                 mask_B1TS,
-                keys=keys[number],
+                keys=[None] * 3 if keys is None else list(keys),
                 dtype=dtype,
                 source=source,
-                memory=None if cache is None else cache.memories[number],
+                memory=memory,
                 place=place,
                 with_attentions=with_attentions,
             )
-            hidden_states.append(x_BTD)
-            attentions.append(weights_BHTS)
-            crossed.append(crossed_BHTS)
-            if memory is not None:
-                memories.append(memory)
+            return x_BTD, (x_BTD if with_hidden_states else None, *more)
+
+        keys_L3B = None if key_B is None else key_array(key_B, self.num_layers, 3)
+        memory = None if cache is None else cache.memory
+        last_BTD, (hidden, weights, crossed, memory) = jax.lax.scan(run, x_BTD, (self.layers, keys_L3B, memory))
         return Encoded(
-            last_BTD=x_BTD,
-            hidden_states=tuple(hidden_states),
-            attentions=tuple(x for x in attentions if x is not None),
-            cross_attentions=tuple(x for x in crossed if x is not None),
-            cache=None if cache is None else Cache(tuple(memories), cache.num_tokens + x_BTD.shape[1]),
+            last_BTD=last_BTD,
+            hidden_states=() if hidden is None else (x_BTD, *hidden),
+            attentions=() if weights is None else tuple(weights),
+            cross_attentions=() if crossed is None else tuple(crossed),
+            cache=None if cache is None or memory is None else Cache(memory, cache.num_tokens + x_BTD.shape[1]),
         )

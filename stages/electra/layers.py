@@ -71,16 +71,14 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def split_keys(key_B: jax.Array | None, *shape: int) -> Any:
-    """Keys [B] in nested lists of this shape, in one draw; no keys give as many None."""
-    if key_B is None:
-        return np.full(shape, None).tolist()
-    keys_BX = jax.vmap(lambda key: jax.random.split(key, shape))(key_B)
-    return _unstack(jnp.moveaxis(keys_BX, 0, -1))
+def key_array(key_B: jax.Array, *shape: int) -> jax.Array:
+    """Keys [*shape, B], in one draw."""
+    return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, shape))(key_B), 0, -1)
 
 
-def _unstack(keys: Any) -> Any:
-    return [_unstack(row) for row in keys] if keys.ndim > 1 else keys
+def split_keys(key_B: jax.Array | None, number: int) -> list[Any]:
+    """As many keys [B], in one draw; no keys give as many None."""
+    return [None] * number if key_B is None else list(key_array(key_B, number))
 
 
 def sum_dtype(dtype: DTypeLike) -> Any:

@@ -74,13 +74,11 @@ def _look(encoder: Params, config: ElectraConfig, frequencies_F: jax.Array) -> P
     query_DHK = query_DHK.at[wave + num_waves, :, wave + num_waves].set(cosine.T)
     both = np.arange(2 * num_waves)
     key_DHK = jnp.zeros_like(query_DHK).at[both, :, both].set(1.0)
-    attention = encoder["layers"]["0"]["attention"]
-    attention = attention | {
-        name: attention[name] | {"kernel": attention[name]["kernel"] + gain * more.reshape(config.hidden_size, -1)}
-        for name, more in (("query", query_DHK), ("key", key_DHK))
-    }
-    layers = encoder["layers"] | {"0": encoder["layers"]["0"] | {"attention": attention}}
-    changed = encoder | {"layers": layers}
+    attention = encoder["layers"]["attention"]
+    for name, more_DHK in (("query", query_DHK), ("key", key_DHK)):
+        kernel_LDD = attention[name]["kernel"].at[0].add(gain * more_DHK.reshape(config.hidden_size, -1))
+        attention = attention | {name: attention[name] | {"kernel": kernel_LDD}}
+    changed = encoder | {"layers": encoder["layers"] | {"attention": attention}}
     if "embeddings_project" in encoder:
         kernel_ED = encoder["embeddings_project"]["kernel"]
         changed["embeddings_project"] = encoder["embeddings_project"] | {

@@ -53,6 +53,7 @@ class Network(nnx.Module):
         key_B: jax.Array | None,
         dtype: DTypeLike,
         cache: Cache | None = None,
+        with_hidden_states: bool = False,
         with_attentions: bool = False,
     ) -> Encoded:
         """Hidden states of `words`: token ids [B, T], or word vectors [B, T, E]."""
@@ -60,7 +61,14 @@ class Network(nnx.Module):
         embed = self.embeddings if words.ndim == 2 else self.embeddings.combine
         x_BTE = embed(words, types_BT, key_B=keys[0], positions_BT=positions_BT)
         return self.encoder(
-            x_BTE, mask_BT, key_B=keys[1], dtype=dtype, source=source, cache=cache, with_attentions=with_attentions
+            x_BTE,
+            mask_BT,
+            key_B=keys[1],
+            dtype=dtype,
+            source=source,
+            cache=cache,
+            with_hidden_states=with_hidden_states,
+            with_attentions=with_attentions,
         )
 
     def logits(self, x_BTD: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Any:

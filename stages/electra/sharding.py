@@ -10,11 +10,12 @@ of BERT's vocabulary fall in equal parts on 2, 3 or 6 devices; by any other numb
 
 from jax.sharding import PartitionSpec
 
-# End of a parameter's path, from one of its names on, and the mesh axis of each of its dimensions.
+# End of a parameter's path, from one of its names on, and the mesh axis of each of its dimensions. The first of a
+# layer's is the number of the layer.
 RULES = {
-    "(query|key|value|intermediate)/kernel": PartitionSpec("fsdp", "tensor"),
-    "(query|key|value|intermediate)/bias": PartitionSpec("tensor"),
-    "output/kernel": PartitionSpec("tensor", "fsdp"),
+    "(query|key|value|intermediate)/kernel": PartitionSpec(None, "fsdp", "tensor"),
+    "(query|key|value|intermediate)/bias": PartitionSpec(None, "tensor"),
+    "output/kernel": PartitionSpec(None, "tensor", "fsdp"),
     "word/embedding": PartitionSpec("tensor", "fsdp"),
     "(generator|discriminator)_head/bias": PartitionSpec("tensor"),
     "(position|token_type)/embedding": PartitionSpec(None, "fsdp"),

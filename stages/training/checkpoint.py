@@ -25,7 +25,7 @@ from stages.training.state import Params, TrainState
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # of what a checkpoint holds; 2 has the random key in the state, 3 has digests
+_FORMAT = 4  # of what a checkpoint holds; 2 has the random key in the state, 3 has digests, 4 has layers stacked
 
 
 class Kept(NamedTuple):

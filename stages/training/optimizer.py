@@ -1,4 +1,8 @@
-"""The optimizer. ELECTRA's: clip, Adam without bias correction, weight decay, warm-up and linear decay to 0."""
+"""The optimizer. ELECTRA's: clip, Adam without bias correction, weight decay, warm-up and linear decay to 0.
+
+Parameters of equal layers are one array with a leading axis of layers, below the name `layers`. What is of a layer, a
+learning rate or a trust ratio, is of each along that axis.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -65,10 +69,16 @@ def make_schedule(config: OptimizerConfig) -> Callable[[jax.Array | int], jax.Ar
 
 
 def parameter_paths(params: optax.Params) -> optax.Params:
-    """A tree like `params` of each parameter's path: `discriminator/layers/0/attention/query/kernel`."""
+    """A tree like `params` of each array's path: `discriminator/layers/attention/query/kernel`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path), params
     )
+
+
+def layer_paths(path: str, num_layers: int) -> list[str] | None:
+    """The path of each layer's part of an array, `…/layers/0/attention/…`; None where it is of no layer."""
+    above, layers, below = f"/{path}".rpartition("/layers/")
+    return [f"{above}{layers}{number}/{below}"[1:] for number in range(num_layers)] if layers else None
 
 
 def is_decayed(path: str) -> bool:
@@ -101,25 +111,47 @@ def make_optimizer(
             parts += [scale_by_uncorrected_adam(**moments), decay]
         case OptimizerName.LAMB:
             # Biases and LayerNorms keep Adam's step, as in the authors' code.
-            trust = optax.masked(optax.scale_by_trust_ratio(), decayed)
+            trust = optax.masked(optax.stateless(_scale_by_trust_ratio), decayed)
             parts += [optax.scale_by_adam(**moments), decay, trust]
     if lr_scale is not None:
         scale_of = lr_scale
 
+        def scale(update: jax.Array, path: str) -> jax.Array:
+            paths = layer_paths(path, len(update)) if update.ndim else None
+            if paths is None:
+                return update * scale_of(path)
+            scale_L = jnp.array([scale_of(each) for each in paths], update.dtype)
+            return update * scale_L.reshape(-1, *[1] * (update.ndim - 1))
+
         def scale_layers(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
             del params
-            return jax.tree.map(lambda update, path: update * scale_of(path), updates, parameter_paths(updates))
+            return jax.tree.map(scale, updates, parameter_paths(updates))
 
         parts.append(optax.stateless(scale_layers))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))
     return optax.chain(*parts)
 
 
+def _scale_by_trust_ratio(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
+    ratio = optax.scale_by_trust_ratio()
+
+    def scale(update: jax.Array, param: jax.Array, path: str) -> jax.Array:
+        def of_one(update: jax.Array, param: jax.Array) -> jax.Array:
+            return ratio.update(update, ratio.init(param), param)[0]
+
+        return (of_one if layer_paths(path, 1) is None else jax.vmap(of_one))(update, param)
+
+    return jax.tree.map(scale, updates, params, parameter_paths(updates))
+
+
 def parameter_table(params: optax.Params, *, lr_scale: Callable[[str], float] | None = None) -> str:
     """One line a parameter: path, shape, decayed or not, factor on the learning rate. For people and reviews."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, leaf in zip(jax.tree.leaves(parameter_paths(params)), jax.tree.leaves(params), strict=True):
+        paths = layer_paths(path, leaf.shape[0]) if leaf.shape else None
+        shapes |= {path: leaf.shape} if paths is None else dict.fromkeys(paths, leaf.shape[1:])
     rows = [
-        f"{path:<80} {tuple(leaf.shape)!s:<16} {'decay' if is_decayed(path) else '-':<6} "
-        f"{lr_scale(path) if lr_scale else 1.0:g}"
-        for path, leaf in zip(jax.tree.leaves(parameter_paths(params)), jax.tree.leaves(params), strict=True)
+        f"{path:<80} {shape!s:<16} {'decay' if is_decayed(path) else '-':<6} {lr_scale(path) if lr_scale else 1.0:g}"
+        for path, shape in sorted(shapes.items(), key=lambda item: item[0].split("/"))
     ]
     return "\n".join([f"{'path':<80} {'shape':<16} {'decay':<6} lr scale", *rows]) + "\n"

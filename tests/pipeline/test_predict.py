@@ -53,9 +53,9 @@ def knowing_discriminator() -> ElectraForPreTraining:
     """Looks at each word by itself, and thinks 'fake' replaced: 9 to 1; all others original: 9 to 1."""
     model = ElectraForPreTraining(CONFIG)
     params = jax.tree.map(jnp.zeros_like, model.params)
-    for norm in (params["embeddings"], params["encoder"]["layers"]["0"]):
-        norm["layer_norm"]["scale"] = jnp.ones(16)
-    params["encoder"]["layers"]["0"]["attention_layer_norm"]["scale"] = jnp.ones(16)
+    params["embeddings"]["layer_norm"]["scale"] = jnp.ones(16)
+    for name in ("layer_norm", "attention_layer_norm"):
+        params["encoder"]["layers"][name]["scale"] = jnp.ones((1, 16))
     words = np.random.default_rng(0).normal(size=(CONFIG.vocab_size, 16))
     params["embeddings"]["word"]["embedding"] = jnp.asarray(words, jnp.float32)
     centred = words - words.mean(axis=1, keepdims=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stages.electra.config import ModelConfig, Size
+from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, split
 from stages.electra.network import SequenceClassifier
 from stages.tasks.model import make_layer_scale
@@ -42,8 +43,8 @@ TABLES: dict[str, Callable[[], str]] = {
 def table(make: Callable[[], Any], *, lr_scale: Callable[[str], float] | None = None) -> str:
     params = split(make())[1]  # compiled as a whole it takes longer
     header, *lines = parameter_table(params, lr_scale=lr_scale).splitlines()
-    inits = [initializer_of(np.asarray(leaf)) for leaf in jax.tree.leaves(params)]
-    rows = [f"{line:<120} {init}" for line, init in zip(lines, inits, strict=True)]
+    values = flatten(params)
+    rows = [f"{line:<120} {initializer_of(values[line.split()[0]])}" for line in lines]
     return "\n".join([f"{header:<120} init", *rows]) + "\n"
 
 

@@ -4,6 +4,7 @@ A model is `{"embeddings": …, "encoder": …, "head": …}` here, and a flat d
 are transposed.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -175,7 +176,7 @@ def to_huggingface(
     return {tensor.theirs[skipped:]: np.ascontiguousarray(tensor.turn(ours[name])) for name, tensor in tensors.items()}
 
 
-def with_dense(params: Mapping[str, Any], *, config: ElectraConfig) -> dict[str, Any]:
+def with_dense(params: Mapping[str, Any]) -> dict[str, Any]:
     """A classifier with the original's head, z = W x + b, as one with transformers', prediction(gelu(dense(x))).
 
     z = gelu(z) - gelu(-z): the dense layer computes z and -z of every class, the prediction their difference. Where
@@ -195,8 +196,8 @@ def with_dense(params: Mapping[str, Any], *, config: ElectraConfig) -> dict[str,
             "bias": np.zeros(num_labels, np.float32),
         }
     else:
-        norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
-        scale_D, offset_D = (np.abs(np.asarray(norm[name], np.float64)) for name in ("scale", "bias"))
+        norm = params["encoder"]["layers"]["layer_norm"]
+        scale_D, offset_D = (np.abs(np.asarray(norm[name][-1], np.float64)) for name in ("scale", "bias"))
         shift_D = (np.sqrt(width) * scale_D + offset_D + 6).astype(np.float32)
         dense = {"kernel": np.eye(width, dtype=np.float32), "bias": shift_D}
         prediction["bias"] = (bias_C - shift_D.astype(np.float64) @ kernel_DC.astype(np.float64)).astype(np.float32)
@@ -264,13 +265,28 @@ def with_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Nested dictionaries as one, with the names joined by slashes."""
-    return {path: np.asarray(value) for path, value in flatten_dict(dict(tree), sep="/").items()}
+    """Arrays by path, joined by slashes. A layer has a name: `layers/query` [L, …] becomes `layers/0/query`, …"""
+    flat: dict[str, np.ndarray] = {}
+    for path, value in flatten_dict(dict(tree), sep="/").items():
+        above, layers, below = path.rpartition("layers/")
+        if layers:
+            flat |= {f"{above}{layers}{number}/{below}": one for number, one in enumerate(np.asarray(value))}
+        else:
+            flat[path] = np.asarray(value)
+    return flat
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Reverses `flatten`."""
-    return unflatten_dict(dict(flat), sep="/")
+    whole: dict[str, Any] = {}
+    layers: dict[str, dict[int, Any]] = {}
+    for path, value in flat.items():
+        if match := re.fullmatch(r"((?:.*/)?layers/)(\d+)/(.*)", path):
+            layers.setdefault(match[1] + match[3], {})[int(match[2])] = value
+        else:
+            whole[path] = value
+    stacked = {path: np.stack([each[number] for number in sorted(each)]) for path, each in layers.items()}
+    return unflatten_dict(whole | stacked, sep="/")
 
 
 def _shape_fault(tensor: _Tensor, found: tuple[int, ...], config: ElectraConfig) -> str:

@@ -77,7 +77,7 @@ def save_pretrained(
     """
     kind = Architecture(architecture)
     if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
-        params = with_dense(params, config=config)
+        params = with_dense(params)
     tensors = to_huggingface(params, config=config, architecture=kind)
     files = {} if tokenizer is None else _as_trained(read_tokenizer_files(tokenizer), source=str(tokenizer))
     check_vocabulary(files.get("vocab.txt", b""), config, source=f"{tokenizer}/vocab.txt")

@@ -303,6 +303,7 @@ def _run(
         key_B=keys[0],
         dtype=dtype,
         cache=cache,
+        with_hidden_states=output_hidden_states,
         with_attentions=output_attentions,
     )
     output = model._output(network.logits(encoded.last_BTD, mask, key_B=keys[1], dtype=dtype), inputs, config)

@@ -41,7 +41,7 @@ def build(make: Callable[[], Any], *, seed: int = 0) -> tuple[Any, dict]:
     for name, shape in flatten_shapes(shapes).items():
         centre = 1.0 if name.endswith("scale") else 0.0
         params[name] = jnp.asarray(random.normal(centre, 0.1, shape), jnp.float32)
-    return graphdef, unflatten(params)
+    return graphdef, jax.tree.map(jnp.asarray, unflatten(params))
 
 
 def flatten_shapes(shapes: dict) -> dict[str, tuple[int, ...]]:

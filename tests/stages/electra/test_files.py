@@ -134,9 +134,9 @@ def test_the_originals_head_is_exported_as_transformers_with_the_same_logits(tmp
     assert (2 * num_labels <= config.hidden_size) == (num_labels == 3)
     graphdef, params = build(lambda: SequenceClassifier(config, key=KEY, head=HeadKind.ORIGINAL))
     # As after training: a LayerNorm that is not that of the start, elements that the gelu would bend.
-    norm = params["encoder"]["layers"][str(config.num_hidden_layers - 1)]["layer_norm"]
+    norm = params["encoder"]["layers"]["layer_norm"]
     random = np.random.default_rng(0)
-    norm |= {name: jnp.asarray(random.normal(size=config.hidden_size), jnp.float32) * 2 for name in norm}
+    norm |= {name: jnp.asarray(random.normal(size=values.shape), jnp.float32) * 2 for name, values in norm.items()}
     save_pretrained(UPath(tmp_path), architecture="ElectraForSequenceClassification", config=config, params=params)
     saved = load_pretrained(str(tmp_path))
     assert set(saved.params["head"]) == {"dense", "prediction"}

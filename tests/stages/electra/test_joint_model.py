@@ -103,9 +103,19 @@ def test_a_module_held_twice_is_refused():
 
 def test_twelve_layers_keep_their_order():
     graphdef, params = build_electra(num_hidden_layers=12)
-    for number, layer in enumerate(merge(graphdef, params).discriminator.layers):
-        expected = params["discriminator"]["layers"][str(number)]["output"]["kernel"]
-        np.testing.assert_array_equal(layer.output.kernel[...], expected)
+    encoder = merge(graphdef, params).discriminator
+    x_BTD = jax.random.normal(KEY, (2, 5, encoder.layers.output.kernel.shape[-1]))
+    mask_BT = jnp.arange(5)[None] < jnp.array([[5], [3]])
+    encoder.embeddings_project = None
+    encoded = encoder(x_BTD, mask_BT, key_B=None, dtype=jnp.float32, with_hidden_states=True)
+    assert len(encoded.hidden_states) == 13
+    np.testing.assert_array_equal(encoded.hidden_states[-1], encoded.last_BTD)
+    for number in range(12):
+        np.testing.assert_array_equal(encoded.hidden_states[number], x_BTD)
+        layer = jax.tree.map(lambda leaf, number=number: leaf[number], encoder.layers)
+        x_BTD = layer(x_BTD, mask_BT[:, None, None], keys=[None] * 3, dtype=jnp.float32)[0]
+        np.testing.assert_allclose(encoded.hidden_states[number + 1], x_BTD, atol=1e-6)
+        x_BTD = encoded.hidden_states[number + 1]
 
 
 def test_initial_weights_are_those_of_the_original():

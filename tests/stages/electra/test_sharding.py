@@ -183,7 +183,10 @@ def test_moments_lie_as_their_parameters_do(optimizer):
         leaf for leaf, x in zip(*map(jax.tree.leaves, (shardings.opt_state, state.opt_state)), strict=True) if x.ndim
     ]
     assert moments == params * 2
-    assert {leaf.spec for leaf in params} > {PartitionSpec("fsdp", "tensor"), PartitionSpec("tensor", "fsdp")}
+    assert {leaf.spec for leaf in params} > {
+        PartitionSpec(None, "fsdp", "tensor"),
+        PartitionSpec(None, "tensor", "fsdp"),
+    }
 
 
 @pytest.mark.parametrize("kind", ObjectiveKind)

@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_version_says_so_in_one_sentence(folder, monkeyp
     monkeypatch.setattr(checkpoint, "_FORMAT", 1)
     save_steps(folder, 1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"written by another version of this project \(format 1, this one reads 3\)"):
+    with pytest.raises(ValueError, match=r"written by another version of this project \(format 1, this one reads 4\)"):
         Checkpoints(folder, keep=3, identity={}).restore_newest(fresh_state())
     shutil.rmtree(folder / "checkpoints" / "1" / "digests")
     with pytest.raises(

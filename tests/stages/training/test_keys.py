@@ -1,6 +1,7 @@
 """Streams of random keys: no purpose of a run shares a key with another."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,16 +35,23 @@ def row_keys(params, batch, key_B, *, train, over_devices):
 
 def keys_of_weights(key: jax.Array, monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
     """The keys that initial weights are drawn from."""
-    drawn: list[jax.Array] = []
+    drawn: list[tuple[int, ...]] = []
     draw = jax.random.truncated_normal
+
+    def watched(key: jax.Array, *rest: Any) -> jax.Array:
+        # Equal layers are drawn under one vmap, which calls back once a layer.
+        jax.debug.callback(lambda word: drawn.append(tuple(word.tolist())), jax.random.key_data(key))
+        return draw(key, *rest)
+
     with monkeypatch.context() as patch:
-        patch.setattr(jax.random, "truncated_normal", lambda key, *rest: drawn.append(key) or draw(key, *rest))
+        patch.setattr(jax.random, "truncated_normal", watched)
         networks = ModelConfig(
             size=Size.TINY, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=16
         ).resolve(30)
         Electra(*networks, key=key)
+        jax.effects_barrier()
     assert len(drawn) > 20
-    return words(jnp.stack(drawn))
+    return set(drawn)
 
 
 def keys_of_steps(key: jax.Array) -> set[tuple[int, ...]]:

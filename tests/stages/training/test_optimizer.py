@@ -12,15 +12,14 @@ from stages.training.optimizer import is_decayed, make_optimizer, make_schedule,
 
 
 def make_params(rng: np.random.Generator) -> dict:
+    """Of two equal layers and a head."""
     return {
         "layers": {
-            "0": {
-                "kernel": rng.normal(size=(4, 3)),
-                "bias": rng.normal(size=3),
-                "layer_norm": {"scale": rng.normal(size=3), "bias": rng.normal(size=3)},
-            },
-            "1": {"kernel": rng.normal(size=(3, 2))},
-        }
+            "kernel": rng.normal(size=(2, 4, 3)) * np.array([1, 5])[:, None, None],
+            "bias": rng.normal(size=(2, 3)),
+            "layer_norm": {"scale": rng.normal(size=(2, 3)), "bias": rng.normal(size=(2, 3))},
+        },
+        "head": {"kernel": rng.normal(size=(3, 2))},
     }
 
 
@@ -78,7 +77,9 @@ def test_fifty_updates_equal_the_papers_algorithm_written_in_numpy(name, schedul
                 if is_matrix:
                     update = update + 0.1 * p
                 if is_matrix and name is OptimizerName.LAMB:
-                    update = update * np.linalg.norm(p) / np.linalg.norm(update)
+                    each = (1, 2) if "layers" in str(path[0]) else None  # a ratio a layer
+                    norm_p, norm_u = (np.linalg.norm(x, axis=each, keepdims=True) for x in (p, update))
+                    update = update * norm_p / norm_u
                 p[...] = p - rate_in_words(config, step) * update
         for ours, theirs, before in zip(*map(jax.tree.leaves, (params, expected, start)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
@@ -135,8 +136,10 @@ def test_layer_scales_multiply_the_update_of_their_layer_only():
         return optimizer.update(grads, optimizer.init(params), params)[0]
 
     plain, scaled = updates(None), updates(lambda path: 0.5 if path.startswith("layers/1/") else 1.0)
-    np.testing.assert_allclose(scaled["layers"]["1"]["kernel"], 0.5 * plain["layers"]["1"]["kernel"], rtol=1e-6)
-    np.testing.assert_allclose(scaled["layers"]["0"]["kernel"], plain["layers"]["0"]["kernel"], rtol=1e-6)
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(scaled["layers"][name][1], 0.5 * plain["layers"][name][1], rtol=1e-6)
+        np.testing.assert_allclose(scaled["layers"][name][0], plain["layers"][name][0], rtol=1e-6)
+    np.testing.assert_allclose(scaled["head"]["kernel"], plain["head"]["kernel"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -162,5 +165,6 @@ def test_impossible_hyperparameters_are_refused_with_the_numbers(change, message
 
 def test_the_parameter_table_names_every_parameter_once():
     table = parameter_table(make_params(np.random.default_rng(0)))
-    assert len(table.splitlines()) == 6
+    assert len(table.splitlines()) == 1 + 2 * 4 + 1
     assert "layers/0/layer_norm/scale" in table
+    assert "layers/1/kernel" in table
