@@ -1,17 +1,20 @@
 """The one training loop: steps, and between them rows of metrics, evaluations and checkpoints.
 
 It promises:
-- The device does not wait for the host: step n is dispatched before the sums of step n - 1 are fetched.
+- The device does not wait for the host. The sums of a step stay on it as one vector, and come to the host some steps
+  at a time, after the next step is dispatched.
 - A run that goes on from one of its checkpoints ends with the bits of an undisturbed one. The state holds all that a
   step changes, the caller gives the batches from the state's step on, and a checkpoint keeps the sums that are in no
   row yet.
-- No state whose loss or gradient is not finite is evaluated or saved.
+- No state whose loss or gradient is not finite is evaluated or saved. The first such step is named, up to
+  `_HELD` steps later.
 - SIGTERM to any process ends all of them after the same step, which is saved.
 
 It does not promise a checkpoint to a process that is killed: that one goes on from the last. Throughput is of steps
 alone: compilations, evaluations and the start of a checkpoint stop the clock.
 """
 
+import math
 import signal
 import threading
 import time
@@ -21,11 +24,15 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.state import Batch, Params, Sums, TrainState, TrainStep
+
+# Steps whose sums wait on the device at most: a fetch costs the host more than all else that it does for a step.
+_HELD = 32
 
 
 class NonFiniteError(ArithmeticError):
@@ -146,28 +153,31 @@ def run_loop(
       PreemptedError: A process got SIGTERM. All have then stopped after the same step and saved it.
     """
     step = int(state.step)
-    pending: Sums | None = None
-    compiled: set[tuple[tuple[int, ...], ...]] = set()
+    pending: list[jax.Array] = []  # sums of the last steps, up to `step`
+    packed = _Packed(train_step)
 
     def settle() -> None:
-        """Fetches the sums of the step that was dispatched last."""
-        nonlocal pending
-        if pending is None:
-            return
-        values, pending = fetch(pending), None
-        bad = sorted(name for name, value in values.items() if not np.isfinite(value).all())
-        if bad:
-            good = None
-            if checkpoints is not None:
-                checkpoints.wait()  # one that is still being written is good, and the newest
-                good = checkpoints.newest_step()
-            raise NonFiniteError(
-                f"step {step} of {intervals.num_steps}: not finite: {', '.join(bad)}; {describe_rows(step - 1)}; "
-                f"last good checkpoint: {'none' if good is None else good}; try a lower learning rate or float32"
-            )
-        window.add(values, step=step)
-        if intervals.is_due(intervals.log, step):
-            close_window()
+        """Fetches the sums of all steps that were dispatched."""
+        first = step - len(pending) + 1
+        vectors = jax.device_get(pending)
+        pending.clear()
+        for number, vector in enumerate(vectors, first):
+            values = packed.unpack(vector)
+            if not np.isfinite(vector).all():
+                raise_not_finite(number, sorted(name for name, value in values.items() if not np.isfinite(value).all()))
+            window.add(values, step=number)
+            if intervals.is_due(intervals.log, number):
+                close_window()
+
+    def raise_not_finite(step: int, names: list[str]) -> None:
+        good = None
+        if checkpoints is not None:
+            checkpoints.wait()  # one that is still being written is good, and the newest
+            good = checkpoints.newest_step()
+        raise NonFiniteError(
+            f"step {step} of {intervals.num_steps}: not finite: {', '.join(names)}; {describe_rows(step - 1)}; "
+            f"last good checkpoint: {'none' if good is None else good}; try a lower learning rate or float32"
+        )
 
     def close_window() -> None:
         nonlocal window
@@ -180,17 +190,17 @@ def run_loop(
 
     with _preemption(checkpoints) as is_preempted:
         for batch in batches:
-            shapes = tuple(value.shape for value in batch.values())
-            if shapes not in compiled:
+            if packed.is_new(batch):
                 settle()
                 window.stop_clock()
-                train_step.lower(state, batch).compile()  # jax.jit finds it again
-                compiled.add(shapes)
+                packed.compile(state, batch)
                 window.start_clock()
             with jax.transfer_guard("disallow"):
-                state, sums = train_step(state, batch)
-            settle()
-            step, pending = step + 1, sums
+                state, sums = packed.run(state, batch)
+            if len(pending) == _HELD or (pending and intervals.is_due(intervals.log, step)):
+                settle()
+            step += 1
+            pending.append(sums)
             is_over = step == intervals.num_steps
             evaluation_due = intervals.is_due(intervals.evaluate, step)
             preempted = is_preempted(step)
@@ -213,6 +223,42 @@ def run_loop(
         if window.steps:
             close_window()
     return state
+
+
+class _Packed:
+    """A step whose sums are one vector, since a fetch takes as long for one number as for many.
+
+    It is compiled once a shape of batches.
+    """
+
+    def __init__(self, train_step: TrainStep) -> None:
+        self._compiled: set[tuple[tuple[int, ...], ...]] = set()
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+        def run(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+            state, sums = train_step(state, batch)
+            self._shapes = {name: sums[name].shape for name in sorted(sums)}
+            return state, jnp.concatenate([sums[name].ravel() for name in self._shapes])
+
+        self.run = jax.jit(run, donate_argnums=0)
+
+    def is_new(self, batch: Batch) -> bool:
+        """Whether no batch of this shape was compiled for."""
+        return _shapes(batch) not in self._compiled
+
+    def compile(self, state: TrainState, batch: Batch) -> None:
+        self.run.lower(state, batch).compile()  # jax.jit finds it again
+        self._compiled.add(_shapes(batch))
+
+    def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The sums by name."""
+        ends = np.cumsum([math.prod(shape) for shape in self._shapes.values()])
+        parts = np.split(vector, ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+
+def _shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    return tuple(value.shape for value in batch.values())
 
 
 @contextmanager

@@ -156,23 +156,25 @@ def test_batches_of_several_shapes_are_compiled_once_each_and_outside_of_the_clo
     calls = []
     step = make_train_step(loss_fn, OPTIMIZER)
 
-    class Watched:
-        def lower(self, state, batch):
-            calls.append(batch["scale"].shape)
-            time.sleep(0.5)  # a compilation that takes long
-            return step.lower(state, batch)
+    def watched(state, batch):
+        """Traced once a shape."""
+        calls.append(batch["scale"].shape)
+        time.sleep(0.5)  # a compilation that takes long
+        return step(state, batch)
 
-        def __call__(self, state, batch):
-            with jax.log_compiles():
-                return step(state, batch)
+    def batches():
+        for number in range(6):
+            batch = jax.device_put({"scale": np.ones(4 + number % 2, np.float32)})
+            with jax.log_compiles(number > 1):
+                yield batch
 
     windows = []
     run_loop(
         fresh_state(),
         window=Window(),
         intervals=Intervals(num_steps=6, log=3, evaluate=6, checkpoint=6),
-        train_step=Watched(),
-        batches=jax.device_put([{"scale": np.ones(4 + n % 2, np.float32)} for n in range(6)]),
+        train_step=watched,
+        batches=batches(),
         on_window=windows.append,
         evaluate=lambda step, params: False,
         describe_rows=str,
