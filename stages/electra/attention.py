@@ -9,10 +9,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from stages.electra.config import ElectraConfig
-from stages.electra.layers import Dense, LayerNorm, dropout, product, split_keys, sum_dtype, truncated_normal
+from stages.electra.layers import (
+    PRODUCT,
+    WEIGHTS,
+    Dense,
+    LayerNorm,
+    dropout,
+    product,
+    split_keys,
+    sum_dtype,
+    truncated_normal,
+)
 
 # Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
 # it instead of dividing zero by zero.
@@ -94,8 +105,9 @@ def attend(
     query_BHTK, key_BHSK, value_BHSK = (x.transpose(0, 2, 1, 3) for x in (query_BTHK, key_BSHK, value_BSHK))
     scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK * scale, key_BHSK, dtype)
     scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, _MASKED)
-    weights_BHTS = dropout(jax.nn.softmax(scores_BHTS, axis=-1), dropout_rate, key_B)
-    context_BHTK = product("bhts,bhsk->bhtk", weights_BHTS, value_BHSK, dtype)
+    weights_BHTS = checkpoint_name(jax.nn.softmax(scores_BHTS, axis=-1), WEIGHTS)
+    weights_BHTS = dropout(weights_BHTS, dropout_rate, key_B)
+    context_BHTK = checkpoint_name(product("bhts,bhsk->bhtk", weights_BHTS, value_BHSK, dtype), PRODUCT)
     return context_BHTK.transpose(0, 2, 1, 3), weights_BHTS if with_weights else None
 
 

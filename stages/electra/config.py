@@ -33,6 +33,18 @@ class Activation(StrEnum):
     TANH = "tanh"
 
 
+class Rematerialize(StrEnum):
+    """What the backward pass computes anew, to save memory, instead of keeping it from the forward pass.
+
+    NONE: only what is no matrix product and no softmax. DOTS: all of attention's weights too. LAYERS: all of a layer
+    but what enters it.
+    """
+
+    NONE = "none"
+    DOTS = "dots"
+    LAYERS = "layers"
+
+
 class HeadKind(StrEnum):
     """Which head classifies texts and answers questions: transformers' or the original code's."""
 

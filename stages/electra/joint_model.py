@@ -13,6 +13,7 @@ they add up in float32.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing
+from stages.electra.config import ElectraConfig, EmbeddingSharing, Rematerialize
 from stages.electra.encoder import Embeddings, Encoder
 from stages.electra.heads import DiscriminatorHead, GeneratorHead
 from stages.electra.layers import Dense, glorot_uniform, split_keys
@@ -57,7 +58,8 @@ class Electra(nnx.Module):
 
     Without a configuration a network is left out: a masked language model has no discriminator, and an ELECTRA
     that draws its samples evenly no generator. The traits of the objective's `kind` decide about the rest: how many
-    towers the generator has, and whether the discriminator's head detects or predicts words.
+    towers the generator has, and whether the discriminator's head detects or predicts words. `rematerialize` says what
+    the layers' backward pass computes anew.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Electra(nnx.Module):
         kind: ObjectiveKind = ObjectiveKind.REPLACED_TOKEN_DETECTION,
         embedding_sharing: EmbeddingSharing = EmbeddingSharing.SHARED,
         shared_encoder: bool = False,
+        rematerialize: Rematerialize = Rematerialize.NONE,
         key: jax.Array,
     ) -> None:
         traits = kind.traits
@@ -91,14 +94,15 @@ class Electra(nnx.Module):
         self.embeddings = Embeddings(first, key=keys[0])
         # Any, not `Encoder | None`: a caller of a network knows that it exists.
         is_shared = shared_encoder and discriminator is not None
-        encoder = TwoTowers if traits.has_towers else Encoder
-        self.generator: Any = encoder(generator, key=keys[1]) if generator and not is_shared else None
+        encoder = partial(Encoder, rematerialize=rematerialize)
+        generator_encoder = partial(TwoTowers, rematerialize=rematerialize) if traits.has_towers else encoder
+        self.generator: Any = generator_encoder(generator, key=keys[1]) if generator and not is_shared else None
         self.generator_head: Any = (
             GeneratorHead(generator, num_inputs=traits.generator_towers * generator.hidden_size, key=keys[2])
             if generator
             else None
         )
-        self.discriminator: Any = Encoder(discriminator, key=keys[3]) if discriminator else None
+        self.discriminator: Any = encoder(discriminator, key=keys[3]) if discriminator else None
         head = GeneratorHead if traits.restores else DiscriminatorHead
         self.discriminator_head: Any = head(discriminator, key=keys[4]) if discriminator else None
         own_key = jax.random.fold_in(key, 5)

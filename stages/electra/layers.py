@@ -13,9 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from stages.electra.config import Activation
+
+# Names of what a forward pass may keep for the backward pass (`stages.electra.encoder`).
+PRODUCT, WEIGHTS = "product", "weights"
 
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], *, stddev: float) -> jax.Array:
@@ -123,7 +127,7 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         # Leading axes merged: one large matrix product is faster than many small ones.
         y_NO = product("ni,io->no", x.reshape(-1, x.shape[-1]), self.kernel[...], dtype) + self.bias[None]
-        return y_NO.reshape(*x.shape[:-1], -1)
+        return checkpoint_name(y_NO.reshape(*x.shape[:-1], -1), PRODUCT)
 
 
 class LayerNorm(nnx.Module):

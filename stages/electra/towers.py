@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import ElectraConfig
+from stages.electra.config import ElectraConfig, Rematerialize
 from stages.electra.encoder import Encoded, Encoder
 from stages.electra.layers import split_keys
 
@@ -18,11 +18,13 @@ from stages.electra.layers import split_keys
 class TwoTowers(nnx.Module):
     """One encoder that reads a text from left to right and one from right to left."""
 
-    def __init__(self, config: ElectraConfig, *, key: jax.Array) -> None:
+    def __init__(
+        self, config: ElectraConfig, *, key: jax.Array, rematerialize: Rematerialize = Rematerialize.NONE
+    ) -> None:
         keys = jax.random.split(key)
         tower = replace(config, is_decoder=True)
-        self.rightward = Encoder(tower, key=keys[0])
-        self.leftward = Encoder(tower, key=keys[1])
+        self.rightward = Encoder(tower, key=keys[0], rematerialize=rematerialize)
+        self.leftward = Encoder(tower, key=keys[1], rematerialize=rematerialize)
 
     def __call__(self, x_BTE: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Encoded:
         """Encodes what stands to the left and to the right of each token, side by side: `last_BTD` is [B, T, 2 D]."""

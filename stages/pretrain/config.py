@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from stages.electra.config import ModelConfig
+from stages.electra.config import ModelConfig, Rematerialize
 from stages.electra.files.hub import check_revision
 from stages.electra.objectives.objective import ObjectiveConfig
 from stages.training.config import ComputeDtype, OptimizerConfig
@@ -47,6 +47,8 @@ class PretrainConfig(OptimizerConfig):
       objective: What is learnt, masking and loss weights.
       batch_size: Examples a step, over all processes.
       gradient_accumulation_steps: Parts in which each device works through its examples of a step, to save memory.
+      rematerialize: What the backward pass computes anew to save memory: `none`, attention's weights too (`dots`), or
+        all of a layer but what enters it (`layers`).
       log_every: Steps between rows of training metrics.
       eval_every: Steps between evaluations on held-out text.
       eval_batches: Batches of held-out text an evaluation reads at most.
@@ -62,6 +64,7 @@ class PretrainConfig(OptimizerConfig):
     gradient_accumulation_steps: int = 1
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
+    rematerialize: Rematerialize = field(default=Rematerialize.NONE, metadata={"omit_default": True})
     log_every: int = 100
     eval_every: int = 1000
     eval_batches: int = 16

@@ -67,6 +67,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             kind=objective.kind,
             embedding_sharing=config.model.embedding_sharing,
             shared_encoder=config.model.shared_encoder,
+            rematerialize=config.rematerialize,
             key=stream_key(config.seed, Stream.PRETRAINING_WEIGHTS),
         )
         graphdef, params = split(model)

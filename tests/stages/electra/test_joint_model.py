@@ -7,7 +7,7 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, build, build_electra, call, gradients, make_batch, row_keys, tiny
 from flax import nnx
 
-from stages.electra.config import HeadKind
+from stages.electra.config import HeadKind, Rematerialize
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge, split
 from stages.electra.layers import Dense, dropout, hashed_words
@@ -116,6 +116,32 @@ def test_twelve_layers_keep_their_order():
         x_BTD = layer(x_BTD, mask_BT[:, None, None], keys=[None] * 3, dtype=jnp.float32)[0]
         np.testing.assert_allclose(encoded.hidden_states[number + 1], x_BTD, atol=1e-6)
         x_BTD = encoded.hidden_states[number + 1]
+
+
+def test_what_is_computed_anew_saves_memory_and_changes_no_gradient():
+    config = tiny(hidden_size=32, num_hidden_layers=4, max_position_embeddings=64)[0]
+    ids_BT = jax.random.randint(KEY, (4, 64), 5, config.vocab_size)
+    inputs = ids_BT, jnp.ones_like(ids_BT, bool), jnp.zeros_like(ids_BT)
+    found = {}
+    for rematerialize in Rematerialize:
+        graphdef, params = split(Electra(config, None, rematerialize=rematerialize, key=KEY))
+
+        def loss(params, graphdef=graphdef):
+            keys_B = jax.random.split(KEY, len(ids_BT))
+            return jnp.sum(merge(graphdef, params).discriminate(*inputs, key_B=keys_B) ** 2)
+
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        found[rematerialize] = compiled.memory_analysis().temp_size_in_bytes, flatten(compiled(params))
+    sizes, gradients = zip(*found.values(), strict=True)
+    assert list(found) == ["none", "dots", "layers"]
+    layers, (rows, tokens), heads = config.num_hidden_layers, ids_BT.shape, config.num_attention_heads
+    weights = 4 * layers * rows * heads * tokens * tokens
+    products = 4 * layers * rows * tokens * (6 * config.hidden_size + config.intermediate_size)
+    assert sizes[0] - sizes[1] == pytest.approx(weights, rel=0.1)
+    assert sizes[1] - sizes[2] == pytest.approx(products, rel=0.3)
+    for other in gradients[1:]:
+        for name, value in gradients[0].items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_initial_weights_are_those_of_the_original():
