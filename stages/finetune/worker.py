@@ -20,6 +20,7 @@ from upath import UPath
 from cluster.mesh import make_mesh, replicated
 from cluster.storage import write_text
 from stages.context import StageContext
+from stages.data.batches import made_ahead
 from stages.electra.config import ElectraConfig
 from stages.electra.files.locate import find_folder
 from stages.electra.files.model_folder import load_backbone
@@ -210,7 +211,7 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
                 checkpoint=CHECKPOINT_EVERY,
             ),
             train_step=train_step,
-            batches=(shape.make(train_features, rows) for rows in rows_from(int(state.step))),
+            batches=made_ahead(lambda rows: shape.make(train_features, rows), rows_from(int(state.step))),
             on_window=on_window,
             evaluate=evaluate,
             describe_rows=describe_rows,

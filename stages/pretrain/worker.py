@@ -182,6 +182,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     batches = host_batches(
         train_rows,
         order,
+        lambda rows: global_batch(mesh, rows),
         start_step=first_step,
         num_steps=config.steps - first_step,
         process_index=jax.process_index(),
@@ -197,7 +198,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             milestones=config.milestone_steps | {config.steps},
         ),
         train_step=train_step,
-        batches=(global_batch(mesh, rows) for rows in batches),
+        batches=batches,
         on_window=on_window,
         evaluate=evaluate,
         describe_rows=lambda step: f"rows of this batch: {order.indices(step).tolist()}",

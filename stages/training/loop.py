@@ -108,12 +108,6 @@ class Window:
             self.seconds += time.perf_counter() - self.started
         self.started = None
 
-    def add(self, sums: dict[str, np.ndarray], *, step: int) -> None:
-        for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.astype(np.float64)
-        self.step = step
-        self.steps += 1
-
 
 def fetch(sums: Sums) -> dict[str, np.ndarray]:
     """The values on the host; waits for the device."""
@@ -158,18 +152,27 @@ def run_loop(
 
     def settle() -> None:
         """Fetches the sums of all steps that were dispatched."""
+        if not pending:
+            return
         first = step - len(pending) + 1
         vectors = jax.device_get(pending)
         pending.clear()
+        total = packed.pack(window.sums)
         for number, vector in enumerate(vectors, first):
-            values = packed.unpack(vector)
             if not np.isfinite(vector).all():
-                raise_not_finite(number, sorted(name for name, value in values.items() if not np.isfinite(value).all()))
-            window.add(values, step=number)
+                raise_not_finite(number, packed.unpack(vector))
+            total += vector
+            window.step = number
+            window.steps += 1
             if intervals.is_due(intervals.log, number):
+                window.sums = packed.unpack(total)
                 close_window()
+                total = packed.pack({})
+        if window.steps:
+            window.sums = packed.unpack(total)
 
-    def raise_not_finite(step: int, names: list[str]) -> None:
+    def raise_not_finite(step: int, sums: dict[str, np.ndarray]) -> None:
+        names = [name for name, value in sums.items() if not np.isfinite(value).all()]
         good = None
         if checkpoints is not None:
             checkpoints.wait()  # one that is still being written is good, and the newest
@@ -249,6 +252,11 @@ class _Packed:
     def compile(self, state: TrainState, batch: Batch) -> None:
         self.run.lower(state, batch).compile()  # jax.jit finds it again
         self._compiled.add(_shapes(batch))
+
+    def pack(self, sums: dict[str, np.ndarray]) -> np.ndarray:
+        """Reverses `unpack`, in float64; no sums give zeros."""
+        parts = [np.asarray(sums.get(name, np.zeros(shape)), np.float64) for name, shape in self._shapes.items()]
+        return np.concatenate([part.ravel() for part in parts])
 
     def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """The sums by name."""

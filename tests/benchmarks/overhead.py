@@ -109,8 +109,8 @@ def run_training(
     """Seconds a step of the loop as the pretraining stage runs it; its trace into `trace` where that is given."""
     reader = ShardReader(shards, "train")
     order = ExampleOrder(reader.num_rows, shape.batch_size, 0)
-    rows = host_batches(reader, order, start_step=0, num_steps=steps)
-    watched = Watched((global_batch(mesh, batch) for batch in rows), trace=trace)
+    batches = host_batches(reader, order, lambda rows: global_batch(mesh, rows), start_step=0, num_steps=steps)
+    watched = Watched(batches, trace=trace)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(UPath(folder), keep=2, identity={})
         log = MetricsLog(UPath(folder) / "metrics.jsonl", tracker=Tracker(), until_step=0)

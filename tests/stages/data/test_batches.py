@@ -186,7 +186,11 @@ def test_any_number_of_processes_sees_the_same_global_batches(folder: UPath, pro
     reader = ShardReader(folder, "train")
     order = ExampleOrder(reader.num_rows, 4, seed=0)
     parts = [
-        list(host_batches(reader, order, start_step=0, num_steps=9, process_index=index, process_count=process_count))
+        list(
+            host_batches(
+                reader, order, dict, start_step=0, num_steps=9, process_index=index, process_count=process_count
+            )
+        )
         for index in range(process_count)
     ]
     assert all(len(part) == 9 for part in parts)
@@ -198,8 +202,8 @@ def test_any_number_of_processes_sees_the_same_global_batches(folder: UPath, pro
 def test_a_resumed_run_reads_on_where_it_stopped(folder: UPath) -> None:
     reader = ShardReader(folder, "train")
     order = ExampleOrder(reader.num_rows, 4, seed=0)
-    whole = [batch["ids"] for batch in host_batches(reader, order, start_step=0, num_steps=10)]
-    rest = [batch["ids"] for batch in host_batches(reader, order, start_step=7, num_steps=3)]
+    whole = [batch["ids"] for batch in host_batches(reader, order, dict, start_step=0, num_steps=10)]
+    rest = [batch["ids"] for batch in host_batches(reader, order, dict, start_step=7, num_steps=3)]
     assert np.array_equal(whole[7:], rest)
 
 
@@ -210,19 +214,19 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
 
 def test_an_order_over_other_rows_is_refused(folder: UPath) -> None:
     with pytest.raises(ValueError, match="the order is over 20 rows, the shards hold 13"):
-        host_batches(ShardReader(folder, "train"), ExampleOrder(20, 4, seed=0), start_step=0, num_steps=1)
+        host_batches(ShardReader(folder, "train"), ExampleOrder(20, 4, seed=0), dict, start_step=0, num_steps=1)
 
 
 def test_an_error_while_reading_ahead_reaches_the_caller(folder: UPath) -> None:
     reader = ShardReader(folder, "train")
     (folder / "train" / "shard-2.arrow").unlink()
     with pytest.raises(FileNotFoundError):
-        list(host_batches(reader, ExampleOrder(13, 4, seed=0), start_step=0, num_steps=10))
+        list(host_batches(reader, ExampleOrder(13, 4, seed=0), dict, start_step=0, num_steps=10))
 
 
 def test_leaving_early_ends_the_reading_thread(folder: UPath) -> None:
     reader = ShardReader(folder, "train")
-    batches = host_batches(reader, ExampleOrder(13, 4, seed=0), start_step=0, num_steps=10**9)
+    batches = host_batches(reader, ExampleOrder(13, 4, seed=0), dict, start_step=0, num_steps=10**9)
     next(batches)
     batches.close()
     deadline = time.monotonic() + 5
