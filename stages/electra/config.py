@@ -4,10 +4,15 @@ Imports nothing heavy: every configuration is checked before any stage runs.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from cluster.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from stages.electra.files.hub import HubAccess
 
 IGNORED = -100  # label of what is neither trained on nor scored, as in transformers
 
@@ -82,6 +87,10 @@ class EmbeddingSharing(StrEnum):
     DISENTANGLED = "disentangled"
 
 
+# What a `config.json` of transformers may say beside the network, and the classes of `stages.electra.models` heed.
+_ELSEWHERE = ("finetuning_task", "output_attentions", "output_hidden_states", "return_dict")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ElectraConfig:
     """One transformer with its embeddings. Names and defaults are those of a Hugging Face `config.json`.
@@ -92,8 +101,10 @@ class ElectraConfig:
       is_decoder: Tokens attend to themselves and those before them only.
       add_cross_attention: A decoder's layers attend to another encoder's states as well.
       num_labels: Classes of a fine-tuned head; 0 counts `id2label`, or is 2 without it.
-      id2label: Names of the classes by number.
+      id2label: Names of the classes by number; without it `LABEL_0`, `LABEL_1`, …
       problem_type: What a text's labels are; None reads it off the labels.
+      extra: What a `config.json` says besides (`finetuning_task`), kept and read as attributes too. Two configurations
+        that differ in it alone are equal: it changes no logits.
     """
 
     vocab_size: int = 30522
@@ -120,6 +131,15 @@ class ElectraConfig:
     num_labels: int = 0
     id2label: Mapping[int, str] | None = field(default=None, hash=False)
     problem_type: ProblemType | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    if not TYPE_CHECKING:  # a type checker is to refuse what no field is
+
+        def __getattr__(self, name: str) -> Any:
+            extra = self.__dict__.get("extra", {})
+            if name in extra:
+                return extra[name]
+            raise AttributeError(f"a model configuration has no {name}.{did_you_mean(name, self.__dataclass_fields__)}")
 
     def __post_init__(self) -> None:
         self._set("hidden_act", Activation(self.hidden_act))
@@ -169,14 +189,21 @@ class ElectraConfig:
             raise ValueError(f"pad_token_id is {self.pad_token_id}, must be an id below vocab_size {self.vocab_size}")
 
     def _check_labels(self) -> None:
-        if self.id2label is None:
-            self._set("num_labels", self.num_labels or 2)
-            return
-        names = {int(number): label for number, label in self.id2label.items()}  # JSON's keys are text
+        names = {int(number): label for number, label in (self.id2label or {}).items()}  # JSON's keys are text
+        if names == default_labels(len(names)):  # nobody named them
+            count = self.num_labels or len(names) or 2
+            names = default_labels(count)
+        else:
+            count = self.num_labels or len(names)
         self._set("id2label", names)
-        self._set("num_labels", self.num_labels or len(names))
-        if sorted(names) != list(range(self.num_labels)):
-            raise ValueError(f"id2label names the classes {sorted(names)}, num_labels is {self.num_labels}")
+        self._set("num_labels", count)
+        if sorted(names) != list(range(count)):
+            raise ValueError(f"id2label names the classes {sorted(names)}, num_labels is {count}")
+
+    @property
+    def has_named_labels(self) -> bool:
+        """Whether somebody gave the classes names."""
+        return self.id2label != default_labels(self.num_labels)
 
     @property
     def head_dropout(self) -> float:
@@ -189,17 +216,65 @@ class ElectraConfig:
         return {label: number for number, label in (self.id2label or {}).items()}
 
     @classmethod
-    def from_pretrained(cls, location: str | Path, *, revision: str | None = None, **changes: Any) -> "ElectraConfig":
-        """Reads the `config.json` of a folder or hub id; `changes` are fields in the place of its own."""
-        from stages.electra.files.huggingface import config_from_huggingface
+    def from_pretrained(
+        cls,
+        location: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        trust_remote_code: bool = False,
+        **changes: Any,
+    ) -> "ElectraConfig":
+        """Reads the `config.json` of a folder or hub id.
+
+        Args:
+          location: A folder on any file system, or a hub id.
+          revision: Branch, tag or commit of a hub id.
+          token: See `HubAccess`, also for the three after it.
+          cache_dir: Likewise.
+          local_files_only: Likewise.
+          force_download: Likewise.
+          trust_remote_code: Taken and not needed: no code is ever read from a model's folder.
+          changes: Fields in the place of the file's own.
+        """
+        from stages.electra.files.hub import HubAccess
+
+        access = HubAccess(
+            token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
+        )
+        return cls.read(location, revision=revision, access=access).change(**changes)
+
+    @classmethod
+    def read(cls, location: str | Path, *, revision: str | None = None, access: "HubAccess") -> "ElectraConfig":
+        """What `from_pretrained` reads, without changes."""
+        from stages.electra.files.config_json import config_from_huggingface
         from stages.electra.files.locate import read_config
 
-        return config_from_huggingface(read_config(location, revision=revision)).change(**changes)
+        return config_from_huggingface(read_config(location, revision=revision, access=access))
 
     def change(self, **changes: Any) -> Self:
-        """A copy with other fields. Names of the classes go where their number changes."""
+        """A copy with other fields, or with other words of `extra`. Names of the classes go where their number changes.
+
+        Raises:
+          TypeError: There is no such field.
+          ValueError: `label2id` is not the inverse of `id2label`.
+        """
+        if (label2id := changes.pop("label2id", None)) is not None:
+            numbers = {int(number): label for label, number in label2id.items()}
+            names = changes.setdefault("id2label", numbers)
+            if {int(number): label for number, label in names.items()} != numbers:
+                raise ValueError(f"label2id is {label2id}, which is not the inverse of id2label, {names}")
+        known, extra = self.__dataclass_fields__, {}
+        for name in sorted(changes.keys() - known.keys()):
+            if name not in self.extra and name not in _ELSEWHERE:
+                raise TypeError(f"{name} is no field of a model configuration.{did_you_mean(name, known)}")
+            extra[name] = changes.pop(name)
         if changes.get("num_labels", self.num_labels) != self.num_labels or "id2label" in changes:
             changes = {"num_labels": 0, "id2label": None} | changes
+        changes.setdefault("extra", {**self.extra, **extra})
         return replace(self, **changes)
 
     @classmethod
@@ -211,8 +286,17 @@ class ElectraConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+        """The fields as JSON values, and what `extra` holds. Names that nobody gave the classes are None."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "extra"}
+        values["id2label"] = dict(self.id2label or {}) if self.has_named_labels else None
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()} | {
+            **self.extra
+        }
+
+
+def default_labels(count: int) -> dict[int, str]:
+    """The names that transformers gives classes which have none."""
+    return {number: f"LABEL_{number}" for number in range(count)}
 
 
 class _Preset(NamedTuple):

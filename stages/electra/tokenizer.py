@@ -12,7 +12,9 @@ from cluster.storage import read_json, write_json, write_text
 from stages.electra.config import ElectraConfig
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken, Encoding, Tokenizer
+
+    from stages.electra.files.hub import HubAccess
 
 # BERT's names, in the order of BERT's tokenizer class: a trained vocabulary begins with them.
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -140,6 +142,42 @@ def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> "dict[int, Added
     return {number: token for number, token in tokens.items() if token.content not in SPECIAL_TOKENS.values()}
 
 
+def _as_arrays(rows: Mapping[str, list[Any]], *, kind: str) -> dict[str, Any]:
+    """Rows as arrays of numpy (`np`) or JAX (`jax`)."""
+    import numpy as np
+
+    if kind not in ("np", "jax"):
+        raise ValueError(f"return_tensors is {kind!r}, must be 'np', 'jax' or None")
+    if len({len(row) for row in rows["input_ids"]}) > 1:
+        raise ValueError("rows of several lengths cannot be an array: give padding=True")
+    arrays = {name: np.array(value, np.int32) for name, value in rows.items()}
+    if kind == "np":
+        return arrays
+    import jax.numpy as jnp
+
+    return {name: jnp.asarray(value) for name, value in arrays.items()}
+
+
+class Rows(dict[str, Any]):
+    """What a tokenizer makes of some texts: rows by the names of a model's arguments, and where their tokens are from.
+
+    Attributes:
+      encodings: Of each text, as the tokenizers library has them.
+    """
+
+    def __init__(self, rows: Mapping[str, Any], *, encodings: "Sequence[Encoding]") -> None:
+        super().__init__(rows)
+        self.encodings = encodings
+
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
+        """The number of the word that each token of a text is from; None for special tokens."""
+        return list(self.encodings[batch_index].word_ids)
+
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
+        """0 for tokens of the first text, 1 of its pair, None for special tokens."""
+        return list(self.encodings[batch_index].sequence_ids)
+
+
 class ElectraTokenizer:
     """Texts to the arrays that a model takes.
 
@@ -158,17 +196,35 @@ class ElectraTokenizer:
         tokenizer.encode_special_tokens = bool(split_special_tokens)
 
     @classmethod
-    def from_pretrained(cls, location: str | Path | UPath, *, revision: str | None = None) -> Self:
-        """Reads `tokenizer.json`, else `vocab.txt`, of a folder or hub id.
+    def from_pretrained(
+        cls,
+        location: str | Path | UPath,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Reads `tokenizer.json`, else `vocab.txt`, of a folder or hub id; for the last four see `HubAccess`.
 
         Raises:
           FileNotFoundError: There is neither.
           ValueError: The tokenizer.json is damaged.
         """
+        from stages.electra.files.hub import HubAccess
+
+        access = HubAccess(
+            token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
+        )
+        return cls._read(location, revision=revision, access=access)
+
+    @classmethod
+    def _read(cls, location: str | Path | UPath, *, revision: str | None, access: "HubAccess") -> Self:
         from stages.electra.files.locate import find_folder
 
         with ExitStack() as stack:
-            folder = find_folder(location, stack=stack, revision=revision, with_weights=False)
+            folder = find_folder(location, stack=stack, revision=revision, with_weights=False, access=access)
             settings = folder / "tokenizer_config.json"
             values: dict[str, Any] = read_json(UPath(settings)) if settings.exists() else {}
             # Where it is not stated transformers writes a number without meaning, 1e30.
@@ -227,45 +283,71 @@ class ElectraTokenizer:
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | Sequence[Sequence[str]],
         text_pair: str | Sequence[str] | None = None,
         *,
+        padding: bool | str = True,
         truncation: bool = True,
         max_length: int | None = None,
+        add_special_tokens: bool = True,
+        is_split_into_words: bool = False,
+        return_offsets_mapping: bool = False,
         return_tensors: str | None = None,
-    ) -> dict[str, Any]:
-        """`input_ids`, `token_type_ids` and `attention_mask`, each a row a text, padded to the longest.
+    ) -> Rows:
+        """`input_ids`, `token_type_ids` and `attention_mask`, each a row a text.
 
         Args:
           text: One text or several.
           text_pair: What each is followed by.
+          padding: True or `longest` pads to the longest row, `max_length` to that, False or `do_not_pad` not at all.
           truncation: Whether longer inputs are cut, the longer text first.
           max_length: What they are cut to; None takes the tokenizer's.
-          return_tensors: `"np"` for arrays [B, T]; None for lists, without the batch for a single text.
-        """
-        import numpy as np
+          add_special_tokens: Whether texts stand between [CLS] and [SEP].
+          is_split_into_words: Whether each text is a list of words.
+          return_offsets_mapping: Whether `offset_mapping` says from which characters each token is.
+          return_tensors: `"np"` or `"jax"` for arrays [B, T]; None for lists, without the batch for a single text.
 
-        single = isinstance(text, str)
-        firsts = [text] if isinstance(text, str) else list(text)
+        Raises:
+          ValueError: An argument is none of these, or rows of several lengths are to be an array.
+        """
+        single = isinstance(text, str) or (is_split_into_words and all(isinstance(word, str) for word in text))
+        firsts = [text] if single else list(text)
         seconds = [text_pair] if isinstance(text_pair, str) else text_pair
         inputs: Any = firsts if seconds is None else list(zip(firsts, seconds, strict=True))
-        if truncation:
-            self.backend.enable_truncation(self.max_length if max_length is None else max_length)
-        else:
-            self.backend.no_truncation()
-        pad = SPECIAL_TOKENS["pad"]
-        self.backend.enable_padding(pad_id=self.backend.token_to_id(pad) or 0, pad_token=pad)
-        encodings = self.backend.encode_batch(inputs)
-        rows = {
+        self._set_lengths(padding, truncation=truncation, max_length=max_length)
+        encodings = self.backend.encode_batch(
+            inputs, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
+        )
+        rows: dict[str, Any] = {
             "input_ids": [encoding.ids for encoding in encodings],
             "token_type_ids": [encoding.type_ids for encoding in encodings],
             "attention_mask": [encoding.attention_mask for encoding in encodings],
         }
-        if return_tensors == "np":
-            return {name: np.array(value, np.int32) for name, value in rows.items()}
-        if return_tensors is not None:
-            raise ValueError(f"return_tensors is {return_tensors!r}, must be 'np' or None")
-        return {name: value[0] if single else value for name, value in rows.items()}
+        if return_offsets_mapping:
+            rows["offset_mapping"] = [encoding.offsets for encoding in encodings]
+        if return_tensors is None:
+            rows = {name: value[0] if single else value for name, value in rows.items()}
+        else:
+            rows = _as_arrays(rows, kind=return_tensors)
+        return Rows(rows, encodings=encodings)
+
+    def _set_lengths(self, padding: bool | str, *, truncation: bool, max_length: int | None) -> None:
+        longest = self.max_length if max_length is None else max_length
+        if truncation:
+            self.backend.enable_truncation(longest)
+        else:
+            self.backend.no_truncation()
+        pad = SPECIAL_TOKENS["pad"]
+        match padding:
+            case True | "longest" | "max_length":
+                length = longest if padding == "max_length" else None
+                self.backend.enable_padding(pad_id=self.backend.token_to_id(pad) or 0, pad_token=pad, length=length)
+            case False | "do_not_pad":
+                self.backend.no_padding()
+            case _:
+                raise ValueError(
+                    f"padding is {padding!r}, must be True, False, 'longest', 'max_length' or 'do_not_pad'"
+                )
 
     def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[str]:
         """The tokens themselves."""

@@ -78,7 +78,7 @@ class Predictor:
             raise ValueError(f"{location}: cannot predict with {architecture}; can with {', '.join(_USES)}")
         self._use = _USES[architecture]
         self._problem_type = model.config.problem_type
-        self._labels = model.config.id2label or {n: f"LABEL_{n}" for n in range(model.config.num_labels)}
+        self._labels = dict(model.config.id2label or {})
         max_length = model.config.max_position_embeddings
         quarter = max(1, max_length // 4)
         self._options = TaskOptions(max_length=max_length, doc_stride=quarter, max_question_length=quarter)

@@ -1,4 +1,4 @@
-"""`killed_runs` becomes importable."""
+"""`killed_runs` and `loopback_hub` become importable."""
 
 import sys
 from pathlib import Path

@@ -14,8 +14,9 @@ from cluster.credentials import redact
 from cluster.nearest import did_you_mean
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import default_card
+from stages.electra.files.config_json import config_from_huggingface
 from stages.electra.files.google_tf import Part
-from stages.electra.files.huggingface import NETWORKS, Architecture, config_from_huggingface, from_huggingface
+from stages.electra.files.huggingface import NETWORKS, Architecture, from_huggingface
 from stages.electra.files.locate import Files, read_model
 from stages.electra.files.model_folder import save_pretrained
 from stages.electra.tokenizer import ElectraTokenizer

@@ -4,6 +4,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.storage import StoredFile, list_files
@@ -23,6 +24,26 @@ _SMALL = ("config.json", *TOKENIZER_FILES)
 # The rules of huggingface_hub.utils.validate_repo_id, which takes longer to import than a plan may.
 _ID = re.compile(r"(?!.*(--|\.\.))(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b(?<!\.git)", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubAccess:
+    """How the hub is asked.
+
+    Attributes:
+      token: Of the hub; None takes the one that was logged in with, False none.
+      cache_dir: Where downloads are kept; None is the hub's own cache.
+      local_files_only: Take what was downloaded before, and ask nobody.
+      force_download: Download again what was downloaded before.
+    """
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+DEFAULT_ACCESS = HubAccess()
 
 
 def is_hub_id(location: str) -> bool:
@@ -58,16 +79,18 @@ def find_model_files(location: str, *, revision: str | None = None) -> list[Stor
     return [file for file in files if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in read)]
 
 
-def download(repo_id: str, *, revision: str | None, with_weights: bool = True) -> Path:
+def download(
+    repo_id: str, *, revision: str | None, with_weights: bool = True, access: HubAccess = DEFAULT_ACCESS
+) -> Path:
     """Downloads a model of the hub, with weights of one format, unless it was downloaded before.
 
     Raises:
       FileNotFoundError: The hub has no such model or revision, or cannot be asked and was not before.
     """
     if not with_weights:
-        return _download(repo_id, revision, _SMALL)
+        return _download(repo_id, revision, _SMALL, access=access)
     for name in WEIGHTS:
-        folder = _download(repo_id, revision, [*_SMALL, OWN_HEAD, *_parts(name)])
+        folder = _download(repo_id, revision, [*_SMALL, OWN_HEAD, *_parts(name)], access=access)
         if (folder / name).exists() or (folder / _index(name)).exists():
             break
     return folder
@@ -87,7 +110,14 @@ def _find_commit(repo_id: str, revision: str | None) -> str | None:
         raise
 
 
-def _download(repo_id: str, revision: str | None, patterns: Iterable[str], *, quiet: bool = False) -> Path:
+def _download(
+    repo_id: str,
+    revision: str | None,
+    patterns: Iterable[str],
+    *,
+    quiet: bool = False,
+    access: HubAccess = DEFAULT_ACCESS,
+) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import tqdm
@@ -98,7 +128,9 @@ def _download(repo_id: str, revision: str | None, patterns: Iterable[str], *, qu
 
     try:
         bar = Quiet if quiet else None
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns), tqdm_class=bar))
+        return Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns), tqdm_class=bar, **vars(access))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise FileNotFoundError(

@@ -49,11 +49,13 @@ class Match:
       params: Ours that were found, by slashed name, float32.
       missing: Their names of those that the model has and the file has not.
       unexpected: Names that the file has and the model has not.
+      mismatched: Of those among the missing that have another shape in the file, what both shapes are.
     """
 
     params: dict[str, np.ndarray]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,49 +81,6 @@ _IGNORED = ("electra.embeddings.position_ids", "electra.embeddings.token_type_id
 _TIED = "generator_lm_head.weight"
 _WORD_TABLE = "electra.embeddings.word_embeddings.weight"
 _PREFIX = "electra."
-
-
-def config_from_huggingface(values: Mapping[str, Any]) -> ElectraConfig:
-    """Reads the fields of a `config.json` that describe the network and its head.
-
-    Raises:
-      ValueError: It describes another kind of model, or one that this project cannot compute.
-    """
-    if values.get("model_type") != "electra":
-        raise ValueError(f"model_type is {values.get('model_type')!r}, must be 'electra'")
-    position_type = values.get("position_embedding_type", "absolute")
-    if position_type != "absolute":
-        raise ValueError(f"position_embedding_type is {position_type!r}, only 'absolute' is supported")
-    known = {
-        name: values[name]
-        for name in ElectraConfig.__dataclass_fields__
-        # None is a value for this one: no activation.
-        if values.get(name) is not None or (name == "summary_activation" and name in values)
-    }
-    if "id2label" in known:
-        known.pop("num_labels", None)
-    return ElectraConfig(**known)
-
-
-def config_to_huggingface(config: ElectraConfig, *, architecture: Architecture) -> dict[str, Any]:
-    """The contents of a `config.json`."""
-    names = config.id2label
-    if names is None and architecture in (Architecture.SEQUENCE_CLASSIFICATION, Architecture.TOKEN_CLASSIFICATION):
-        names = {number: f"LABEL_{number}" for number in range(config.num_labels)}
-    values = {name: value for name, value in config.to_dict().items() if name not in ("num_labels", "id2label")}
-    values |= {
-        "architectures": [str(architecture)],
-        "model_type": "electra",
-        "dtype": "float32",
-        "tie_word_embeddings": True,
-        "summary_activation": values["summary_activation"] or "",
-    }
-    if names is not None:
-        values["id2label"] = {str(number): label for number, label in sorted(names.items())}
-        values["label2id"] = {label: number for number, label in sorted(names.items())}
-    if config.problem_type is None:
-        del values["problem_type"]
-    return dict(sorted(values.items()))
 
 
 def config_from_shapes(tensors: Mapping[str, np.ndarray], *, source: str = "the model") -> dict[str, Any]:
@@ -204,10 +163,28 @@ def with_dense(params: Mapping[str, Any]) -> dict[str, Any]:
     return dict(params) | {"head": {"dense": dense, "prediction": prediction}}
 
 
+def names_of_tensors(config: ElectraConfig, *, architecture: Architecture) -> dict[str, str]:
+    """Their name of each of our parameters, by our slashed name."""
+    skipped = len(_PREFIX) if architecture is Architecture.MODEL else 0
+    return {tensor.ours: tensor.theirs[skipped:] for tensor in _tensors(config, architecture=architecture)}
+
+
 def match_huggingface(
-    tensors: Mapping[str, np.ndarray], *, config: ElectraConfig, architecture: Architecture, source: str = "the model"
+    tensors: Mapping[str, np.ndarray],
+    *,
+    config: ElectraConfig,
+    architecture: Architecture,
+    source: str = "the model",
+    skip_mismatched: bool = False,
 ) -> Match:
     """Their tensors as our parameters, and the names of missing and unexpected ones.
+
+    Args:
+      tensors: Theirs.
+      config: Of the model that is to be.
+      architecture: Its class.
+      source: Named in errors.
+      skip_mismatched: Count tensors of another shape as missing.
 
     Raises:
       ConversionError: A tensor has another shape, or the output of a language model is not tied to its input.
@@ -219,6 +196,12 @@ def match_huggingface(
             raise ConversionError(f"{source}: {_TIED} differs from {_WORD_TABLE}, which it must be tied to")
     expected = {tensor.theirs: tensor for tensor in _tensors(config, architecture=architecture)}
     found = {name: tensor for name, tensor in expected.items() if name in theirs}
+    mismatched: list[str] = []
+    if skip_mismatched:
+        fits = {name: tensor for name, tensor in found.items() if theirs[name].shape == tensor.their_shape(config)}
+        mismatched = [_shape_fault(found[name], theirs[name].shape, config) for name in sorted(found.keys() - fits)]
+        theirs = {name: value for name, value in theirs.items() if name in fits or name not in found}
+        found = fits
     faults = [
         _shape_fault(tensor, theirs[name].shape, config)
         for name, tensor in sorted(found.items())
@@ -232,7 +215,7 @@ def match_huggingface(
     params = {
         tensor.ours: np.ascontiguousarray(tensor.turn(theirs[name]), dtype=np.float32) for name, tensor in found.items()
     }
-    return Match(params=params, missing=tuple(missing), unexpected=tuple(unexpected))
+    return Match(params=params, missing=tuple(missing), unexpected=tuple(unexpected), mismatched=tuple(mismatched))
 
 
 def from_huggingface(

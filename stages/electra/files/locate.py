@@ -10,7 +10,7 @@ from upath import UPath
 
 from cluster.storage import local_copy, read_json
 from stages.electra.files.google_tf import Part, is_checkpoint, read_checkpoint
-from stages.electra.files.hub import OWN_HEAD, TOKENIZER_FILES, download, is_hub_id
+from stages.electra.files.hub import DEFAULT_ACCESS, OWN_HEAD, TOKENIZER_FILES, HubAccess, download, is_hub_id
 from stages.electra.files.huggingface import config_from_shapes
 from stages.electra.files.weights import read_safetensors, read_tensors
 
@@ -32,20 +32,27 @@ class Files:
     own_head: dict[str, np.ndarray] | None
 
 
-def read_model(location: str | Path | UPath, *, revision: str | None = None, part: Part = Part.DISCRIMINATOR) -> Files:
+def read_model(
+    location: str | Path | UPath,
+    *,
+    revision: str | None = None,
+    part: Part = Part.DISCRIMINATOR,
+    access: HubAccess = DEFAULT_ACCESS,
+) -> Files:
     """Reads a model's configuration, tensors and tokenizer.
 
     Args:
       location: A folder on any file system, a hub id (`owner/name`), or the prefix of a TensorFlow checkpoint.
       revision: Branch, tag or commit of a hub id.
       part: Which network of a TensorFlow checkpoint.
+      access: How the hub is asked.
 
     Raises:
       FileNotFoundError: There is no such model, or a file of it is missing.
       ValueError: A file is damaged, or names one outside its folder.
     """
     with ExitStack() as stack:
-        folder = find_folder(location, stack=stack, revision=revision)
+        folder = find_folder(location, stack=stack, revision=revision, access=access)
         if is_checkpoint(folder):
             tensors = read_checkpoint(folder, part=part)
             values = config_from_shapes(tensors, source=str(location))
@@ -62,14 +69,16 @@ def read_tokenizer_files(folder: Path | UPath) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
-def read_config(location: str | Path | UPath, *, revision: str | None = None) -> dict[str, Any]:
+def read_config(
+    location: str | Path | UPath, *, revision: str | None = None, access: HubAccess = DEFAULT_ACCESS
+) -> dict[str, Any]:
     """The `config.json` alone.
 
     Raises:
       FileNotFoundError: There is none.
     """
     with ExitStack() as stack:
-        return _read_config(find_folder(location, stack=stack, revision=revision, with_weights=False))
+        return _read_config(find_folder(location, stack=stack, revision=revision, with_weights=False, access=access))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -79,7 +88,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_folder(
-    location: str | Path | UPath, *, stack: ExitStack, revision: str | None = None, with_weights: bool = True
+    location: str | Path | UPath,
+    *,
+    stack: ExitStack,
+    revision: str | None = None,
+    with_weights: bool = True,
+    access: HubAccess = DEFAULT_ACCESS,
 ) -> Path:
     """A path on this machine for a model, until `stack` is closed. See `read_model` for the rest."""
     path = UPath(location).expanduser()
@@ -90,4 +104,4 @@ def find_folder(
         return Path(text).expanduser()
     if not is_hub_id(text):
         raise FileNotFoundError(f"{location}: no such folder, and not a hub id (owner/name)")
-    return download(text, revision=revision, with_weights=with_weights)
+    return download(text, revision=revision, with_weights=with_weights, access=access)

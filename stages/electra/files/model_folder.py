@@ -14,12 +14,11 @@ from upath import UPath
 from cluster.storage import write_bytes, write_json, write_text
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import ModelCard
+from stages.electra.files.config_json import config_from_huggingface, config_to_huggingface
 from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import (
     Architecture,
     backbone_from_huggingface,
-    config_from_huggingface,
-    config_to_huggingface,
     flatten,
     from_huggingface,
     to_huggingface,

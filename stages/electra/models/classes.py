@@ -182,7 +182,7 @@ class ElectraForCausalLM(ElectraPreTrainedModel):
             mask_BS = jnp.ones(x_BSD.shape[:2]) if encoder_attention_mask is None else encoder_attention_mask
             source = Source(x_BSD, jnp.asarray(mask_BS).astype(bool))
         sequences = generate(
-            self.params if params is None else params,
+            self.from_v4_params(self.params if params is None else params),
             jnp.asarray(ids_BT),
             jnp.asarray(mask_BT),
             self.init_cache(len(ids_BT), length),

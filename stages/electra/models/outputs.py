@@ -37,9 +37,21 @@ class ModelOutput:
         shared = len(fields(ModelOutput))
         return [name for name in names[shared:] + names[:shared] if getattr(self, name) is not None]
 
+    def values(self) -> list[Any]:
+        """The fields that are there, in the order of `keys`."""
+        return [getattr(self, name) for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and fields."""
+        return list(zip(self.keys(), self.values(), strict=True))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field, or `default` where it is not there."""
+        return self[key] if key in self.keys() else default
+
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are there."""
-        return tuple(getattr(self, name) for name in self.keys())
+        return tuple(self.values())
 
     def __getitem__(self, key: str | int | slice) -> Any:
         if not isinstance(key, str):

@@ -1,160 +1,35 @@
-"""Base of the classes in `stages.electra.models.classes`: parameters, the compiled call, files.
+"""Base of the classes in `stages.electra.models.classes`: the compiled call.
 
 Shapes: `B` batch, `T` tokens, `S` tokens of another encoder, `N` choices, `E` embedding width.
 """
 
-import logging
-import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from upath import UPath
 
 from stages.electra.attention import Cache, Source
 from stages.electra.config import ElectraConfig
-from stages.electra.files.card import ModelCard, default_card
-from stages.electra.files.google_tf import Part
-from stages.electra.files.huggingface import (
-    Architecture,
-    config_from_huggingface,
-    flatten,
-    match_huggingface,
-    unflatten,
-)
-from stages.electra.files.locate import read_model
-from stages.electra.files.model_folder import save_pretrained
 from stages.electra.joint_model import Params, merge, split
 from stages.electra.layers import split_keys
 from stages.electra.models.outputs import ModelOutput
-from stages.electra.network import Network
-from stages.electra.tokenizer import ElectraTokenizer, check_vocabulary
-
-logger = logging.getLogger(__name__)
+from stages.electra.models.stored_model import StoredModel
 
 Inputs = dict[str, jax.Array]
 
 
-class ElectraPreTrainedModel(ABC):
-    """A configuration, parameters, and the function that they make.
+# What every class takes, if only as None, since v4's classes do.
+_OPTIONAL = ("labels", "encoder_hidden_states", "encoder_attention_mask")
 
-    Attributes:
-      config: The network and its head.
-      params: `{"embeddings": …, "encoder": …, "head": …}`, float32.
-      dtype: What matrix products take in; they add up in float32, and outputs are float32.
-    """
 
-    architecture: ClassVar[Architecture]
-
-    def __init__(
-        self, config: ElectraConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32, params: Params | None = None
-    ) -> None:
-        """`params` are random, of this seed, where none are given."""
-        self.config = config
-        self.dtype = jnp.dtype(dtype)
-        self.params = self.init_params(config, seed=seed) if params is None else jax.tree.map(jnp.asarray, params)
-
-    @classmethod
-    def init_params(cls, config: ElectraConfig, *, seed: int) -> Params:
-        """Random parameters as the paper starts from."""
-        return jax.jit(lambda key: split(cls._network(config, key=key))[1])(jax.random.key(seed))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        location: str | Path | UPath,
-        *,
-        revision: str | None = None,
-        dtype: DTypeLike = jnp.float32,
-        config: ElectraConfig | None = None,
-        seed: int = 0,
-        part: Part | None = None,
-        **changes: Any,
-    ) -> Self:
-        """Reads a model, of this class or another.
-
-        Parameters that the files lack are random; one warning names them and the tensors that were left over.
-
-        Args:
-          location: A folder on any file system, a hub id (`google/electra-small-discriminator`), or a TensorFlow
-            checkpoint of the original code.
-          revision: Branch, tag or commit of a hub id.
-          dtype: What matrix products take in; parameters are float32 whatever they were saved in.
-          config: In the place of the files' own.
-          seed: Of the parameters that are random.
-          part: Which network of a TensorFlow checkpoint; None takes the one that this class is made for.
-          changes: Fields of the configuration (`num_labels=3`).
-
-        Raises:
-          FileNotFoundError: There is no such model, or a file of it is missing.
-          ConversionError: A tensor has another shape than the configuration says.
-          ValueError: A file is damaged, the configuration is not one of ELECTRA, or the vocabulary has more tokens
-            than the embedding table rows.
-        """
-        if part is None:
-            is_generator = cls.architecture in (Architecture.MASKED_LM, Architecture.CAUSAL_LM)
-            part = Part.GENERATOR if is_generator else Part.DISCRIMINATOR
-        files = read_model(location, revision=revision, part=part)
-        if config is None:
-            config = config_from_huggingface(files.values)
-        config = config.change(**changes)
-        check_vocabulary(files.tokenizer.get("vocab.txt", b""), config, source=f"{location}: vocab.txt")
-        match = match_huggingface(files.tensors, config=config, architecture=cls.architecture, source=str(location))
-        params = unflatten(match.params)
-        if match.missing:
-            params = unflatten(flatten(cls.init_params(config, seed=seed)) | match.params)
-        if match.missing or match.unexpected:
-            logger.warning("%s", _describe(cls, str(location), missing=match.missing, unexpected=match.unexpected))
-        return cls(config, dtype=dtype, params=params)
-
-    def save_pretrained(
-        self, folder: str | Path | UPath, *, tokenizer: ElectraTokenizer | None = None, card: ModelCard | None = None
-    ) -> None:
-        """Writes a folder that transformers loads: `config.json`, `model.safetensors`, `README.md`, the tokenizer's.
-
-        Raises:
-          ValueError: The tokenizer has more tokens than the embedding table rows.
-        """
-        if tokenizer is not None:
-            tokenizer.check(self.config)
-        save_pretrained(
-            UPath(folder),
-            architecture=self.architecture,
-            config=self.config,
-            params=self.params,
-            card=card or default_card(self.architecture, self.config),
-        )
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        tokenizer: ElectraTokenizer | None = None,
-        card: ModelCard | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload an ELECTRA model",
-    ) -> str:
-        """Uploads what `save_pretrained` writes and returns the address of the commit. The token is the hub's own."""
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, tokenizer=tokenizer, card=card)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-            )
-        return str(commit.commit_url)
+class ElectraPreTrainedModel(StoredModel):
+    """A configuration, parameters, and the function that they make."""
 
     def __call__(
         self,
@@ -167,10 +42,11 @@ class ElectraPreTrainedModel(ABC):
         params: Params | None = None,
         train: bool = False,
         dropout_rng: jax.Array | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         past_key_values: Cache | None = None,
+        head_mask: None = None,
         **more: ArrayLike | None,
     ) -> Any:
         """Runs the model.
@@ -181,21 +57,26 @@ class ElectraPreTrainedModel(ABC):
           token_type_ids: 0 in the first segment and 1 in the second; without it all are 0.
           position_ids: Places in the text; without it they count from 0.
           inputs_embeds: Vectors [B, T, E] in the place of `input_ids`.
-          params: In the place of the model's own.
+          params: In the place of the model's own, under our names or v4's (see `to_v4_params`).
           train: Whether there is dropout, drawn from `dropout_rng`.
-          output_hidden_states: Keep those of every layer.
-          output_attentions: Keep the weights of every layer.
-          return_dict: Whether the result is an object, or a tuple of the fields that are there.
+          output_hidden_states: Keep those of every layer; None asks the configuration, which says no by default.
+          output_attentions: Keep the weights of every layer; None likewise.
+          return_dict: Whether the result is an object, or a tuple of the fields that are there; None likewise, an
+            object by default.
           past_key_values: Of a decoder, what `init_cache` or the call before gave: the inputs come after its tokens,
             and `attention_mask` is of all that it has room for.
+          head_mask: Must be None: heads are not masked.
           more: `labels`, and what else the class takes.
 
         Raises:
           ValueError: An argument is missing, of the wrong shape, or an id is out of range.
           TypeError: An argument that this class does not take.
         """
-        if unknown := sorted(more.keys() - set(self._extra)):
+        taken = {*self._extra, *(name for name in _OPTIONAL if more.get(name) is None)}
+        if unknown := sorted(more.keys() - taken):
             raise TypeError(f"{type(self).__name__} takes no {', '.join(unknown)}; it takes {', '.join(self._extra)}")
+        if head_mask is not None:
+            raise ValueError("head_mask is given, but heads are not masked: leave it out")
         if more.get("encoder_hidden_states") is not None and not self.config.add_cross_attention:
             raise ValueError("encoder_hidden_states are given, but the config's add_cross_attention is false")
         if past_key_values is not None and not self.config.is_decoder:
@@ -211,22 +92,31 @@ class ElectraPreTrainedModel(ABC):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        self._check_ids(given)
+        given |= self._check_ids(given)
+        settings = self.config.extra
+
+        def choose(given: bool | None, name: str, default: bool) -> bool:
+            return bool(settings.get(name, default) if given is None else given)
+
         output = _run(
-            self.params if params is None else params,
+            self.from_v4_params(self.params if params is None else params),
             {name: jnp.asarray(value) for name, value in given.items() if value is not None},
             typed_key(dropout_rng) if train and dropout_rng is not None else None,
             past_key_values,
             model=type(self),
             config=self.config,
             dtype=self.dtype,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+            output_hidden_states=choose(output_hidden_states, "output_hidden_states", False),
+            output_attentions=choose(output_attentions, "output_attentions", False),
         )
-        return output if return_dict else output.to_tuple()
+        return output if choose(return_dict, "return_dict", True) else output.to_tuple()
 
-    def _check_ids(self, given: Mapping[str, Any]) -> None:
-        """Inputs on the host are looked at; a gather on a device would take the nearest row and say nothing."""
+    def _check_ids(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The ids among the inputs, as whole numbers.
+
+        Those on the host are looked at; a gather on a device would take the nearest row and say nothing.
+        """
+        ids = {}
         for name, limit, field in (
             ("input_ids", self.config.vocab_size, "vocab_size"),
             ("token_type_ids", self.config.type_vocab_size, "type_vocab_size"),
@@ -238,27 +128,19 @@ class ElectraPreTrainedModel(ABC):
             array = np.asarray(value)
             if array.size and not 0 <= array.min() <= array.max() < limit:
                 raise ValueError(f"{name} reach from {array.min()} to {array.max()}, {field} is {limit}")
+            ids[name] = array.astype(np.int32)
+            if not np.array_equal(ids[name], array):
+                raise ValueError(f"{name} are not whole numbers")
+        return ids
 
-    # What a class is made of: its network, its arguments and its output.
+    # What a class is made of besides its network: its arguments and its output.
 
-    _network: ClassVar[type[Network]]
     _extra: ClassVar[tuple[str, ...]] = ("labels",)
     _has_choices: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
     def _output(cls, logits: jax.Array, inputs: Inputs, config: ElectraConfig) -> ModelOutput: ...
-
-
-def _describe(
-    model: type[ElectraPreTrainedModel], location: str, *, missing: tuple[str, ...], unexpected: tuple[str, ...]
-) -> str:
-    parts = [f"{location} as {model.__name__}:"]
-    if missing:
-        parts.append(f"not in the files and random, to be trained: {', '.join(missing)}.")
-    if unexpected:
-        parts.append(f"in the files and not used: {', '.join(unexpected)}.")
-    return " ".join(parts)
 
 
 def typed_key(key: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stages.electra.config import ElectraConfig, ModelConfig, Size
+from stages.electra.files.config_json import as_config
 from stages.electra.files.huggingface import flatten, unflatten
 from stages.electra.joint_model import Electra, merge, split
 from stages.electra.layout import segments
@@ -42,6 +43,11 @@ def build(make: Callable[[], Any], *, seed: int = 0) -> tuple[Any, dict]:
         centre = 1.0 if name.endswith("scale") else 0.0
         params[name] = jnp.asarray(random.normal(centre, 0.1, shape), jnp.float32)
     return graphdef, jax.tree.map(jnp.asarray, unflatten(params))
+
+
+def make_model(model_class: Any, config: Any) -> Any:
+    """A model of transformers' names with random biases and scales too, for which nothing is compiled."""
+    return model_class(config, params=build(lambda: model_class._network(as_config(config), key=KEY))[1])
 
 
 def flatten_shapes(shapes: dict) -> dict[str, tuple[int, ...]]:

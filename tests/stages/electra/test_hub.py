@@ -1,12 +1,6 @@
 """Models of a hub, served from this machine as huggingface.co serves them."""
 
-import base64
-import hashlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +9,7 @@ from electra_miniature import tiny
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from loopback_hub import MAIN, OLD, REVISIONS, Hub
 from upath import UPath
 
 from stages.context import StageContext
@@ -24,94 +19,7 @@ from stages.electra.files.hub import find_model_files, is_hub_id
 from stages.electra.tokenizer import SPECIAL_TOKENS
 from stages.finetune.config import FinetuneConfig
 
-MAIN, OLD = "a" * 40, "b" * 40
-REVISIONS = {"main": MAIN, MAIN: MAIN, "v1": OLD, OLD: OLD}
 VOCABULARY = [*SPECIAL_TOKENS.values(), *(f"w{number}" for number in range(20))]
-
-
-class Hub:
-    """Folders by repository and commit, the requests that were made, and the files that were uploaded."""
-
-    def __init__(self, folders: dict[tuple[str, str], Path]) -> None:
-        self.folders, self.requests, self.uploads = folders, [], {}
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                hub.answer(self, with_body=True)
-
-            def do_HEAD(self) -> None:
-                hub.answer(self, with_body=False)
-
-            def do_POST(self) -> None:
-                hub.accept(self, self.rfile.read(int(self.headers["Content-Length"])))
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
-        path = request.path.partition("?")[0]
-        self.requests.append(path)
-        match path.strip("/").split("/"):
-            case ["api", "models", owner, name, "revision", revision]:
-                files = self.files(f"{owner}/{name}", revision)
-                body = files and {
-                    "id": f"{owner}/{name}",
-                    "sha": REVISIONS[revision],
-                    "siblings": [{"rfilename": file} for file in files],
-                }
-            case ["api", "models", owner, name, "tree", revision]:
-                files = self.files(f"{owner}/{name}", revision)
-                body = files and [
-                    {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for file, data in files.items()
-                ]
-            case [owner, name, "resolve", revision, file]:
-                body = self.files(f"{owner}/{name}", revision).get(file)
-            case _:
-                body = None
-        found = body is not None and body != {}
-        data = body if isinstance(body, bytes) else json.dumps(body if found else {"error": "not found"}).encode()
-        request.send_response(200 if found else 404)
-        request.send_header("Content-Length", str(len(data)))
-        if found:
-            request.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
-            request.send_header("X-Repo-Commit", REVISIONS.get(path.split("/")[-2], MAIN))
-        else:
-            request.send_header("X-Error-Code", "EntryNotFound" if "resolve" in path else "RepoNotFound")
-        request.end_headers()
-        if with_body:
-            request.wfile.write(data)
-
-    def accept(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        match request.path.partition("?")[0].strip("/").split("/"):
-            case ["api", "repos", "create"]:
-                made = json.loads(body)
-                answer = {"url": f"{self.address}/{made['organization']}/{made['name']}"}
-            case ["api", "validate-yaml"]:
-                answer = {"errors": [], "warnings": []}
-            case ["api", "models", _, _, "preupload", _]:
-                names = [file["path"] for file in json.loads(body)["files"]]
-                answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
-            case ["api", "models", owner, name, "commit", _]:
-                entries = [json.loads(line) for line in body.splitlines()]
-                files = [entry["value"] for entry in entries if entry["key"] == "file"]
-                self.uploads |= {file["path"]: base64.b64decode(file["content"]) for file in files}
-                answer = {"commitUrl": f"{self.address}/{owner}/{name}/commit/{MAIN}", "commitOid": MAIN}
-        data = json.dumps(answer).encode()
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(data)))
-        request.end_headers()
-        request.wfile.write(data)
-
-    def files(self, repository: str, revision: str) -> dict[str, bytes]:
-        folder = self.folders.get((repository, REVISIONS.get(revision, "")))
-        return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())} if folder else {}
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +34,8 @@ def hub(models, tmp_path, monkeypatch) -> Iterator[Hub]:
     folders = {("some/electra", commit): tmp_path / commit for commit in models}
     for commit, model in models.items():
         model.save_pretrained(tmp_path / commit, tokenizer=tokenizer)
-    hub = Hub(folders)
-    # As HF_ENDPOINT and HF_HOME in the environment would, were the library not imported already.
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    thread = threading.Thread(target=hub.server.serve_forever)
-    thread.start()
-    yield hub
-    hub.server.shutdown()
-    thread.join()
-    hub.server.server_close()
+    with Hub(folders).serving(cache=tmp_path / "cache") as hub:
+        yield hub
 
 
 def assert_same(ours, theirs) -> None:
@@ -267,9 +165,33 @@ def test_a_home_folder_is_read(models, tmp_path, monkeypatch):
 def test_a_pushed_model_is_what_was_uploaded(hub, models, tmp_path):
     address = models[OLD].push_to_hub("some/copy", card=ModelCard(title="mine", summary="text", license="apache-2.0"))
     assert address.endswith(f"some/copy/commit/{MAIN}")
-    assert hub.uploads.keys() == {"config.json", "model.safetensors", "README.md"}
-    assert b"license: apache-2.0\n" in hub.uploads["README.md"]
-    for name, data in hub.uploads.items():
+    uploads = hub.uploads["some/copy"]
+    assert uploads.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert b"license: apache-2.0\n" in uploads["README.md"]
+    for name, data in uploads.items():
         (tmp_path / "pushed").mkdir(exist_ok=True)
         (tmp_path / "pushed" / name).write_bytes(data)
     assert_same(ElectraForPreTraining.from_pretrained(tmp_path / "pushed"), models[OLD])
+
+
+def test_saving_can_upload_too_under_the_folders_name_or_another(hub, models, tmp_path):
+    models[OLD].save_pretrained(tmp_path / "mine", push_to_hub=True, token="hf_secret", private=True)
+    models[OLD].save_pretrained(tmp_path / "mine", None, True, repo_id="some/other")
+    assert hub.uploads.keys() == {"me/mine", "some/other"}
+    assert hub.uploads["me/mine"]["config.json"] == (tmp_path / "mine" / "config.json").read_bytes()
+    assert "Bearer hf_secret" in hub.tokens
+
+
+def test_the_hub_is_asked_as_the_arguments_say(hub, models, tmp_path):
+    names = {"token": "hf_secret", "cache_dir": tmp_path / "elsewhere"}
+    assert_same(ElectraForPreTraining.from_pretrained("some/electra", **names), models[MAIN])
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert list((tmp_path / "elsewhere").iterdir())
+    hub.requests.clear()
+    names["local_files_only"] = True
+    assert_same(ElectraForPreTraining.from_pretrained("some/electra", **names), models[MAIN])
+    assert ElectraConfig.from_pretrained("some/electra", **names) == models[MAIN].config
+    assert len(ElectraTokenizer.from_pretrained("some/electra", **names)) == len(VOCABULARY)
+    assert not hub.requests
+    with pytest.raises(FileNotFoundError, match="some/electra"):
+        ElectraForPreTraining.from_pretrained("some/electra", local_files_only=True)  # not in the usual cache
