@@ -69,7 +69,7 @@ def build_stages(config: PipelineConfig) -> tuple[Stage, ...]:
     needs = ("vocab", "shard")
     add("pretrain", pretrain, config.pretrain, needs=needs, sources=released, num_processes=processes)
     if config.pretrain is not None:
-        add("export", export, config.export, needs=("vocab", "pretrain"))
+        add("export", export, config.export, needs=("vocab", "shard", "pretrain"))
     runs = expand(config.finetune, seed=config.seed) if config.finetune is not None else {}
     processes = config.cluster.finetune_processes
     alone = processes == 1  # then it computes in its own task

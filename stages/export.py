@@ -1,111 +1,127 @@
-"""Writes the pretrained discriminator and generator as Hugging Face folders."""
+"""Writes the pretrained discriminator and generator as Hugging Face folders, and uploads them where asked to."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import logging
+import re
+from dataclasses import asdict, dataclass
 
 from stages.context import StageContext
+from stages.electra.files.hub import is_hub_name
+from stages.run_warning import RunWarning, WarningKind
 
-if TYPE_CHECKING:
-    from stages.electra.config import ElectraConfig
-    from stages.electra.files.card import ModelCard
+VERSION = 2
 
-VERSION = 1
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Contents of the model cards.
+    """Contents of the model cards, and where the models go.
 
     Attributes:
       name: Name of the model, the first word of both cards' titles.
-      language: ISO 639-1 codes of the text.
-      license: Of the weights, as the Hugging Face hub names it (`apache-2.0`); None leaves it open.
+      language: ISO 639-1 codes of the text (`[en, de]`). Nobody can tell them from the text: left out, the cards say
+        none, and the run warns of it.
+      license: Of the weights, as the Hugging Face hub names it (`apache-2.0`); likewise.
       datasets: Names of the training text.
       tags: Further tags.
+      push_to_hub: Uploads to `NAME-discriminator` and `NAME-generator` of the Hugging Face hub (`owner/name`, or `name`
+        for the account whose token HF_TOKEN or `hf auth login` gives); None uploads nothing.
+      private: Whether repositories that are made for it are private.
     """
 
     name: str = "electra"
-    language: tuple[str, ...] = ("en",)
+    language: tuple[str, ...] = ()
     license: str | None = None
     datasets: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    push_to_hub: str | None = None
+    private: bool = True
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("name is empty, must be the name of the model")
+        for code in self.language:
+            if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual|code", code):
+                raise ValueError(f"language has {code!r}, must be ISO 639-1 codes, as [en] or [pt-BR]")
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            raise ValueError(
+                f"license is {self.license!r}, must be one of the hub's names, as apache-2.0, mit, cc-by-4.0 or other"
+            )
+        if self.push_to_hub is not None and not is_hub_name(self.push_to_hub):
+            raise ValueError(f"push_to_hub is {self.push_to_hub!r}, must be a name on the hub: owner/name")
+
+    def hub_name(self, network: str) -> str:
+        """The name on the hub of a network, or the one that it would have."""
+        slug = re.sub(r"[^\w.-]+", "-", self.name, flags=re.ASCII).strip("-.") or "electra"
+        return f"{self.push_to_hub or slug}-{network}"
 
 
 def run(config: ExportConfig, context: StageContext) -> None:
-    """Writes `discriminator/` and `generator/`, or the one of them that the objective trains.
+    """Writes `discriminator/` and `generator/`, or the one of them that the objective trains, and `result.json`.
 
     Raises:
       ConversionError: The pretrained parameters are not those of their configuration.
+      ConnectionError: The hub cannot be reached, or refuses the upload.
     """
-    from cluster.storage import read_json
+    from cluster.storage import read_json, write_json
     from stages.electra.config import ElectraConfig
     from stages.electra.files.huggingface import Architecture
     from stages.electra.files.model_folder import load_parameters, save_pretrained, take_network
+    from stages.electra.files.upload import upload_folder
+    from stages.pretrained_card import TrainingFacts, pretrained_card
 
     pretrained, tokenizer = context.inputs["pretrain"], context.inputs["vocab"]
     networks = read_json(pretrained / "model" / "config.json")
-    heldout = read_json(pretrained / "result.json").get("heldout") or {}
+    facts = TrainingFacts.read(context.inputs)
     params = load_parameters(pretrained / "model" / "parameters.safetensors")
+    warnings = find_unstated(config)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    uploads = {}
     for name in ("discriminator", "generator"):
         if name not in networks:
             continue
         architecture, model = take_network(params, name)
-        predicts_words = architecture is Architecture.MASKED_LM
         network = ElectraConfig.from_dict(networks[name])
+        card = pretrained_card(
+            facts,
+            network=network,
+            title=f"{config.name} {name}",
+            name=config.hub_name(name),
+            is_generator=name == "generator",
+            predicts_words=architecture is Architecture.MASKED_LM,
+            language=config.language,
+            license=config.license,
+            datasets=config.datasets,
+            tags=config.tags,
+        )
         save_pretrained(
             context.output / name,
             architecture=architecture,
             config=network,
             params=model,
             tokenizer=tokenizer,
-            card=_card(config, name=name, predicts_words=predicts_words, network=network, heldout=heldout),
+            card=card,
         )
         context.tracker.model(str(context.output / name), name=name)
-
-
-def _card(
-    config: ExportConfig, *, name: str, predicts_words: bool, network: "ElectraConfig", heldout: Mapping[str, float]
-) -> "ModelCard":
-    from stages.electra.files.card import ModelCard, load_usage
-
-    shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"
-    metrics: tuple[str, ...]
-    if name == "generator":
-        metrics = ("loss/generator", "masked/accuracy")
-        summary = f"A masked language model ({shape}), the generator of an ELECTRA model (arXiv 2003.10555)."
-        usage = (
-            "from transformers import pipeline\n\n"
-            'fill = pipeline("fill-mask", model="path/to/generator")\n'
-            'fill("a [MASK] of text")\n'
-        )
-    elif predicts_words:
-        metrics = ("loss/restoration", "restored/accuracy")
-        summary = (
-            f"An ELECTRA model ({shape}), pretrained to restore texts in which a generator replaced words "
-            "(arXiv 2003.10555, section 3.4). Fine-tune it for classification, tagging or question answering."
-        )
-        usage = load_usage("ElectraModel", folder=name, outputs="states = {}.last_hidden_state")
-    else:
-        metrics = ("loss/discriminator", "replaced/precision", "replaced/recall", "replaced/auc")
-        summary = (
-            f"An ELECTRA discriminator ({shape}), pretrained to tell replaced tokens from original ones "
-            "(arXiv 2003.10555). Fine-tune it for classification, tagging or question answering."
-        )
-        usage = load_usage("ElectraForPreTraining", folder=name, outputs="logits = {}.logits  # above 0: replaced")
-    return ModelCard(
-        title=f"{config.name} {name}",
-        summary=summary,
-        usage=usage,
-        license=config.license,
-        language=config.language,
-        tags=config.tags,
-        datasets=config.datasets,
-        task="fill-mask" if name == "generator" else None,
-        dataset="held-out part of the training text",
-        results={metric: heldout[metric] for metric in metrics if metric in heldout},
+        if config.push_to_hub is not None:
+            uploads[name] = upload_folder(
+                context.output / name, config.hub_name(name), private=config.private, message=f"Upload {config.name}"
+            )
+            logger.info("%s: %s", name, uploads[name])
+    write_json(
+        context.output / "result.json", {"uploads": uploads, "warnings": [asdict(warning) for warning in warnings]}
     )
+
+
+def find_unstated(config: ExportConfig) -> list[RunWarning]:
+    """What the model cards do not say because the config does not."""
+    missing = {
+        "export.language": (config.language, "language", "as [en]"),
+        "export.license": (config.license, "licence", "as apache-2.0"),
+    }
+    return [
+        RunWarning(WarningKind.UNSTATED, f"{key} is not set ({example}): the model cards name no {what}")
+        for key, (value, what, example) in missing.items()
+        if not value
+    ]

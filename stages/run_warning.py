@@ -16,6 +16,7 @@ class WarningKind(StrEnum):
     TRUNCATED = "truncated"  # texts that are longer than `max_length`
     OUT_OF_REACH = "out_of_reach"  # gold answers or tags that the model cannot give
     EMPTY_ANSWERS = "empty_answers"
+    UNSTATED = "unstated"  # what a model card should say, and nobody said
     DAMAGED = "damaged"  # checkpoints that could not be read, and were passed over
 
 

@@ -206,6 +206,11 @@ class ElectraConfig:
         return self.id2label != default_labels(self.num_labels)
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """False: code for any model of transformers asks."""
+        return False
+
+    @property
     def head_dropout(self) -> float:
         """Dropout rate of the heads for texts and tokens."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout

@@ -227,8 +227,8 @@ class ElectraTokenizer:
             folder = find_folder(location, stack=stack, revision=revision, with_weights=False, access=access)
             settings = folder / "tokenizer_config.json"
             values: dict[str, Any] = read_json(UPath(settings)) if settings.exists() else {}
-            # Where it is not stated transformers writes a number without meaning, 1e30.
-            max_length = min(512, int(values.get("model_max_length") or 512))
+            stated = values.get("model_max_length") or 512
+            max_length = int(stated) if stated < 1e9 else 512  # where nobody said so, transformers writes 1e30
             split = values.get("split_special_tokens")
             if (folder / "tokenizer.json").exists():
                 text = (folder / "tokenizer.json").read_text(encoding="utf-8")
@@ -369,8 +369,8 @@ class ElectraTokenizer:
                 f"the tokenizer has {len(self)} tokens, the embedding table {config.vocab_size} rows (vocab_size)"
             )
 
-    def save_pretrained(self, folder: str | Path | UPath) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`."""
+    def save_pretrained(self, folder: str | Path | UPath, *, max_length: int | None = None) -> None:
+        """Writes `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`; `max_length` if it is below its own."""
         self.backend.no_padding()
         self.backend.no_truncation()
         target = UPath(folder)
@@ -380,6 +380,6 @@ class ElectraTokenizer:
         write_json(
             target / "tokenizer_config.json",
             transformers_settings(self.backend)
-            | {"model_max_length": self.max_length}
+            | {"model_max_length": min(self.max_length, max_length or self.max_length)}
             | ({} if self.split_special_tokens is None else {"split_special_tokens": self.split_special_tokens}),
         )

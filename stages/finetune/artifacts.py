@@ -1,6 +1,5 @@
 """What a fine-tuning run leaves: predictions, the model as a Hugging Face folder, result.json."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,12 +10,12 @@ from upath import UPath
 from cluster.storage import write_json, write_text
 from stages.context import StageContext
 from stages.electra.config import ElectraConfig
-from stages.electra.files.card import ModelCard
-from stages.electra.files.hub import OWN_HEAD
+from stages.electra.files.card import read_metadata
 from stages.electra.files.huggingface import Architecture
 from stages.electra.files.model_folder import save_pretrained
 from stages.electra.joint_model import Params
 from stages.finetune.config import FinetuneConfig, Init
+from stages.finetune.finetuned_card import finetuned_card
 from stages.run_warning import RunWarning
 from stages.tasks.base import Evaluation, Task, TaskData, load_work
 from stages.tasks.kinds import KINDS
@@ -52,7 +51,15 @@ def write_results(
         params={name: value for name, value in (params | {"head": head}).items() if value is not None},
         tokenizer=folder,
         own_head=params["head"] if config.head in spec.own_heads else None,
-        card=_card(config, task, network=network, evaluation=evaluation, architecture=architecture),
+        card=finetuned_card(
+            config,
+            task,
+            data=data,
+            base=_metadata(folder) if config.init is Init.PRETRAINED else {},
+            evaluation=evaluation,
+            architecture=architecture,
+            result=result,
+        ),
     )
     for warning in warnings:
         logger.warning("%s: %s", task.name, warning)
@@ -64,29 +71,7 @@ def write_results(
     context.tracker.artifact(context.output / "result.json")
 
 
-def _card(
-    config: FinetuneConfig, task: Task, *, network: ElectraConfig, evaluation: Evaluation, architecture: Architecture
-) -> ModelCard:
-    pipeline = KINDS[task.kind].pipeline
-    weights = "a pretrained discriminator" if config.init == Init.PRETRAINED else "random weights"
-    summary = (
-        f"{architecture} of {network.num_hidden_layers} layers of width {network.hidden_size}, fine-tuned "
-        f"on {task.name} from {weights} (seed {config.seed}, {config.epochs:g} epochs, learning rate "
-        f"{config.learning_rate:g}). Scores are of the dev split, in per cent."
-    )
-    usage = f'from transformers import pipeline\n\nanswer = pipeline({json.dumps(pipeline)}, model="path/to/model")\n'
-    if config.head in KINDS[task.kind].own_heads:
-        known = "the encoder alone" if architecture is Architecture.MODEL else "a model that always gives an answer"
-        summary += f" The head is in {OWN_HEAD}; transformers ignores it and loads {known}."
-        usage = (
-            'from stages.tasks.predictor import Predictor\n\npredictor = Predictor("path/to/model")\n'
-            'predictor.answers([{"question": "…", "context": "…"}])\n'
-        )
-    return ModelCard(
-        title=f"ELECTRA fine-tuned on {task.name}",
-        summary=summary,
-        usage=usage,
-        task=pipeline,
-        dataset=task.name,
-        results=evaluation.scores,
-    )
+def _metadata(folder: UPath) -> dict[str, Any]:
+    """What the card of the model that this one started from says to the hub."""
+    path = folder / "README.md"
+    return read_metadata(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}

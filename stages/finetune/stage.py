@@ -8,7 +8,7 @@ from stages.context import StageContext, Tracker
 from stages.finetune.config import FinetuneConfig
 from stages.run_warning import read_warnings
 
-VERSION = 3
+VERSION = 4
 
 logger = logging.getLogger(__name__)
 

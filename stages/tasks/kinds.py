@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 
 from stages.electra.config import HeadKind, ProblemType
+from stages.electra.files import snippets
 
 
 class TaskKind(StrEnum):
@@ -32,7 +33,8 @@ class KindSpec:
     Attributes:
       module: The module that holds its `WORK`.
       architecture: The class of transformers that its models are saved for.
-      pipeline: The pipeline of transformers that runs such a model.
+      pipeline: The hub's name of such tasks, and of the pipeline of transformers that runs them, if it has one.
+      snippet: Python that prints an answer of such a model (see `stages.electra.files.snippets`).
       metrics: Its scores; the first is the one by which runs are compared, unless the user names another.
       binary_metrics: Further scores where there are two classes: those of class 1.
       problem_type: What the labels of a text are.
@@ -47,6 +49,7 @@ class KindSpec:
     module: str
     architecture: str
     pipeline: str
+    snippet: str
     metrics: tuple[str, ...]
     binary_metrics: tuple[str, ...] = ()
     problem_type: ProblemType | None = None
@@ -74,6 +77,7 @@ _of_questions = partial(
     module="stages.tasks.question_answering",
     architecture="ElectraForQuestionAnswering",
     pipeline="question-answering",
+    snippet=snippets.QUESTION_ANSWERING,
     epochs=2,
     max_length=512,
 )
@@ -81,6 +85,7 @@ _of_questions = partial(
 KINDS: Mapping[TaskKind, KindSpec] = MappingProxyType(
     {
         TaskKind.CLASSIFICATION: _of_texts(
+            snippet=snippets.CLASSIFICATION,
             metrics=("accuracy", "macro_f1", "matthews"),
             binary_metrics=("f1",),
             problem_type=ProblemType.SINGLE_LABEL,
@@ -88,12 +93,14 @@ KINDS: Mapping[TaskKind, KindSpec] = MappingProxyType(
             takes=("class_weights", "columns"),
         ),
         TaskKind.MULTI_LABEL: _of_texts(
+            snippet=snippets.MULTI_LABEL,
             metrics=("micro_f1", "macro_f1", "exact_match"),
             problem_type=ProblemType.MULTI_LABEL,
             needs=(("texts", "label", "labels"),),
             takes=("class_weights", "columns"),
         ),
         TaskKind.REGRESSION: _of_texts(
+            snippet=snippets.REGRESSION,
             metrics=("spearman", "pearson"),
             problem_type=ProblemType.REGRESSION,
             needs=(("texts", "label", "range"),),
@@ -103,6 +110,7 @@ KINDS: Mapping[TaskKind, KindSpec] = MappingProxyType(
             module="stages.tasks.tagging",
             architecture="ElectraForTokenClassification",
             pipeline="token-classification",
+            snippet=snippets.TAGGING,
             metrics=("f1", "precision", "recall", "accuracy"),
             needs=(("columns",), ("texts", "label")),
             takes=("labels",),

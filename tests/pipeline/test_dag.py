@@ -50,7 +50,7 @@ def test_every_stage_needs_what_it_reads(stages):
     assert needs["vocab"] == ("ingest",)
     assert needs["shard"] == ("ingest", "vocab")
     assert needs["pretrain"] == ("vocab", "shard")
-    assert needs["export"] == ("vocab", "pretrain")
+    assert needs["export"] == ("vocab", "shard", "pretrain")
     assert needs["examples/cola"] == ("sample",)
     assert needs["examples/mrpc"] == ()
     assert needs["finetune/cola/seed-0"] == ("sample", "examples/cola", "export")

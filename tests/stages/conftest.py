@@ -1,4 +1,4 @@
-"""`killed_runs` and `loopback_hub` become importable."""
+"""`killed_runs` and its like become importable."""
 
 import sys
 from pathlib import Path

@@ -11,6 +11,7 @@ from stages.electra.files.huggingface import Architecture
 _WRITTEN = (
     "architectures",
     "dtype",
+    "is_encoder_decoder",
     "label2id",
     "model_type",
     "position_embedding_type",

@@ -46,9 +46,14 @@ class HubAccess:
 DEFAULT_ACCESS = HubAccess()
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether the hub may have a model of this name: `name` or `owner/name`."""
+    return _ID.fullmatch(name) is not None
+
+
 def is_hub_id(location: str) -> bool:
     """Whether this names a model on the hub: `name` or `owner/name`. As in transformers, a local folder comes first."""
-    return _ID.fullmatch(location) is not None and not os.path.isdir(location)
+    return is_hub_name(location) and not os.path.isdir(location)
 
 
 def check_revision(location: str | None, revision: str | None, *, name: str = "revision") -> None:

@@ -78,7 +78,7 @@ def save_pretrained(
     if kind is Architecture.SEQUENCE_CLASSIFICATION and "dense" not in params["head"]:
         params = with_dense(params)
     tensors = to_huggingface(params, config=config, architecture=kind)
-    files = {} if tokenizer is None else _as_trained(read_tokenizer_files(tokenizer), source=str(tokenizer))
+    files = {} if tokenizer is None else _as_trained(read_tokenizer_files(tokenizer), config, source=str(tokenizer))
     check_vocabulary(files.get("vocab.txt", b""), config, source=f"{tokenizer}/vocab.txt")
     folder.mkdir(parents=True, exist_ok=True)
     # 'pt' is what transformers asks for; the bytes are the same for every framework.
@@ -92,21 +92,27 @@ def save_pretrained(
         write_text(folder / "README.md", card.render())
 
 
-def _as_trained(files: dict[str, bytes], *, source: str) -> dict[str, bytes]:
+def _as_trained(files: dict[str, bytes], config: ElectraConfig, *, source: str) -> dict[str, bytes]:
     """A tokenizer's files by name, from which transformers makes the ids that a model was trained on.
+
+    They say too where texts are to be cut: longer ones than the model has positions for would crash it.
 
     Raises:
       ValueError: Its tokenizer.json is damaged.
     """
-    if "tokenizer.json" not in files:
+    if not {"tokenizer.json", "vocab.txt"} & files.keys():
         return files
-    tokenizer = parse_tokenizer(files["tokenizer.json"].decode(), source=f"{source}/tokenizer.json")
-    before = tokenizer.to_str()
-    frame(tokenizer)
-    if tokenizer.to_str() != before:
-        files = files | {"tokenizer.json": tokenizer.to_str(pretty=True).encode()}
-    found = json.loads(files.get("tokenizer_config.json", b"{}"))
-    settings = found | transformers_settings(tokenizer)
+    settings = found = json.loads(files.get("tokenizer_config.json", b"{}"))
+    if "tokenizer.json" in files:
+        tokenizer = parse_tokenizer(files["tokenizer.json"].decode(), source=f"{source}/tokenizer.json")
+        before = tokenizer.to_str()
+        frame(tokenizer)
+        if tokenizer.to_str() != before:
+            files = files | {"tokenizer.json": tokenizer.to_str(pretty=True).encode()}
+        settings = found | transformers_settings(tokenizer)
+    # Where nobody said so, transformers writes a number without meaning, 1e30.
+    longest = min(settings.get("model_max_length") or config.max_position_embeddings, config.max_position_embeddings)
+    settings = settings | {"model_max_length": longest}
     if settings != found:
         files = files | {"tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False).encode()}
     return files

@@ -14,7 +14,7 @@ from flax.serialization import to_bytes
 from jax.typing import DTypeLike
 from upath import UPath
 
-from cluster.storage import write_bytes
+from cluster.storage import write_bytes, write_json
 from stages.electra.config import ElectraConfig
 from stages.electra.files.card import ModelCard, default_card
 from stages.electra.files.config_json import as_config, config_from_huggingface
@@ -23,6 +23,7 @@ from stages.electra.files.hub import HubAccess
 from stages.electra.files.huggingface import Architecture, Match, flatten, match_huggingface, unflatten
 from stages.electra.files.locate import read_model
 from stages.electra.files.model_folder import save_pretrained
+from stages.electra.files.upload import upload_folder
 from stages.electra.files.v4_names import from_v4_names, has_v4_names, to_v4_names
 from stages.electra.joint_model import Params, split
 from stages.electra.network import Network
@@ -77,6 +78,11 @@ class StoredModel(ABC):
     @params.setter
     def params(self, params: Params | FrozenDict) -> None:
         self._params: Params = jax.tree.map(jnp.asarray, unfreeze(params))
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the model goes on from prompts."""
+        return hasattr(cls, "generate")
 
     @classmethod
     def init_params(cls, config: ElectraConfig, *, seed: int) -> Params:
@@ -237,21 +243,16 @@ class StoredModel(ABC):
             params=ours,
             card=card or default_card(self.architecture, self.config),
         )
+        if self.can_generate():
+            write_json(target / "generation_config.json", {"pad_token_id": self.config.pad_token_id})
         if not safe_serialization:
             write_bytes(target / _MSGPACK, to_bytes(jax.device_get(self.to_v4_params(ours))))
         # Else whoever looks for the other format first would read weights of an earlier save.
         (target / (_MSGPACK if safe_serialization else _SAFETENSORS)).unlink(missing_ok=True)
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            tokenizer.save_pretrained(folder, max_length=self.config.max_position_embeddings)
         if push_to_hub:
-            _upload(
-                str(folder),
-                repo_id or target.name,
-                token=token,
-                private=private,
-                revision=None,
-                commit_message=commit_message,
-            )
+            upload_folder(target, repo_id or target.name, token=token, private=private, message=commit_message)
 
     def push_to_hub(
         self,
@@ -267,8 +268,8 @@ class StoredModel(ABC):
         """Uploads what `save_pretrained` writes and returns the address of the commit."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, tokenizer=tokenizer, card=card)
-            return _upload(
-                folder, repo_id, token=token, private=private, revision=revision, commit_message=commit_message
+            return upload_folder(
+                UPath(folder), repo_id, token=token, private=private, revision=revision, message=commit_message
             )
 
 
@@ -294,23 +295,3 @@ def _describe(model: type[StoredModel], location: str, match: Match) -> str:
     if match.unexpected:
         parts.append(f"in the files and not used: {', '.join(match.unexpected)}.")
     return " ".join(parts)
-
-
-def _upload(
-    folder: str,
-    repo_id: str,
-    *,
-    token: str | bool | None,
-    private: bool | None,
-    revision: str | None,
-    commit_message: str,
-) -> str:
-    """Uploads a folder, and returns the address of the commit."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    made = api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=made.repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-    )
-    return str(commit.commit_url)

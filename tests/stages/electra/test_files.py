@@ -11,12 +11,10 @@ import safetensors.numpy
 import yaml
 from electra_miniature import KEY, build, tiny
 from huggingface_hub import ModelCard as HubCard
-from tokenizers import BertWordPieceTokenizer
 from upath import UPath
 
-from stages.context import StageContext, Tracker
 from stages.electra.config import HeadKind
-from stages.electra.files.card import ModelCard
+from stages.electra.files.card import ModelCard, read_metadata
 from stages.electra.files.huggingface import ConversionError, flatten
 from stages.electra.files.model_folder import (
     load_backbone,
@@ -27,7 +25,6 @@ from stages.electra.files.model_folder import (
 )
 from stages.electra.joint_model import merge
 from stages.electra.network import SequenceClassifier, SpanPredictor, TokenClassifier
-from stages.export import ExportConfig, run
 
 LABELS = {0: "no", 1: "yes", 2: "maybe"}
 
@@ -197,77 +194,43 @@ def test_own_parameters_survive_their_file(tmp_path, electra):
     assert_equal(load_parameters(path), electra[1])
 
 
-class Recorder(Tracker):
-    def __init__(self) -> None:
-        self.models: dict[str, str] = {}
-
-    def model(self, path, *, name) -> None:
-        self.models[name] = str(path)
-
-
-def test_the_export_stage_writes_both_networks_with_the_shared_embeddings(tmp_path, electra):
-    inputs = {name: UPath(tmp_path / name) for name in ("pretrain", "vocab")}
-    output, tracker = UPath(tmp_path / "export"), Recorder()
-    networks = dict(zip(("discriminator", "generator"), tiny(), strict=True))
-    save_parameters(inputs["pretrain"] / "model" / "parameters.safetensors", electra[1])
-    texts = {name: config.to_dict() for name, config in networks.items()}
-    (inputs["pretrain"] / "model" / "config.json").write_text(json.dumps(texts))
-    (inputs["pretrain"] / "result.json").write_text(json.dumps({"heldout": {"replaced/auc": 0.8125}}))
-    inputs["vocab"].mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
-    tokenizer = BertWordPieceTokenizer({word: number for number, word in enumerate(words)})
-    (inputs["vocab"] / "tokenizer_config.json").write_text("{}")
-    (inputs["vocab"] / "vocab.txt").write_text("\n".join(words))
-    output.mkdir()
-    (inputs["vocab"] / "tokenizer.json").write_text("damaged")
-    with pytest.raises(ValueError, match=r"vocab/tokenizer\.json: not a tokenizer.json of the tokenizers library"):
-        run(ExportConfig(), StageContext(output=output, inputs=inputs, tracker=tracker))
-    (inputs["vocab"] / "tokenizer.json").write_text(tokenizer.to_str())
-    tracker = Recorder()
-    run(ExportConfig(name="mine", license="apache-2.0"), StageContext(output=output, inputs=inputs, tracker=tracker))
-    assert tracker.models == {name: str(output / name) for name in networks}
-    for name, config in networks.items():
-        loaded = load_pretrained(output / name)
-        assert loaded.config == config
-        assert_equal(loaded.params["embeddings"], electra[1]["embeddings"])
-        assert_equal(loaded.params["encoder"], electra[1][name])
-        assert_equal(loaded.params["head"], electra[1][f"{name}_head"])
-        assert (output / name / "vocab.txt").read_text() == "\n".join(words)
-    card = (output / "discriminator" / "README.md").read_text()
-    assert card.startswith("---\n")
-    assert HubCard(card).data.to_dict() == {
-        "language": ["en"],
-        "license": "apache-2.0",
-        "library_name": "transformers",
-        "tags": ["electra"],
-    }
-    assert "# mine discriminator" in card
-    assert "| replaced/auc | 0.8125 |" in card
-
-
 def test_the_hubs_library_reads_a_model_card_with_its_results():
     card = ModelCard(
         title='a "quoted" model: yes, 文',
         summary="text",
         task="text-classification",
         dataset="cola",
-        results={"matthews": 0.5, "accuracy": 81.25},
+        split="dev",
+        base_model="some/electra",
+        language=("en", "pt-BR"),
+        results={"matthews": 50.0, "accuracy": 81.25, "macro_f1": 80.0, "f1": 70.0, "special": 3.0},
     )
     found = HubCard(card.render())
     assert found.data.model_name == 'a "quoted" model: yes, 文'
     assert [(result.metric_type, result.metric_value) for result in found.data.eval_results] == [
-        ("matthews", 0.5),
-        ("accuracy", 81.25),
+        ("matthews_correlation", 0.5),
+        ("accuracy", 0.8125),
+        ("f1", 0.8),
+        ("f1", 0.7),
+        ("special", 3.0),
     ]
     metadata = yaml.safe_load(card.render().split("---\n")[1])
     assert "license" not in metadata
-    assert metadata["metrics"] == ["matthews", "accuracy"]
+    assert metadata["metrics"] == ["matthews_correlation", "accuracy", "f1", "special"]
+    assert (metadata["base_model"], metadata["language"]) == ("some/electra", ["en", "pt-BR"])
+    assert read_metadata(card.render()) == metadata
     (index,) = metadata["model-index"]
     assert index["results"] == [
         {
             "task": {"type": "text-classification"},
-            "dataset": {"name": "cola", "type": "cola"},
-            "metrics": [{"type": "matthews", "value": 0.5}, {"type": "accuracy", "value": 81.25}],
+            "dataset": {"name": "cola", "type": "cola", "split": "dev"},
+            "metrics": [
+                {"type": "matthews_correlation", "value": 0.5, "name": "matthews"},
+                {"type": "accuracy", "value": 0.8125, "name": "accuracy"},
+                {"type": "f1", "value": 0.8, "name": "macro_f1"},
+                {"type": "f1", "value": 0.7, "name": "f1"},
+                {"type": "special", "value": 3.0, "name": "special"},
+            ],
         }
     ]
     assert f"# {found.data.model_name}\n\ntext\n\n## Results\n" in found.content
@@ -276,3 +239,8 @@ def test_the_hubs_library_reads_a_model_card_with_its_results():
 def test_a_model_card_leaves_out_what_is_not_known():
     metadata = yaml.safe_load(ModelCard(title="t", summary="s").render().split("---\n")[1])
     assert metadata == {"library_name": "transformers", "tags": ["electra"]}
+
+
+@pytest.mark.parametrize("text", ["", "no metadata", "---\n: {\n---\n", "---\n- a list\n---\n", "---\nnever closed"])
+def test_a_card_of_somebody_else_may_say_nothing(text):
+    assert read_metadata(text) == {}
