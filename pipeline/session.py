@@ -10,13 +10,14 @@ from rich.console import Console
 from upath import UPath
 
 from cluster.bootstrap import connect
+from cluster.latest import write_latest
 from pipeline.config.errors import UsageError
 from pipeline.config.sections import PipelineConfig
 from pipeline.display import make_display
 from pipeline.lease import Lease, LeaseHeldError, LeaseLostError
 from pipeline.plan import PlannedStage, unfinished
 from pipeline.resources import cluster_resources, find_shortages, is_own_cluster
-from pipeline.results import StageResult, State
+from pipeline.results import StageResult, State, folders_to_use
 from pipeline.runner import empty_folder, run_plan
 from pipeline.summary import print_summary
 from pipeline.tracking.driver import Recording
@@ -140,5 +141,9 @@ class Session:
         if failed:
             print(f"\nFinished work is kept. After fixing the cause, resume with:\n  {self.again}", file=sys.stderr)
         finished = {name for name, result in latest.items() if result.state in (State.FINISHED, State.DONE)}
+        try:
+            write_latest(self.output / "latest", folders_to_use(plan, finished=finished))
+        except OSError as error:
+            console.print(f"{self.output / 'latest'} is not up to date: {error}", style="yellow", highlight=False)
         print_summary(plan, config=self.config, output=self.output, finished=finished)
         return 1 if failed else 0
