@@ -106,8 +106,20 @@ def test_a_bare_encoder_has_no_prefix_and_layers_are_numbered():
     layers = [name for name in BACKBONE if "layer/0" in name]
     assert set(flat(view)) == {*BACKBONE, *(name.replace("layer/0", "layer/1") for name in layers)}
     jax.tree.map(np.testing.assert_array_equal, model.from_v4_params(view), model.params)
-    first, second = (view["encoder"]["layer"][number]["output"]["dense"]["kernel"] for number in "01")
-    assert not np.array_equal(first, second)
+    kernels = [view["encoder"]["layer"][number]["output"]["dense"]["kernel"] for number in "01"]
+    assert not np.array_equal(*kernels)
+    np.testing.assert_array_equal(model.params["encoder"]["layers"]["output"]["kernel"], np.stack(kernels))
+
+
+def test_a_mask_that_tells_layers_apart_has_v4s_names_only():
+    model = make_model(FlaxElectraModel, replace(CONFIG, num_hidden_layers=2))
+    mask = {path: path[:3] != ("encoder", "layer", "0") for path in flatten_dict(model.to_v4_params())}
+    message = r"encoder/layers/\S+: the layers, which are one parameter .* different leaves, False, True: keep the tree"
+    with pytest.raises(ConversionError, match=message):
+        model.from_v4_params(unflatten_dict(mask))
+    assert model.to_v4_params(unflatten_dict(mask)) == unflatten_dict(mask)
+    same = unflatten_dict({path: path[-1] != "bias" for path in mask})
+    assert model.to_v4_params(model.from_v4_params(same)) == same
 
 
 def test_a_tree_that_is_not_the_models_is_refused(classifier):
