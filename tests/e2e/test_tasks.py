@@ -202,6 +202,10 @@ def test_all_tasks_run_in_one_command_and_the_second_time_none_does(tmp_path: Pa
     assert scores["gaps"] == []
     with zipfile.ZipFile(_only(output, "submission") / "submission.zip") as archive:
         assert len(archive.namelist()) == 11
+    latest = output / "latest"
+    assert {path.name for path in (latest / "finetune").iterdir()} == set(tasks)
+    assert all((path / "seed-0" / "config.json").exists() for path in (latest / "finetune").iterdir())
+    assert (latest / "report").resolve() == _only(output, "report")
 
     again = _run(config)
     assert again.returncode == 0
@@ -213,4 +217,5 @@ def test_all_tasks_run_in_one_command_and_the_second_time_none_does(tmp_path: Pa
     assert failed.returncode == 1
     gaps = json.loads(max((output / "report").glob("*/scores.json"), key=os.path.getmtime).read_text())["gaps"]
     assert [gap["what"] for gap in gaps] == ["finetune/stars/seed-0"]
+    assert {path.name for path in (latest / "finetune").iterdir()} == set(tasks) - {"stars"}
     assert "column 'stars' holds '6', expected a number from 1 to 5" in gaps[0]["reason"]

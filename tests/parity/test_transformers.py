@@ -340,6 +340,18 @@ def test_the_example_for_flax_of_transformers_4_runs_with_one_import_changed(tmp
     np.testing.assert_allclose(prediction_logits, expected, atol=1e-5)
 
 
+def test_a_configuration_of_transformers_is_taken(tmp_path):
+    fields = SIZES["equal"] | {"num_labels": 3, "finetuning_task": "mnli", "output_hidden_states": True}
+    theirs, ours = make_model("ElectraForSequenceClassification", tmp_path, **fields)
+    model = stages.electra.ElectraForSequenceClassification(theirs.config, params=ours.params)
+    assert model.config == ours.config
+    assert model.config.finetuning_task == "mnli"
+    loaded = stages.electra.ElectraForSequenceClassification.from_pretrained(tmp_path, config=theirs.config)
+    inputs = make_inputs(fields)
+    np.testing.assert_array_equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert len(loaded(**inputs).hidden_states) == fields["num_hidden_layers"] + 1
+
+
 def test_our_tokenizer_gives_what_transformers_gives(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")

@@ -48,7 +48,8 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ElectraConfig:
 def config_to_huggingface(config: ElectraConfig, *, architecture: Architecture) -> dict[str, Any]:
     """The contents of a `config.json`."""
     has_labels = architecture in (Architecture.SEQUENCE_CLASSIFICATION, Architecture.TOKEN_CLASSIFICATION)
-    names = config.id2label if has_labels or config.has_named_labels else None
+    is_default = not config.has_named_labels and config.num_labels == 2  # as without a word in transformers
+    names = config.id2label if has_labels or not is_default else None
     values = {name: value for name, value in config.to_dict().items() if name not in ("num_labels", "id2label")}
     values |= {
         "architectures": [str(architecture)],
