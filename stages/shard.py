@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from enum import StrEnum
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upath import UPath
@@ -18,12 +19,13 @@ from upath import UPath
 from cluster.parallel import map_items
 from cluster.storage import read_json, write_json
 from stages.context import StageContext
-from stages.data.builders import MIN_LENGTH, Example, LongLines, PackedBuilder, Packing, PairBuilder
+from stages.data.builders import MIN_LENGTH, LongLines, Packing, make_builder
 from stages.data.shard_index import SPLITS, Shard, ShardIndex
 from stages.electra.tokenizer import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from stages.data.encoding import Encoder
+    from stages.data.rows import Lines
 
 VERSION = 2
 
@@ -32,7 +34,21 @@ BYTES_IN_A_MEGABYTE = 1 << 20
 # A vocabulary that fits its corpus knows all but a few words in a thousand.
 _SHARE_WORTH_A_WARNING = 0.01
 
+# Text that is encoded at once. A document is never divided.
+_BLOCK_BYTES = 4 << 20
+
 logger = logging.getLogger(__name__)
+
+
+class Tokenizing(StrEnum):
+    """What turns text into ids. Both give the same ones.
+
+    FAST: nanotoken, of which `tokenizers` checks a sample; `tokenizers` alone where nanotoken does not know the kind.
+    REFERENCE: `tokenizers` alone.
+    """
+
+    FAST = "fast"
+    REFERENCE = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +63,7 @@ class ShardConfig:
         (truncate).
       shard_megabytes: Largest size of a shard. A part of the ingested text fills one or more.
       max_unknown_fraction: Share of the tokens that may be [UNK]; above it the vocabulary does not fit the corpus.
+      tokenizer: What turns text into ids: fast, held against the reference as it goes, or reference.
     """
 
     seed: int = 0
@@ -55,6 +72,7 @@ class ShardConfig:
     long_lines: LongLines = LongLines.SPLIT
     shard_megabytes: int = 64
     max_unknown_fraction: float = field(default=0.05, metadata={"omit_default": True})
+    tokenizer: Tokenizing = field(default=Tokenizing.FAST, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if not MIN_LENGTH <= self.sequence_length <= 65_535:
@@ -79,7 +97,8 @@ def run(config: ShardConfig, context: StageContext) -> None:
     """Writes `train/`, `heldout/` (Arrow IPC: ids, length, first_length; where packed, begins) and `index.json`, last.
 
     Raises:
-      ValueError: The vocabulary's files do not belong together or do not fit the text, or the text gave no example.
+      ValueError: The vocabulary's files do not belong together or do not fit the text, the text gave no example, or the
+        fast tokenizer gave other ids than the reference.
     """
     vocab = context.inputs["vocab"]
     info = _check_vocabulary(vocab)
@@ -89,6 +108,12 @@ def run(config: ShardConfig, context: StageContext) -> None:
         for split in SPLITS
         for number, path in enumerate(sorted((ingest / split).glob("part-*.parquet"), key=str))
     ]
+    if why := _encoder(
+        _tokenizer_json(vocab), is_split=info["split_special_tokens"], kind=config.tokenizer
+    ).why_reference:
+        logger.warning(
+            "shard.tokenizer: nanotoken does not know this tokenizer.json (%s): tokenizers encodes alone", why
+        )
     begin = time.monotonic()
     done: Counter[str] = Counter()
 
@@ -151,55 +176,43 @@ def _build_part(
     part: _Part, *, config: ShardConfig, info: dict[str, Any], vocab: UPath, output: UPath
 ) -> dict[str, Any]:
     """The shards of one part, and a report that is written last: where it exists, the part is done."""
-    from tokenizers import Tokenizer
-
+    from stages.data.rows import Layout, Rows
     from stages.data.shards import ids_dtype, write_shard
-    from stages.electra.tokenizer import as_letters
 
     done = output / "work" / f"{part.split}-{part.number:05d}.json"
     if done.exists():
         return read_json(done) | {"fresh": False}
-    tokenizer = Tokenizer.from_str((vocab / "tokenizer.json").read_text(encoding="utf-8"))
-    if info["split_special_tokens"]:
-        tokenizer = as_letters(tokenizer)
-    builder: PairBuilder | PackedBuilder
-    match config.packing:
-        case Packing.PAIRS:
-            builder = PairBuilder(
-                max_length=config.sequence_length,
-                seed=f"{config.seed}/{part.split}/{part.number}",
-                long_lines=config.long_lines,
-            )
-        case Packing.PACKED:
-            builder = PackedBuilder(max_length=config.sequence_length, special_ids=info["special"])
+    encoder = _encoder(_tokenizer_json(vocab), is_split=info["split_special_tokens"], kind=config.tokenizer)
     dtype = ids_dtype(info["size"])
+    layout = Layout(sequence_length=config.sequence_length, special_ids=info["special"], dtype=dtype)
+    seed = f"{config.seed}/{part.split}/{part.number}"
+    builder = make_builder(layout, packing=config.packing, seed=seed, long_lines=config.long_lines)
     row_bytes = config.sequence_length * dtype.itemsize + 4
     if config.packing is Packing.PACKED:
         row_bytes += -(-config.sequence_length // 8)
     max_rows = max(1, config.shard_megabytes * BYTES_IN_A_MEGABYTE // row_bytes)
-    make = partial(write_shard, sequence_length=config.sequence_length, special_ids=info["special"], dtype=dtype)
     counts: Counter[str] = Counter()
     shards: list[Shard] = []
-    examples: list[Example] = []
+    blocks: list[Rows] = []
 
-    def flush() -> None:
-        file = f"{part.split}/shard-{part.number:05d}-{len(shards):03d}.arrow"
-        shards.append(make(output, file=file, examples=examples[:max_rows]))
-        del examples[:max_rows]
+    def flush(*, is_last: bool = False) -> None:
+        rows = Rows.concatenate(blocks)
+        while len(rows) >= max_rows or (is_last and len(rows)):
+            file = f"{part.split}/shard-{part.number:05d}-{len(shards):03d}.arrow"
+            shards.append(write_shard(output, file=file, rows=rows[:max_rows]))
+            rows = rows[max_rows:]
+        blocks[:] = [rows]
 
-    for lines in _encoded(part.path, tokenizer=tokenizer):
-        counts["documents"] += 1
-        for ids in lines:
-            counts["lines"] += 1
-            counts["tokens"] += len(ids)
-            counts["unknown"] += ids.count(info["special"]["unk"])
-            examples.extend(builder.add_line(ids))
-        examples.extend(builder.end_document())
-        while len(examples) >= max_rows:
+    for lines in _encoded(part.path, encoder=encoder):
+        counts["documents"] += len(lines.document_lines)
+        counts["lines"] += len(lines.lengths_L)
+        counts["tokens"] += len(lines.ids_S)
+        counts["unknown"] += int((lines.ids_S == info["special"]["unk"]).sum())
+        blocks.append(builder.add(lines))
+        if sum(map(len, blocks)) >= max_rows:
             flush()
-    examples.extend(builder.end())
-    if examples:
-        flush()
+    blocks.append(builder.end())
+    flush(is_last=True)
     counts["dropped"] = builder.dropped_tokens
     counts["rows"] = sum(shard.rows for shard in shards)
     counts["tokens_written"] = sum(shard.tokens for shard in shards)
@@ -208,17 +221,51 @@ def _build_part(
     return report | {"fresh": True}
 
 
-def _encoded(path: UPath, *, tokenizer: "Tokenizer") -> Iterator[list[list[int]]]:
-    """Token ids of the lines of each document, without special tokens."""
+def _tokenizer_json(vocab: UPath) -> str:
+    return (vocab / "tokenizer.json").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer_json: str, *, is_split: bool, kind: Tokenizing) -> "Encoder":
+    """This process's encoder. It stays, with the words that it knows: Ray gives a worker one part after another."""
+    from tokenizers import Tokenizer
+
+    from stages.data.encoding import Encoder
+    from stages.electra.tokenizer import as_letters
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    return Encoder(as_letters(tokenizer) if is_split else tokenizer, is_fast=kind is Tokenizing.FAST)
+
+
+def _encoded(path: UPath, *, encoder: "Encoder") -> Iterator["Lines"]:
+    """The lines of all documents as ids, block by block."""
+    import numpy as np
+
+    from stages.data.rows import Lines
+
+    for documents in _blocks(path):
+        split = [document.split(b"\n") for document in documents]
+        ids, lengths = encoder.encode([line for lines in split for line in lines])
+        yield Lines(ids_S=ids, lengths_L=lengths, document_lines=np.array([*map(len, split)]))
+
+
+def _blocks(path: UPath) -> Iterator[list[bytes]]:
+    """The texts of all documents, UTF-8, some MB at a time."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    block: list[bytes] = []
+    size = 0
     with path.open("rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["text"]):
-            documents = [text.split("\n") for text in batch.column(0).to_pylist()]
-            lines = [line for document in documents for line in document]
-            encodings = iter(tokenizer.encode_batch_fast(lines, add_special_tokens=False))
-            for document in documents:
-                yield [next(encodings).ids for _ in document]
+            texts = batch.column(0).cast(pa.binary()).to_pylist()
+            block += texts
+            size += sum(map(len, texts))
+            if size >= _BLOCK_BYTES:
+                yield block
+                block, size = [], 0
+    if block:
+        yield block
 
 
 def _unknown_words(parts: list[_Part], *, vocab: UPath) -> list[str]:

@@ -1,9 +1,18 @@
-"""Builds examples from the lines of documents: one or two segments, as ELECTRA's `ExampleBuilder` does, or packed."""
+"""Builds rows from the lines of documents: one or two segments, as ELECTRA's `ExampleBuilder` does, or packed.
+
+The rules work on the lengths of lines; ids are moved in one go a block. A block is any number of whole documents: how
+text is divided into blocks changes no row.
+
+Legend: S tokens of text, L lines, P pieces (a line, or the part of it that goes into one row), N rows, T tokens of one.
+"""
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_right
 from enum import StrEnum
+
+import numpy as np
+
+from stages.data.rows import Layout, Lines, Rows
 
 SINGLE_SEGMENT_PROBABILITY = 0.1
 SHORT_TARGET_PROBABILITY = 0.05
@@ -33,16 +42,15 @@ class LongLines(StrEnum):
     TRUNCATE = "truncate"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """Token ids without the special ones: [CLS] first [SEP], and second [SEP] where there is a second segment.
-
-    Where a row may hold several documents, `begins` are the places in it, [CLS] included, at which they begin.
-    """
-
-    first: list[int]
-    second: list[int] = field(default_factory=list)
-    begins: list[int] | None = None
+def make_builder(
+    layout: Layout, *, packing: Packing, seed: int | str, long_lines: LongLines
+) -> "PairBuilder | PackedBuilder":
+    """The builder of a kind of rows."""
+    match packing:
+        case Packing.PAIRS:
+            return PairBuilder(layout, seed=seed, long_lines=long_lines)
+        case Packing.PACKED:
+            return PackedBuilder(layout)
 
 
 class PairBuilder:
@@ -51,129 +59,239 @@ class PairBuilder:
     A line joins the first segment if that is empty, if it fits the first segment's target with room to spare, or, by
     a fair coin, if the second is still empty and the first short of its target; otherwise the second. One example in
     ten is meant to be a single segment (its first target is everything); after one example in twenty the next target
-    is uniform in 5 .. `max_length` instead of `max_length`.
+    is uniform in 5 .. `sequence_length` instead of `sequence_length`.
 
     With `LongLines.SPLIT` lines fill an example exactly and the rest of the last one starts the next. With
     `LongLines.TRUNCATE` an example ends with the line that reaches the target, and what is over is cut off.
 
     Args:
-      max_length: Tokens of an example, [CLS] and [SEP] included; at least 5.
+      layout: Its rows have at least 5 tokens.
       seed: Seeds all of the draws above.
     """
 
-    def __init__(self, *, max_length: int, seed: int | str, long_lines: LongLines = LongLines.SPLIT) -> None:
-        if max_length < MIN_LENGTH:
-            raise ValueError(f"max_length is {max_length}, must be at least {MIN_LENGTH}")
-        self._max_length = max_length
+    def __init__(self, layout: Layout, *, seed: int | str, long_lines: LongLines = LongLines.SPLIT) -> None:
+        _require_length(layout)
+        self._layout = layout
+        self._max_length = layout.sequence_length
         self._random = random.Random(seed)
         self._split = long_lines is LongLines.SPLIT
-        self._lines: list[list[int]] = []
+        self._held: list[int] = []  # lengths of the pieces of the present example
         self._length = 0
-        self._target = max_length
+        self._target = self._max_length
         self._single = self._draw_single()
+        self._pieces: list[int] = []  # of the examples that are complete
+        self._is_second: list[bool] = []
+        self._num_pieces: list[int] = []  # of each
         self.dropped_tokens = 0
 
-    def add_line(self, ids: list[int]) -> Iterator[Example]:
-        """Takes a line; yields the examples that it completes."""
-        if not self._split:
-            self._take(ids)
-            if self._length >= self._target:
-                yield self._finish()
-            return
-        while ids:
+    def add(self, lines: Lines) -> Rows:
+        """The rows of some documents. None spans two."""
+        add_line = self._split_line if self._split else self._add_line
+        lengths, at = lines.lengths_L.tolist(), 0
+        for num_lines in lines.document_lines.tolist():
+            for length in lengths[at : at + num_lines]:
+                add_line(length)
+            at += num_lines
+            if self._length:
+                self._finish()
+        return self._lay_out(lines.ids_S)
+
+    def end(self) -> Rows:
+        """What is left after the last document: nothing."""
+        return Rows.empty(self._layout, 0)
+
+    def _add_line(self, length: int) -> None:
+        self._held.append(length)
+        self._length += length
+        if self._length >= self._target:
+            self._finish()
+
+    def _split_line(self, length: int) -> None:
+        while length:
             # Here the special tokens count: [CLS] and a [SEP] a segment.
             room = self._target - (2 if self._single else 3) - self._length
-            self._take(ids[:room])
-            if len(ids) < room:
+            if length < room:
+                self._held.append(length)
+                self._length += length
                 return
-            yield self._finish()
-            ids = ids[room:]
+            self._held.append(room)
+            self._finish()
+            length -= room
 
-    def end_document(self) -> list[Example]:
-        """What is left, so that no example spans two documents."""
-        return [self._finish()] if self._length else []
-
-    def end(self) -> list[Example]:
-        """What is left after the last document: nothing."""
-        return []
-
-    def _take(self, ids: list[int]) -> None:
-        self._lines.append(ids)
-        self._length += len(ids)
-
-    def _finish(self) -> Example:
+    def _finish(self) -> None:
         first_target = 100_000 if self._single else (self._target - 3) // 2
-        first: list[int] = []
-        second: list[int] = []
-        for line in self._lines:
-            if (
+        first = 0
+        has_second = False
+        for length in self._held:
+            is_first = (
                 not first
-                or len(first) + len(line) < first_target
-                or (not second and len(first) < first_target and self._random.random() < 0.5)
-            ):
-                first += line
-            else:
-                second += line
-        example = Example(
-            first=first[: self._max_length - 2], second=second[: max(0, self._max_length - len(first) - 3)]
-        )
-        self.dropped_tokens += self._length - len(example.first) - len(example.second)
-        self._lines, self._length, self._target = [], 0, self._max_length
+                or first + length < first_target
+                or (not has_second and first < first_target and self._random.random() < 0.5)
+            )
+            if is_first:
+                first += length
+            elif length:
+                has_second = True
+            self._is_second.append(not is_first)
+        self._pieces += self._held
+        self._num_pieces.append(len(self._held))
+        self._held, self._length, self._target = [], 0, self._max_length
         if self._random.random() < SHORT_TARGET_PROBABILITY:
             self._target = self._random.randint(MIN_LENGTH, self._max_length)
         self._single = self._draw_single()
-        return example
 
     def _draw_single(self) -> bool:
         return self._random.random() < SINGLE_SEGMENT_PROBABILITY
 
+    def _lay_out(self, ids_S: np.ndarray) -> Rows:
+        """The complete examples as rows. Their pieces are `ids_S`, in order."""
+        num_rows = len(self._num_pieces)
+        rows = Rows.empty(self._layout, num_rows)
+        length_P = np.array(self._pieces, dtype=np.int64)
+        is_second_P = np.array(self._is_second, dtype=bool)
+        row_P = np.repeat(np.arange(num_rows), self._num_pieces)
+        self._pieces, self._is_second, self._num_pieces = [], [], []
+        wanted = [_sums(row_P, length_P * mask_P, num_rows) for mask_P in (~is_second_P, is_second_P)]
+        limits = self._max_length - 2, np.maximum(self._max_length - 3 - wanted[0], 0)
+        first_N, second_N = (np.minimum(*pair) for pair in zip(wanted, limits, strict=True))
+        offset_P = np.where(
+            is_second_P, _places(row_P, length_P * is_second_P), _places(row_P, length_P * ~is_second_P)
+        )
+        fits_P = np.clip(np.where(is_second_P, second_N[row_P], first_N[row_P]) - offset_P, 0, length_P)
+        column_P = 1 + offset_P + np.where(is_second_P, first_N[row_P] + 1, 0)
+        source_P = np.cumsum(length_P) - length_P
+        flat = rows.ids_NT.reshape(-1)
+        _copy(ids_S, flat, source_P=source_P, target_P=row_P * self._max_length + column_P, length_P=fits_P)
+        self.dropped_tokens += int(length_P.sum() - fits_P.sum())
+        rows.ids_NT[:, 0] = self._layout.special_ids["cls"]
+        has_second_N = second_N > 0
+        rows.first_length_N[:] = first_N + 2
+        rows.length_N[:] = first_N + 2 + second_N + has_second_N
+        every_N = np.arange(num_rows)
+        rows.ids_NT[every_N, first_N + 1] = self._layout.special_ids["sep"]
+        rows.ids_NT[every_N, rows.length_N.astype(np.int64) - 1] = self._layout.special_ids["sep"]
+        return rows
+
 
 class PackedBuilder:
-    """Fills examples with documents, one after the other; no token is lost.
+    """Fills rows with documents, one after the other; no token is lost.
 
-    A document that goes on in the next example begins anew there, with its own [CLS]. An example ends short of
-    `max_length` rather than with less than `MIN_LENGTH` tokens of a longer line.
+    A document that goes on in the next row begins anew there, with its own [CLS]. A row ends short of its length rather
+    than with less than `MIN_LENGTH` tokens of a longer line.
 
     Args:
-      max_length: Tokens of an example, all [CLS] and [SEP] included; at least 5.
-      special_ids: Ids of `cls` and `sep`.
+      layout: Its rows have at least 5 tokens.
     """
 
     dropped_tokens = 0
 
-    def __init__(self, *, max_length: int, special_ids: Mapping[str, int]) -> None:
-        if max_length < MIN_LENGTH:
-            raise ValueError(f"max_length is {max_length}, must be at least {MIN_LENGTH}")
-        self._room = max_length - 2
-        self._between = [special_ids["sep"], special_ids["cls"]]
-        self._row: list[int] = []
-        self._begins = [0]
-        self._is_begun = False  # whether the row holds a part of the present document
+    def __init__(self, layout: Layout) -> None:
+        _require_length(layout)
+        self._layout = layout
+        # The lines of the row that is not full yet, and whether each begins a document.
+        self._ids = np.empty(0, dtype=np.uint32)
+        self._lengths = np.empty(0, dtype=np.int64)
+        self._opens = np.empty(0, dtype=bool)
 
-    def add_line(self, ids: list[int]) -> Iterator[Example]:
-        """Takes a line; yields the examples that it completes."""
-        while ids:
-            between = self._between if self._row and not self._is_begun else []
-            room = self._room - len(self._row) - len(between)
-            if room < min(len(ids), MIN_LENGTH) and self._row:
-                yield self._finish()
-                continue
-            if between:
-                self._begins.append(len(self._row) + 2)  # after the row's own [CLS] and the [SEP] between
-            self._row += between + ids[:room]
-            self._is_begun = True
-            ids = ids[room:]
+    def add(self, lines: Lines) -> Rows:
+        """The rows that some documents complete."""
+        document_L = np.repeat(np.arange(len(lines.document_lines)), lines.document_lines)
+        document_L = document_L[lines.lengths_L > 0]
+        self._opens = np.concatenate([self._opens, np.diff(document_L, prepend=-1) > 0])
+        self._lengths = np.concatenate([self._lengths, lines.lengths_L[lines.lengths_L > 0]])
+        self._ids = np.concatenate([self._ids, lines.ids_S])
+        return self._fill()
 
-    def end_document(self) -> list[Example]:
-        """The next line is another document's. Returns nothing."""
-        self._is_begun = False
-        return []
-
-    def end(self) -> list[Example]:
+    def end(self) -> Rows:
         """What is left after the last document."""
-        return [self._finish()] if self._row else []
+        return self._fill(is_last=True)
 
-    def _finish(self) -> Example:
-        example = Example(first=self._row, begins=self._begins)
-        self._row, self._begins, self._is_begun = [], [0], False
-        return example
+    def _fill(self, *, is_last: bool = False) -> Rows:
+        """The full rows. They are runs of one stream, the ids with [SEP] [CLS] between documents."""
+        between_L = np.where(self._opens, 2, 0)
+        ends_L = np.cumsum(self._lengths + between_L)
+        begins_L = ends_L - self._lengths
+        spans, rest = self._spans(begins_L.tolist(), ends_L.tolist(), between_L.tolist())
+        size = int(ends_L[-1]) if len(ends_L) else 0
+        if is_last and rest < size:
+            spans.append((rest, size))
+            rest = size
+        stream = np.empty(size, dtype=self._layout.dtype)
+        sep, cls = (self._layout.special_ids[name] for name in ("sep", "cls"))
+        opening = begins_L[self._opens] - 1  # the place of a document's [CLS]
+        stream[opening - 1], stream[opening] = sep, cls
+        is_text = np.ones(size, dtype=bool)
+        is_text[opening - 1] = is_text[opening] = False
+        stream[is_text] = self._ids
+        rows = self._lay_out(stream, np.array(spans, dtype=np.int64).reshape(-1, 2), opening)
+        # What is left begins in the midst of a line, or with one.
+        open_line = int(np.searchsorted(ends_L, rest, side="right"))
+        self._ids = self._ids[np.count_nonzero(is_text[:rest]) :].copy()
+        self._opens, self._lengths = self._opens[open_line:].copy(), self._lengths[open_line:].copy()
+        if len(self._lengths):
+            self._lengths[0] = ends_L[open_line] - max(rest, begins_L[open_line])
+        return rows
+
+    def _spans(self, begins: list[int], ends: list[int], between: list[int]) -> tuple[list[tuple[int, int]], int]:
+        """Where in the stream each full row begins and ends, and where the row begins that is not full."""
+        room = self._layout.sequence_length - 2
+        spans: list[tuple[int, int]] = []
+        at, line = begins[0] if begins else 0, 0
+        while True:
+            end = at + room
+            line = bisect_right(ends, end, lo=line)
+            if line == len(ends):
+                return spans, at
+            # Whether a part of the line that does not fit goes into this row.
+            if begins[line] <= at or end - begins[line] >= MIN_LENGTH:
+                spans.append((at, end))
+                at = end
+            else:
+                spans.append((at, begins[line] - between[line]))
+                at = begins[line]
+
+    def _lay_out(self, stream: np.ndarray, spans_N2: np.ndarray, opening: np.ndarray) -> Rows:
+        begin_N, length_N = spans_N2[:, 0], spans_N2[:, 1] - spans_N2[:, 0]
+        rows = Rows.empty(self._layout, len(spans_N2), packed=True)
+        assert rows.begins_NT is not None
+        every_N = np.arange(len(spans_N2))
+        target_N = every_N * self._layout.sequence_length + 1
+        _copy(stream, rows.ids_NT.reshape(-1), source_P=begin_N, target_P=target_N, length_P=length_N)
+        rows.ids_NT[:, 0] = self._layout.special_ids["cls"]
+        rows.ids_NT[every_N, length_N + 1] = self._layout.special_ids["sep"]
+        rows.length_N[:] = rows.first_length_N[:] = length_N + 2
+        rows.begins_NT[:, 0] = True
+        row = np.searchsorted(begin_N, opening, side="right") - 1
+        # A document at the very start of a row has the row's own [CLS], and lies between two spans.
+        inside = (row >= 0) & (opening < spans_N2[row, 1]) if len(spans_N2) else np.zeros(len(opening), dtype=bool)
+        rows.begins_NT[row[inside], opening[inside] - begin_N[row[inside]] + 1] = True
+        return rows
+
+
+def _require_length(layout: Layout) -> None:
+    if layout.sequence_length < MIN_LENGTH:
+        raise ValueError(f"sequence_length is {layout.sequence_length}, must be at least {MIN_LENGTH}")
+
+
+def _sums(row_P: np.ndarray, value_P: np.ndarray, num_rows: int) -> np.ndarray:
+    """The sum of the values of each row, exact."""
+    ends_P = np.concatenate([[0], np.cumsum(value_P)])
+    last_N = np.searchsorted(row_P, np.arange(num_rows), side="right")
+    return np.diff(ends_P[last_N], prepend=0)
+
+
+def _places(row_P: np.ndarray, value_P: np.ndarray) -> np.ndarray:
+    """The sum of the values before each in its row."""
+    before_P = np.cumsum(value_P) - value_P
+    first_P = np.searchsorted(row_P, row_P, side="left")
+    return before_P - before_P[first_P]
+
+
+def _copy(
+    source: np.ndarray, target: np.ndarray, *, source_P: np.ndarray, target_P: np.ndarray, length_P: np.ndarray
+) -> None:
+    """Copies runs: `length_P` values from `source_P` on to `target_P` on."""
+    run_S = np.arange(int(length_P.sum()))
+    begin_P = np.cumsum(length_P) - length_P
+    from_S = run_S + np.repeat(source_P - begin_P, length_P)
+    target[run_S + np.repeat(target_P - begin_P, length_P)] = source[from_S]

@@ -6,7 +6,6 @@ Legend: N rows, T tokens.
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,12 +14,11 @@ from upath import UPath
 
 from cluster.storage import is_local, write_bytes
 from stages.data.builders import Packing
+from stages.data.rows import Rows
 from stages.data.shard_index import INDEX, Shard, ShardIndex
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from stages.data.builders import Example
 
 
 def ids_dtype(vocab_size: int) -> np.dtype:
@@ -28,40 +26,17 @@ def ids_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def write_shard(
-    folder: UPath,
-    *,
-    file: str,
-    examples: "Sequence[Example]",
-    sequence_length: int,
-    special_ids: dict[str, int],
-    dtype: np.dtype,
-) -> Shard:
+def write_shard(folder: UPath, *, file: str, rows: Rows) -> Shard:
     """Writes `folder / file`, one record batch without compression, so that it can be memory-mapped.
 
-    Packed examples have a column `begins`: a bit a token, set where a document begins.
+    Packed rows have a column `begins`: a bit a token, set where a document begins.
     """
     import pyarrow as pa
 
-    ids_NT = np.full((len(examples), sequence_length), special_ids["pad"], dtype=dtype)
-    length_N = np.empty(len(examples), dtype=np.uint16)
-    first_length_N = np.empty(len(examples), dtype=np.uint16)
-    cls, sep = special_ids["cls"], special_ids["sep"]
-    for row, example in enumerate(examples):
-        tokens = [cls, *example.first, sep, *example.second]
-        if example.second:
-            tokens.append(sep)
-        ids_NT[row, : len(tokens)] = tokens
-        length_N[row] = len(tokens)
-        first_length_N[row] = len(example.first) + 2
-    values = pa.FixedSizeListArray.from_arrays(pa.array(ids_NT.reshape(-1)), sequence_length)
-    columns = {"ids": values, "length": length_N, "first_length": first_length_N}
-    begins = [example.begins for example in examples if example.begins is not None]
-    if begins:
-        begins_NT = np.zeros(ids_NT.shape, dtype=bool)
-        for row, places in enumerate(begins):
-            begins_NT[row, places] = True
-        bits_NX = np.packbits(begins_NT, axis=1)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rows.ids_NT.reshape(-1)), rows.ids_NT.shape[1])
+    columns = {"ids": values, "length": rows.length_N, "first_length": rows.first_length_N}
+    if rows.begins_NT is not None:
+        bits_NX = np.packbits(rows.begins_NT, axis=1)
         columns["begins"] = pa.FixedSizeListArray.from_arrays(pa.array(bits_NX.reshape(-1)), bits_NX.shape[1])
     batch = pa.record_batch(columns)
     sink = pa.BufferOutputStream()
@@ -70,7 +45,7 @@ def write_shard(
     data = sink.getvalue().to_pybytes()
     write_bytes(folder / file, data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Shard(file=file, rows=len(examples), tokens=int(length_N.sum(dtype=np.int64)), sha256=sha256)
+    return Shard(file=file, rows=len(rows), tokens=int(rows.length_N.sum(dtype=np.int64)), sha256=sha256)
 
 
 class ShardReader:

@@ -27,8 +27,9 @@ from cluster.distributed import configure, global_batch
 from cluster.mesh import make_mesh
 from stages.context import Tracker
 from stages.data.batches import host_batches
-from stages.data.builders import Example, Packing
+from stages.data.builders import Packing
 from stages.data.order import ExampleOrder
+from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import ShardReader, ids_dtype, write_shard
 from stages.electra.config import Size
@@ -46,18 +47,14 @@ def write_shards(folder: UPath, shape: workload.Shape, *, num_batches: int) -> N
     random = np.random.default_rng(0)
     first = shape.sequence_length // 2 - 2
     lengths = first, shape.sequence_length - 3 - first
-    examples = []
+    segments = []
     for _ in range(num_batches * shape.batch_size):
         first, second = (random.integers(1000, workload.VOCAB_SIZE, length).tolist() for length in lengths)
-        examples.append(Example(first=first, second=second))
-    shard = write_shard(
-        folder,
-        file="train/shard-0.arrow",
-        examples=examples,
-        sequence_length=shape.sequence_length,
-        special_ids=workload.SPECIAL_IDS,
-        dtype=ids_dtype(workload.VOCAB_SIZE),
+        segments.append((first, second))
+    layout = Layout(
+        sequence_length=shape.sequence_length, special_ids=workload.SPECIAL_IDS, dtype=ids_dtype(workload.VOCAB_SIZE)
     )
+    shard = write_shard(folder, file="train/shard-0.arrow", rows=Rows.of(segments, layout=layout))
     ShardIndex(
         sequence_length=shape.sequence_length,
         packing=Packing.PAIRS,

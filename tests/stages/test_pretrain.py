@@ -18,7 +18,8 @@ from killed_runs import recorded, run_killed_at
 from upath import UPath
 
 from stages.context import StageContext
-from stages.data.builders import Example, Packing
+from stages.data.builders import Packing
+from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
 from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size
@@ -31,6 +32,7 @@ from stages.training.config import OptimizerName, ScheduleName
 from stages.training.loop import NonFiniteError
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+LAYOUT = Layout(sequence_length=16, special_ids=SPECIAL_IDS, dtype=np.dtype(np.uint16))
 TINY = ModelConfig(
     size=Size.TINY,
     embedding_size=16,
@@ -61,18 +63,12 @@ def shards(tmp_path_factory) -> UPath:
     folder, random = UPath(tmp_path_factory.mktemp("shards")), np.random.default_rng(0)
     written = {}
     for split, num_rows in (("train", 40), ("heldout", 4)):
-        examples = [
-            Example(first=random.integers(5, 60, 1 + row % 8).tolist(), second=random.integers(5, 60, row % 5).tolist())
+        segments = [
+            (random.integers(5, 60, 1 + row % 8).tolist(), random.integers(5, 60, row % 5).tolist())
             for row in range(num_rows)
         ]
-        written[split] = write_shard(
-            folder,
-            file=f"{split}/shard-0.arrow",
-            examples=examples,
-            sequence_length=16,
-            special_ids=SPECIAL_IDS,
-            dtype=np.dtype(np.uint16),
-        )
+        rows = Rows.of(segments, layout=LAYOUT)
+        written[split] = write_shard(folder, file=f"{split}/shard-0.arrow", rows=rows)
     ShardIndex(
         sequence_length=16,
         vocab_size=60,
@@ -211,19 +207,11 @@ def test_every_kind_of_run_reaches_its_end(shards, tmp_path, changes):
 
 def test_packed_rows_train_as_far_and_are_refused_where_they_cannot(shards, tmp_path):
     packed, random = UPath(tmp_path / "packed"), np.random.default_rng(0)
-    written = {
-        split: (
-            write_shard(
-                packed,
-                file=f"{split}/shard-0.arrow",
-                examples=[Example(first=random.integers(5, 60, 14).tolist(), begins=[0, 6])] * num_rows,
-                sequence_length=16,
-                special_ids=SPECIAL_IDS,
-                dtype=np.dtype(np.uint16),
-            ),
-        )
-        for split, num_rows in (("train", 8), ("heldout", 3))
-    }
+    written = {}
+    for split, num_rows in (("train", 8), ("heldout", 3)):
+        segments = [(random.integers(5, 60, 14).tolist(), [])] * num_rows
+        rows = Rows.of(segments, layout=LAYOUT, begins=[[0, 6]] * num_rows)
+        written[split] = (write_shard(packed, file=f"{split}/shard-0.arrow", rows=rows),)
     replace(ShardIndex.read(shards), packing=Packing.PACKED, **written).write(packed)
     short = replace(CONFIG, steps=2, warmup_steps=1)
     result = json.loads((run(tmp_path / "out", packed, short) / "result.json").read_text())

@@ -12,12 +12,14 @@ import pytest
 from upath import UPath
 
 from stages.data.batches import host_batches, process_slice
-from stages.data.builders import Example, Packing
+from stages.data.builders import Packing
 from stages.data.order import ExampleOrder
+from stages.data.rows import Layout, Rows
 from stages.data.shard_index import Shard, ShardIndex
 from stages.data.shards import ShardReader, write_shard
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+LAYOUT = Layout(sequence_length=8, special_ids=SPECIAL_IDS, dtype=np.dtype(np.uint16))
 
 
 def _write(folder: UPath, *, shards: tuple[int, ...] = (5, 1, 7), heldout: tuple[int, ...] = (3,)) -> None:
@@ -26,17 +28,10 @@ def _write(folder: UPath, *, shards: tuple[int, ...] = (5, 1, 7), heldout: tuple
     for split, sizes in (("train", shards), ("heldout", heldout)):
         number = 10
         for at, size in enumerate(sizes):
-            examples = [Example(first=[number + row], second=[9] * (row % 3)) for row in range(size)]
+            segments = [([number + row], [9] * (row % 3)) for row in range(size)]
             number += size
-            shard = write_shard(
-                folder,
-                file=f"{split}/shard-{at}.arrow",
-                examples=examples,
-                sequence_length=8,
-                special_ids=SPECIAL_IDS,
-                dtype=np.dtype(np.uint16),
-            )
-            written[split].append(shard)
+            rows = Rows.of(segments, layout=LAYOUT)
+            written[split].append(write_shard(folder, file=f"{split}/shard-{at}.arrow", rows=rows))
     ShardIndex(
         sequence_length=8,
         vocab_size=100,

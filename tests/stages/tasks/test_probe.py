@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from upath import UPath
 
 from stages.context import StageContext, Tracker
-from stages.data.builders import Example, Packing
+from stages.data.builders import Packing
+from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
 from stages.electra.config import ModelConfig, Size
@@ -63,15 +64,10 @@ def inputs(tmp_path_factory, vocabulary: list[str], raw_tokenizer: Tokenizer) ->
     size = len(vocabulary)
     written = {}
     for split in ("train", "heldout"):
-        examples = [Example(first=random.integers(5, size, 20).tolist(), second=[]) for _ in range(8)]
-        written[split] = write_shard(
-            inputs["shard"],
-            file=f"{split}/shard-0.arrow",
-            examples=examples,
-            sequence_length=32,
-            special_ids=SPECIAL_IDS,
-            dtype=np.dtype(np.uint16),
-        )
+        segments = [(random.integers(5, size, 20).tolist(), []) for _ in range(8)]
+        layout = Layout(sequence_length=32, special_ids=SPECIAL_IDS, dtype=np.dtype(np.uint16))
+        rows = Rows.of(segments, layout=layout)
+        written[split] = write_shard(inputs["shard"], file=f"{split}/shard-0.arrow", rows=rows)
     ShardIndex(
         sequence_length=32,
         vocab_size=size,
