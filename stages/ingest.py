@@ -1,15 +1,18 @@
 """Turns raw text files into clean documents: decodes, filters, removes duplicates, holds out a share.
 
 Two passes. The first reads each group of source files into staged parts, with a hash of every document; the
-second looks at all hashes at once, then drops duplicates and gives the parts their final names. Every group and
-every part is written whole or not at all, so an interrupted run goes on with the next one.
+second looks at all hashes at once, then drops duplicates and gives the parts their final names. Every group and every
+part is written whole or not at all, so an interrupted run goes on with the next one. Where all files are one group, the
+first pass drops the duplicates itself, and writes the bytes that the second would.
 """
 
 import hashlib
 import io
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -33,6 +36,8 @@ SPLITS = ("train", "heldout")
 
 # Small files are read together up to this many bytes, so that a folder of tiny ones makes no tiny parts.
 GROUP_BYTES = 64 << 20
+
+_ROW_GROUP = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +112,8 @@ def run(config: IngestConfig, context: StageContext) -> None:
         read += len(report["files"])
         context.tracker.progress(read, len(files), unit="files")
 
-    reports = map_items(partial(_read_group, config=config, output=context.output), groups, on_done=on_read)
+    drop = config.deduplicate and len(groups) == 1
+    reports = map_items(partial(_read_group, config=config, output=context.output, drop=drop), groups, on_done=on_read)
     parts, counts = _select(config, reports=reports, output=context.output)
     map_items(_finish_part, [part for part in parts if not part.keep.all()])
     for part in parts:
@@ -139,66 +145,111 @@ def _group_folder(output: UPath, number: int) -> UPath:
     return output / "work" / f"group-{number:05d}"
 
 
-def _read_group(group: tuple[int, list[StoredFile]], *, config: IngestConfig, output: UPath) -> dict[str, Any]:
-    """The first pass over the files of a numbered group: writes staged parts, their hashes, and last a report."""
+def _read_group(
+    group: tuple[int, list[StoredFile]], *, config: IngestConfig, output: UPath, drop: bool
+) -> dict[str, Any]:
+    """The first pass over the files of a numbered group: writes staged parts, their hashes, and last a report.
+
+    Args:
+      drop: Whether to drop the duplicates within the group.
+    """
     import numpy as np
 
     folder = _group_folder(output, group[0])
     done = folder / "report.json"
     if done.exists():
         return read_json(done)
-    writers = {split: _PartWriter(folder, split=split, limit=config.part_megabytes << 20) for split in SPLITS}
     threshold = int(config.heldout_fraction * 2**64)
     files = []
-    for file in group[1]:
-        counts: Counter[str] = Counter()
-        source = redact(file.location)
-        for text in read_documents(file, text_field=config.text_field, errors=config.errors, counts=counts):
-            if len(text) < config.min_characters:
-                counts["too_short"] += 1
-                continue
-            data = text.encode()
-            digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-            writer = writers["heldout" if digest < threshold else "train"]
-            writer.add(text, source, digest=digest, size=len(data))
-        files.append({"path": source, "bytes": file.size, **counts})
+    seen: set[int] = set()
+    num_duplicates = 0
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        limit = config.part_megabytes << 20
+        writers = {split: _PartWriter(folder, split=split, limit=limit, pool=pool) for split in SPLITS}
+        for file in group[1]:
+            counts: Counter[str] = Counter()
+            source = redact(file.location)
+            for text in read_documents(file, text_field=config.text_field, errors=config.errors, counts=counts):
+                if len(text) < config.min_characters:
+                    counts["too_short"] += 1
+                    continue
+                data = text.encode()
+                digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+                writer = writers["heldout" if digest < threshold else "train"]
+                is_kept = not drop or digest not in seen
+                writer.add(data, source, digest=digest, characters=len(text), is_kept=is_kept)
+                num_duplicates += not is_kept
+                if drop:
+                    seen.add(digest)
+            files.append({"path": source, "bytes": file.size, **counts})
+        for writer in writers.values():
+            writer.close()
     for split, writer in writers.items():
-        writer.flush()
         buffer = io.BytesIO()
         np.save(buffer, np.array(writer.index, dtype=np.uint64).reshape(-1, 2))
         write_bytes(folder / f"{split}.npy", buffer.getvalue())
-    report = {"files": files, "parts": {s: w.rows for s, w in writers.items()}}
+    parts = {split: writer.rows for split, writer in writers.items()}
+    report = {"files": files, "parts": parts} | ({"duplicates": num_duplicates} if drop else {})
     write_json(done, report)
     return report
 
 
 class _PartWriter:
-    """Documents to numbered Parquet files of a bounded size."""
+    """Documents to numbered Parquet files of a bounded size. A file is written while the next one is filled.
 
-    def __init__(self, folder: UPath, *, split: str, limit: int) -> None:
-        self._folder, self._split, self._limit = folder, split, limit
-        self._texts: list[str] = []
+    Attributes:
+      rows: Documents of each file.
+      index: Hash and length in characters of each document, one after the other.
+    """
+
+    def __init__(self, folder: UPath, *, split: str, limit: int, pool: ThreadPoolExecutor) -> None:
+        self._folder, self._split, self._limit, self._pool = folder, split, limit, pool
+        self._texts: list[bytes] = []
         self._sources: list[str] = []
+        self._is_kept: list[bool] = []
         self._size = 0
+        self._writing: Future[None] | None = None
         self.rows: list[int] = []
-        self.index: list[tuple[int, int]] = []
+        self.index = array("Q")
 
-    def add(self, text: str, source: str, *, digest: int, size: int) -> None:
-        self._texts.append(text)
-        self._sources.append(source)
-        self.index.append((digest, len(text)))
-        self._size += size
+    def add(self, data: bytes, source: str, *, digest: int, characters: int, is_kept: bool) -> None:
+        """Takes a document. One that is not kept takes its place all the same, so that files end where they would."""
+        self._is_kept.append(is_kept)
+        if is_kept:
+            self._texts.append(data)
+            self._sources.append(source)
+            self.index.extend((digest, characters))
+        self._size += len(data)
         if self._size >= self._limit:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
+    def close(self) -> None:
+        """Writes what is left. Raises what writing raised."""
+        self._flush()
+        self._wait()
+
+    def _flush(self) -> None:
         if self._texts:
-            import pyarrow as pa
-
-            table = pa.table({"text": self._texts, "source": self._sources})
-            _write_parquet(_staged(self._folder, self._split, len(self.rows)), table)
+            self._wait()
+            path = _staged(self._folder, self._split, len(self.rows))
+            self._writing = self._pool.submit(_write_texts, path, self._texts, self._sources, self._is_kept)
             self.rows.append(len(self._texts))
-        self._texts, self._sources, self._size = [], [], 0
+        self._texts, self._sources, self._is_kept, self._size = [], [], [], 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+
+def _write_texts(path: UPath, texts: list[bytes], sources: list[str], is_kept: list[bool]) -> None:
+    """Writes what is kept of some documents, with the bytes that `_finish_part` gives a file of all of them."""
+    import pyarrow as pa
+
+    table = pa.table({"text": pa.array(texts, pa.string()), "source": sources})
+    if not all(is_kept):  # Parquet's pages follow the chunks of a table, here those of a file's row groups
+        runs = [sum(is_kept[at : at + _ROW_GROUP]) for at in range(0, len(is_kept), _ROW_GROUP)]
+        table = pa.concat_tables(table.slice(sum(runs[:at]), run) for at, run in enumerate(runs))
+    _write_parquet(path, table)
 
 
 def _staged(folder: UPath, split: str, number: int) -> UPath:
@@ -209,7 +260,7 @@ def _write_parquet(path: UPath, table: Any) -> None:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=1024, use_dictionary=["source"])
+    pq.write_table(table, buffer, compression="zstd", row_group_size=_ROW_GROUP, use_dictionary=["source"])
     write_bytes(path, buffer.getvalue())
 
 
@@ -223,7 +274,8 @@ def _select(
     totals: Counter[str] = Counter()
     for file in files:
         totals.update({key: value for key, value in file.items() if key not in ("path", "bytes")})
-    dropped = {key: totals[key] for key in ("empty", "too_short", "undecodable")} | {"duplicate": 0}
+    dropped = {key: totals[key] for key in ("empty", "too_short", "undecodable")}
+    dropped["duplicate"] = sum(report.get("duplicates", 0) for report in reports)
     keep, digests, lengths = {}, {}, {}
     for split in SPLITS:
         digests[split], lengths[split] = _load_index(reports, split, output=output)

@@ -1,11 +1,13 @@
 """Reads documents from raw files, one at a time: text, JSON lines or Parquet, plain or compressed.
 
-A document is its lines that are not blank, joined by newlines. At most one document (and 256 rows of Parquet) is in
-memory, and none is larger than the bounds below, whatever the file holds.
+A document is its lines that are not blank, joined by newlines. At most some MB of text (and 256 rows of Parquet) are in
+memory, and no document is larger than the bounds below, whatever the file holds.
 """
 
+import io
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import chain, product
 from typing import IO, Any, NamedTuple
@@ -20,6 +22,11 @@ from stages.data.compression import open_decompressed, split_suffixes
 MAX_DOCUMENT_BYTES = 8 << 20
 # A line of JSON and a row of Parquet must be read as a whole to be understood: larger ones are refused.
 MAX_ROW_BYTES = 32 << 20
+
+# Text files are read so much at a time.
+_BLOCK_BYTES = 1 << 20
+
+_BLANK_LINE = re.compile(rb"\n[ \t\r\v\f]*\n")
 
 
 class Errors(StrEnum):
@@ -44,8 +51,7 @@ def read_documents(file: StoredFile, *, text_field: str, errors: Errors, counts:
     """
     kind, compression = split_suffixes(file.name)
     with open_decompressed(UPath(file.location), compression) as stream:
-        for lines in FORMATS[kind](_Source(file, text_field, errors, counts), stream):
-            text = "\n".join(stripped for line in lines if (stripped := line.strip()))
+        for text in FORMATS[kind](_Source(file, text_field, errors, counts), stream):
             if text:
                 yield text
             else:
@@ -82,13 +88,14 @@ class _Source(NamedTuple):
 
 
 def _lines(
-    source: _Source, stream: IO[bytes], *, max_bytes: int, cut: bool
+    source: _Source, readline: Callable[[int], bytes], *, max_bytes: int, cut: bool, offset: int = 0, number: int = 1
 ) -> Iterator[tuple[int, bytes, str | None, bool]]:
     """Number, bytes and text of each line, and whether bytes had to be replaced; without a byte order mark.
 
-    A line of more than `max_bytes` comes in pieces of at most that, whole characters each, or is refused.
+    A line of more than `max_bytes` comes in pieces of at most that, whole characters each, or is refused. `offset` and
+    `number` are those of the first line.
     """
-    offset, number, rest, readline = 0, 1, b"", stream.readline
+    rest = b""
     while data := rest + readline(max_bytes - len(rest)):
         rest = b""
         if len(data) == max_bytes and not data.endswith(b"\n"):
@@ -101,19 +108,100 @@ def _lines(
             while data[end] & 0xC0 == 0x80 and end > max_bytes - 4:  # inside a character
                 end -= 1
             data, rest = data[:end], data[end:]
-        mark = 3 if offset == 0 and data.startswith(b"\xef\xbb\xbf") else 0
+        mark = _mark(data) if offset == 0 else 0
         yield number, data[mark:], *source.decode(data[mark:], offset=offset + mark, where=f" (line {number})")
         offset += len(data)
         number += data.endswith(b"\n")
 
 
-def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+def _mark(data: bytes) -> int:
+    """Bytes of the byte order mark that a file begins with."""
+    return 3 if data.startswith(b"\xef\xbb\xbf") else 0
+
+
+class _TextFile:
+    """A text file that is read in runs of whole documents, or line by line.
+
+    Attributes:
+      offset: Of what comes next.
+      number: Of the line that comes next.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._data = b""  # what is read ahead, from `_at` on
+        self._at = 0
+        self.offset, self.number = 0, 1
+
+    def read_documents(self, limit: int) -> bytes | None:
+        """The next documents, fewer than `limit` bytes; none where the next has as many; None at the end."""
+        while True:
+            end = _last_break(self._data, self._at, min(self._at + limit - 1, len(self._data)))
+            if end or len(self._data) - self._at >= limit:
+                return self._take(end or self._at)
+            more = self._stream.read(min(_BLOCK_BYTES, limit))
+            if not more:
+                return self._take(len(self._data)) or None
+            self._data, self._at = self._data[self._at :] + more, 0
+
+    def readline(self, limit: int) -> bytes:
+        """The next line, at most so much of it."""
+        end = self._data.find(b"\n", self._at, self._at + limit) + 1
+        if not end and len(self._data) - self._at < limit:
+            self._data = self._data[self._at :]
+            self._data, self._at = self._data + self._stream.readline(limit - len(self._data)), 0
+            end = len(self._data)
+        return self._take(end or self._at + limit)
+
+    def _take(self, end: int) -> bytes:
+        data, self._at = self._data[self._at : end], end
+        self.offset += len(data)
+        self.number += data.count(b"\n")
+        return data
+
+
+def _last_break(data: bytes, begin: int, end: int) -> int:
+    """Where, in a part of some text, the last line ends that is plainly blank; 0 where none is seen."""
+    for blank in (b"\n\n", b"\n\r\n"):
+        if (at := data.rfind(blank, begin, end)) >= 0:
+            return at + len(blank)
+    return max((match.end() for match in _BLANK_LINE.finditer(data, begin, end)), default=0)
+
+
+def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[str]:
     counts = source.counts
+    file = _TextFile(stream)
+    while True:
+        offset, number = file.offset, file.number
+        data = file.read_documents(MAX_DOCUMENT_BYTES)
+        if data is None:
+            return
+        try:
+            lines = data[_mark(data) if offset == 0 else 0 :].decode().split("\n") if data else []
+        except UnicodeDecodeError:
+            lines = []
+        if lines:
+            joined = "\n".join(map(str.strip, lines))
+            texts = [text for run in joined.split("\n\n") if (text := run.strip("\n"))]
+            if texts:
+                counts.update(read=len(texts), cut=0, undecodable=0, replaced=0)
+            yield from texts
+        else:  # a long document, or bytes that are not UTF-8
+            readline = io.BytesIO(data).readline if data else file.readline
+            every = _lines(source, readline, max_bytes=MAX_DOCUMENT_BYTES, cut=True, offset=offset, number=number)
+            yield from _by_lines(every, counts, least_bytes=len(data) or MAX_DOCUMENT_BYTES)
+
+
+def _by_lines(
+    every: Iterator[tuple[int, bytes, str | None, bool]], counts: Counter[str], *, least_bytes: int
+) -> Iterator[str]:
+    """The documents of some lines, up to the end of the first that ends after so many bytes."""
     lines: list[str] = []
-    size = 0
+    size = read_bytes = 0
     replaced = undecodable = False
     end = (0, b"", "", False)  # an empty line, which ends the last document
-    for _, data, line, was_replaced in chain(_lines(source, stream, max_bytes=MAX_DOCUMENT_BYTES, cut=True), [end]):
+    for _, data, line, was_replaced in chain(every, [end]):
+        read_bytes += len(data)
         if line is None:
             undecodable = True
             lines = []
@@ -127,7 +215,9 @@ def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
                 counts["undecodable"] += undecodable
                 counts["replaced"] += replaced
                 if not undecodable:
-                    yield lines
+                    yield _joined(lines)
+            if blank and read_bytes >= least_bytes:
+                return
             lines, size = [], 0
             replaced = False
             undecodable &= not blank  # the rest of a cut document is left out with it
@@ -136,9 +226,14 @@ def _from_text(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
             size += len(data)
 
 
-def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+def _joined(lines: Iterable[str]) -> str:
+    """A document: its lines that are not blank."""
+    return "\n".join(stripped for line in lines if (stripped := line.strip()))
+
+
+def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[str]:
     text_field, counts = source.text_field, source.counts
-    for number, data, line, replaced in _lines(source, stream, max_bytes=MAX_ROW_BYTES, cut=False):
+    for number, data, line, replaced in _lines(source, stream.readline, max_bytes=MAX_ROW_BYTES, cut=False):
         at = f"{source.file.location}:{number}"
         if not data.strip():
             continue
@@ -161,10 +256,10 @@ def _from_json_lines(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
                 counts["undecodable"] += 1
                 continue
             counts["replaced"] += replaced_too and not replaced
-        yield from _cut((text or "").split("\n"), counts)
+        yield from _cut(text or "", counts)
 
 
-def _from_json(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+def _from_json(source: _Source, stream: IO[bytes]) -> Iterator[str]:
     try:
         yield from _from_json_lines(source, stream)
     except ValueError as error:
@@ -173,7 +268,7 @@ def _from_json(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
         ) from error
 
 
-def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
+def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,7 +295,7 @@ def _from_parquet(source: _Source, stream: IO[bytes]) -> Iterator[list[str]]:
             counts["undecodable"] += 1
             continue
         counts["replaced"] += replaced
-        yield from _cut(text.split("\n"), counts)
+        yield from _cut(text, counts)
 
 
 def _require_small_rows(location: str, metadata: Any, text_field: str) -> None:
@@ -220,16 +315,20 @@ FORMATS = {".txt": _from_text, ".jsonl": _from_json_lines, ".ndjson": _from_json
 FORMATS |= {".parquet": _from_parquet}
 
 
-def _cut(lines: list[str], counts: Counter[str]) -> Iterator[list[str]]:
-    """Lines, and pieces of long ones, in runs of at most `MAX_DOCUMENT_BYTES` characters."""
+def _cut(text: str, counts: Counter[str]) -> Iterator[str]:
+    """The document of a text; of a long text several, of at most `MAX_DOCUMENT_BYTES` characters."""
+    lines = text.split("\n")
+    if len(text) <= MAX_DOCUMENT_BYTES:
+        yield _joined(lines)
+        return
     run: list[str] = []
     size, step = 0, MAX_DOCUMENT_BYTES
     for line in chain.from_iterable([line[i : i + step] for i in range(0, len(line) or 1, step)] for line in lines):
         if run and size + len(line) > MAX_DOCUMENT_BYTES:
             counts["cut"] += 1
             counts["read"] += 1
-            yield run
+            yield _joined(run)
             run, size = [], 0
         run.append(line)
         size += len(line)
-    yield run
+    yield _joined(run)

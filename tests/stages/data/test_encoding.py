@@ -12,7 +12,9 @@ from stages.data import encoding
 from stages.data.encoding import Encoder
 from stages.electra.tokenizer import SPECIAL_TOKENS, as_letters, build_tokenizer
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEÉéñüß.,;:!?()[]'\"-–—…’“”/%$&αβγσςабвгд日本語中国語ひらがな한국어"
+# Wide enough that few of the words below are [UNK], in which any difference would disappear.
+POINTS = [*range(0x21, 0x3100), *range(0x3100, 0xD7A4, 7), *range(0xE000, 0x20000, 5), *range(0x20000, 0x2FA20, 31)]
+LETTERS = [chr(point) for point in POINTS if not chr(point).isspace()]
 WORDS = ["the", "of", "and", "un", "able", "##ing", "##able", "##s", "[CLS]##", "token", "İstanbul", "##ization"]
 VOCABULARY = [*dict.fromkeys([*SPECIAL_TOKENS.values(), *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS])]
 SETTINGS = {
@@ -83,13 +85,13 @@ def _require_equal_ids(name: str, *, is_split: bool, number: int) -> None:
         ]
         assert np.array_equal(found[0], wanted[0])
         assert found[0].dtype == wanted[0].dtype
-    assert np.unique(wanted[0]).size > len(VOCABULARY) / 2  # not all of it is [UNK]
+    assert (wanted[0] == VOCABULARY.index("[UNK]")).mean() < 0.3
 
 
 @pytest.mark.parametrize("is_split", [True, False], ids=["letters", "special tokens"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_ids_are_those_of_the_reference(name: str, is_split: bool) -> None:
-    _require_equal_ids(name, is_split=is_split, number=2_500)
+    _require_equal_ids(name, is_split=is_split, number=1_000)
 
 
 @pytest.mark.slow
@@ -147,20 +149,22 @@ def test_a_sample_of_plain_lines_is_checked_over_all_blocks(monkeypatch) -> None
 
 def test_words_are_checked_once(monkeypatch) -> None:
     encoder = Encoder(build_tokenizer(VOCABULARY, lowercase=True))
-    checked: list[bytes] = []
+    checked: list[str] = []
     compare = encoder._compare
-    monkeypatch.setattr(
-        encoder, "_compare", lambda texts, *rest: checked.extend(texts[n] for n in rest[2]) or compare(texts, *rest)
-    )
+
+    def note(texts: list[bytes], ids: np.ndarray, ends: np.ndarray, numbers: list[int]) -> None:
+        checked.extend(texts[number].decode() for number in numbers)
+        compare(texts, ids, ends, numbers)
+
+    monkeypatch.setattr(encoder, "_compare", note)
     monkeypatch.setattr(encoding, "_MAX_WORDS", 3)
-    lines = ["un table", "été été un", "\u00e9t\u00e9 of", "x" * 40]
+    lines = ["un table", "of été", "un", "été " * 2 + "un", "x" * 40]
     for _ in range(2):
         encoder.encode([line.encode() for line in lines])
-    assert sorted(checked) == sorted([b"un table", "été".encode(), b"x" * 40])
-    encoder.encode([f"é{number}".encode() for number in range(5)])  # more than it remembers
-    encoder.encode([b"of", "été".encode()])
-    encoder.encode([b"of", "été".encode()])
-    assert checked.count("été".encode()) == 2
+    assert sorted(checked) == sorted([*lines[:2], "été", "x" * 40])  # the first line of each kind, and each odd word
+    for word in ("à", "è", "ì", "été"):
+        encoder.encode([b"of", word.encode()])
+    assert checked.count("été") == 2  # more words came than it remembers
 
 
 def test_another_kind_of_tokenizer_is_encoded_by_the_reference() -> None:
@@ -186,8 +190,7 @@ def test_added_tokens_stay_tokens_where_special_ones_are_letters() -> None:
 SPECIAL = [*SPECIAL_TOKENS.values()]
 
 
-@pytest.mark.parametrize("kind", ["fast", "reference"])
-def test_both_tokenizers_write_the_same_shards(lab, kind: str) -> None:
+def test_both_tokenizers_write_the_same_shards(lab) -> None:
     from stages.shard import Tokenizing
 
     ingest = lab.ingest(lab.file("a.txt", "\n".join(_texts("shard", 300))), heldout_fraction=0)
@@ -228,7 +231,8 @@ def test_a_difference_stops_the_stage_and_shows_the_text(lab, monkeypatch) -> No
 
     def make_wrong(text: str, **options: object) -> Encoder:
         encoder = make(text, **options)
-        monkeypatch.setattr(encoder, "_fast", _Wrong(Tokenizer.from_str(text), "é".encode(), b"e"))
+        if encoder._fast is not None:
+            monkeypatch.setattr(encoder, "_fast", _Wrong(Tokenizer.from_str(text), "é".encode(), b"e"))
         return encoder
 
     monkeypatch.setattr(shard, "_encoder", make_wrong)

@@ -354,3 +354,21 @@ def _tree(folder: UPath) -> dict[str, bytes]:
 def test_a_wrong_value_is_refused_with_its_limits(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IngestConfig(**({"sources": ("a.txt",)} | config))
+
+
+def test_duplicates_leave_the_same_bytes_whichever_pass_drops_them(lab, monkeypatch) -> None:
+    """The only group drops its own; several leave it to the second pass."""
+    import stages.ingest as ingest
+
+    texts = [f"document {number % 2900} " + "word " * (number % 2900 % 97) for number in range(3000)]
+    source = lab.file("a.txt", "\n\n".join(texts))
+    folders = [lab.ingest(source, heldout_fraction=0.1)]
+    monkeypatch.setattr(ingest, "map_items", _second_pass_drops)
+    folders.append(lab.ingest(source, heldout_fraction=0.1))
+    assert _tree(folders[0]) == _tree(folders[1])
+    assert lab.counts(folders[0])["documents"]["dropped"]["duplicate"] == 100
+
+
+def _second_pass_drops(function, items, on_done=None):
+    options = {"drop": False} if "drop" in getattr(function, "keywords", {}) else {}
+    return [function(item, **options) for item in items]
