@@ -1,5 +1,6 @@
 """The same work on many items: results in order, and errors that read the same from two workers as from one."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ from cluster.parallel import map_items
 
 # The workers cannot import this file; its functions travel as code.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def process(number: int) -> int:
+    return os.getpid()
 
 
 class OddError(Exception):
@@ -50,6 +55,10 @@ def test_results_come_in_the_order_of_the_items_and_each_is_told_once(ray_cluste
     told: list[int] = []
     assert map_items(square, list(range(5)), on_done=told.append) == [0, 1, 4, 9, 16]
     assert sorted(told) == [0, 1, 4, 9, 16]
+
+
+def test_processes_stay_from_item_to_item_with_what_they_know(ray_cluster: None) -> None:
+    assert len(set(map_items(process, list(range(12))))) <= 4  # two cores; two more should any have to be replaced
 
 
 @pytest.mark.parametrize("function", [missing_file, undecodable, wrong_value])
