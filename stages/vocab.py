@@ -25,7 +25,7 @@ from stages.electra.tokenizer import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-VERSION = 2
+VERSION = 3
 
 # Characters outside the alphabet that are a smaller share of the text are not worth a word.
 _SHARE_WORTH_A_WARNING = 0.001
@@ -41,7 +41,8 @@ class VocabConfig:
       file: A `vocab.txt` (a token a line) or `tokenizer.json`, at any fsspec location.
       size: Tokens of a new vocabulary, special ones included.
       lowercase: Whether text is lower-cased. None: as `tokenizer.json` says, else True.
-      strip_accents: Whether accents are removed. None: as `tokenizer.json` says, else as `lowercase` (BERT's rule).
+      strip_accents: Whether accents are removed. None: of a new vocabulary they are not; of an adopted one as
+        `tokenizer.json` says, or for a `vocab.txt` as `lowercase` (BERT's rule).
       split_special_tokens: Whether special tokens that a text spells out, as `[SEP]`, are text like any other, in the
         corpus, in tasks and in predictions; else they are the tokens themselves.
       min_frequency: How often a new token must occur.
@@ -100,6 +101,12 @@ def run(config: VocabConfig, context: StageContext) -> None:
         "special": {name: tokens.index(token) for name, token in SPECIAL_TOKENS.items()},
     }
     write_json(context.output / "info.json", info)
+    strips = normalizer["strip_accents"]
+    logger.info(
+        "text is %s, accents are %s (vocab.lowercase, vocab.strip_accents)",
+        "lower-cased" if normalizer["lowercase"] else "kept in its case",
+        "removed" if strips or (strips is None and normalizer["lowercase"]) else "kept",
+    )
     context.tracker.params(info)
 
 
@@ -191,7 +198,8 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     assert config.size is not None
     lowercase = config.lowercase is not False
     special = list(SPECIAL_TOKENS.values())
-    tokenizer = build_tokenizer(special, lowercase=lowercase, strip_accents=config.strip_accents)
+    strip_accents = config.strip_accents is True  # in most languages 'é' and 'e' make different words
+    tokenizer = build_tokenizer(special, lowercase=lowercase, strip_accents=strip_accents)
     sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
     found = _letters(tokenizer, sample=sample)
     letters = sorted(sorted(found, key=lambda letter: (-found[letter], letter))[: config.max_alphabet])
@@ -230,7 +238,7 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
             "vocab.min_frequency = %d times; add text, or lower vocab.size",
             *(len(tokens), config.size, config.min_frequency),
         )
-    return build_tokenizer(tokens, lowercase=lowercase, strip_accents=config.strip_accents)
+    return build_tokenizer(tokens, lowercase=lowercase, strip_accents=strip_accents)
 
 
 class _Sample:
