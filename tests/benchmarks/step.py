@@ -4,8 +4,10 @@
     python tests/benchmarks/step.py --size base --batch-size 64 --sequence-length 512 --device cuda
 
 Same maths in both: masking on the device, generator, samples from it, discriminator, dropout, one clip, Adam, decay.
-Each contestant is a process of its own, made ready once; then they take turns. Ratios are of medians, to torch eager
-in float32: above 1 is faster. Memory is a process's largest resident size on CPUs, what was allocated on a GPU.
+Each contestant is a process of its own, in the environment that training gives its processes (large pages among it),
+made ready once; then they take turns, step by step. A ratio is of the two turns of a round, to torch eager in float32:
+above 1 is faster. Its quartiles are given. Memory is a process's largest resident size on CPUs, what was allocated on
+a GPU.
 """
 
 import argparse
@@ -16,9 +18,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from contestants import Contestant, resident_bytes, take_turns
+
+from cluster.config import ClusterConfig, Platform
+from cluster.distributed import process_environment
 
 CONTESTANTS = ("torch/eager", "torch/compile", "jax")
 DTYPES = ("float32", "bfloat16")
@@ -86,16 +92,27 @@ def serve(options: argparse.Namespace) -> None:
 
 def report(contestants: list[Contestant], *, tokens: int) -> str:
     """A Markdown table; MFU against the peak that our process of the same number format found."""
+    base = next((one.seconds for one in contestants if one.name == BASELINE), None)
     medians = {one.name: statistics.median(one.seconds) for one in contestants}
     peaks = {one.name.rpartition("/")[2]: one.facts["peak"] for one in contestants if one.facts["peak"]}
-    lines = ["| step | ms | ratio | tokens/s | MFU | memory |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| step | ms | ratio (quartiles) | tokens/s | MFU | memory |", "| --- | --- | --- | --- | --- | --- |"]
     for one in contestants:
         seconds, peak = medians[one.name], peaks.get(one.name.rpartition("/")[2])
-        ratio = f"{medians[BASELINE] / seconds:.2f}" if BASELINE in medians else "-"
+        ratio = "-"
+        if base is not None:
+            ratios = [theirs / ours for theirs, ours in zip(base, one.seconds, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
         mfu = f"{one.facts['flops'] / seconds / peak:.1%}" if peak else "-"
         memory = f"{one.memory / 2**30:.2f} GiB"
         lines.append(f"| {one.name} | {seconds * 1e3:.1f} | {ratio} | {tokens / seconds:,.0f} | {mfu} | {memory} |")
     return "\n".join(lines)
+
+
+def large_pages() -> str:
+    """When the kernel gives them, the word in brackets."""
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return path.read_text().strip() if path.exists() else "unknown"
 
 
 def main() -> None:
@@ -105,8 +122,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
-    parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
+    parser.add_argument("--rounds", type=int, default=21, help="turns of each contestant")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a turn")
     parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--only", nargs="*", default=names, choices=names, help="contestants")
     parser.add_argument("--contestant", choices=names, help=argparse.SUPPRESS)
@@ -116,12 +133,16 @@ def main() -> None:
         return
     arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in
                  ("size", "batch_size", "sequence_length", "device", "warmup")]  # fmt: skip
-    contestants = [Contestant(name, arguments) for name in options.only]
+    on_gpu = {"accelerators_per_process": 1} if options.device == "cuda" else {}
+    cluster = ClusterConfig(platform=Platform(options.device), cpus_per_process=os.cpu_count() or 1, **on_gpu)
+    environment = process_environment(cluster)
+    contestants = [Contestant(name, arguments, environment=environment) for name in options.only]
     take_turns(contestants, rounds=options.rounds, steps=options.steps)
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "transformers"))
     print(
         f"{options.size}, {options.batch_size} x {options.sequence_length} tokens a step, "
         f"{contestants[0].facts['device']}, {os.cpu_count()} cores, {packages}\n"
+        f"large pages: {large_pages()}; {environment.get('GLIBC_TUNABLES', 'no GLIBC_TUNABLES')}\n"
     )
     print(report(contestants, tokens=options.batch_size * options.sequence_length))
     for one in contestants:
