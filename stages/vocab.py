@@ -1,10 +1,11 @@
-"""Trains a WordPiece vocabulary on the ingested text, or adopts one."""
+"""Trains a vocabulary (WordPiece, BPE or Unigram) on the ingested text, or adopts one."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from upath import UPath
 
 from cluster.storage import file_name, write_json, write_text
 from stages.context import StageContext
+from stages.electra.subwords import build_byte_pairs, build_unigram
 from stages.electra.tokenizer import (
     SPECIAL_TOKENS,
     as_letters,
@@ -33,6 +35,28 @@ _SHARE_WORTH_A_WARNING = 0.001
 logger = logging.getLogger(__name__)
 
 
+class VocabKind(StrEnum):
+    """How a new vocabulary divides words.
+
+    WORDPIECE: BERT's. Words end at spaces and punctuation; Chinese characters are words.
+    BPE: Pairs of bytes that occur often, joined again and again. No text is unknown.
+    UNIGRAM: The pieces under which the text is likeliest, for languages without spaces too. Two trainings on one text
+      may differ in a few pieces that are worth as much: the library adds numbers up in a random order.
+    """
+
+    WORDPIECE = "wordpiece"
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+# The settings of a training that change nothing for a kind.
+_IDLE: dict[VocabKind, tuple[str, ...]] = {
+    VocabKind.WORDPIECE: (),
+    VocabKind.BPE: ("max_alphabet",),
+    VocabKind.UNIGRAM: ("max_alphabet", "min_frequency"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class VocabConfig:
     """One of `file` and `size`: adopt a vocabulary or train one.
@@ -45,10 +69,11 @@ class VocabConfig:
         `tokenizer.json` says, or for a `vocab.txt` as `lowercase` (BERT's rule).
       split_special_tokens: Whether special tokens that a text spells out, as `[SEP]`, are text like any other, in the
         corpus, in tasks and in predictions; else they are the tokens themselves.
-      min_frequency: How often a new token must occur.
+      min_frequency: How often a new token must occur (not for unigram).
       max_alphabet: Most single characters in a new vocabulary. The most frequent ones are taken; a word with any other
-        is [UNK].
+        is [UNK] (for wordpiece alone).
       training_megabytes: Most text to train a new vocabulary on, spread evenly over the corpus.
+      kind: How a new vocabulary divides words.
     """
 
     file: str | None = None
@@ -59,6 +84,7 @@ class VocabConfig:
     min_frequency: int = 2
     max_alphabet: int = 1000
     training_megabytes: int = 1000
+    kind: VocabKind = field(default=VocabKind.WORDPIECE, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if (self.file is None) == (self.size is None):
@@ -69,6 +95,13 @@ class VocabConfig:
         for name in ("min_frequency", "max_alphabet", "training_megabytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.file is not None and self.kind is not VocabKind.WORDPIECE:
+            raise ValueError(f"kind is {self.kind}, but file gives a vocabulary, which has its kind: leave kind out")
+        defaults = {field.name: field.default for field in fields(self)}
+        if idle := [name for name in _IDLE[self.kind] if getattr(self, name) != defaults[name]]:
+            raise ValueError(
+                f"{idle[0]} is {getattr(self, idle[0])}, but means nothing for kind {self.kind}: leave it out"
+            )
 
 
 def run(config: VocabConfig, context: StageContext) -> None:
@@ -193,6 +226,75 @@ def _tokens_by_id(tokenizer: "Tokenizer", *, source: str) -> list[str]:
 
 
 def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
+    match config.kind:
+        case VocabKind.WORDPIECE:
+            tokenizer = _train_wordpiece(config, context=context)
+        case VocabKind.BPE:
+            tokenizer = _train_byte_pairs(config, context=context)
+        case VocabKind.UNIGRAM:
+            tokenizer = _train_unigram(config, context=context)
+    tokens = _tokens_by_id(tokenizer, source="the trained vocabulary")
+    assert config.size is not None
+    if len(tokens) < config.size:
+        context.tracker.params({"size_wanted": config.size, "size_reached": len(tokens)})
+        often = (
+            ""
+            if config.kind is VocabKind.UNIGRAM
+            else f" that occur vocab.min_frequency = {config.min_frequency} times"
+        )
+        logger.warning(
+            "the vocabulary has %d tokens, not the %d of vocab.size: the corpus has no more pieces%s; add text, or "
+            "lower vocab.size",
+            *(len(tokens), config.size, often),
+        )
+    return tokenizer
+
+
+def _train_byte_pairs(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
+    from tokenizers import pre_tokenizers, trainers
+
+    fixed = len(SPECIAL_TOKENS) + len(pre_tokenizers.ByteLevel.alphabet())
+    assert config.size is not None
+    if config.size <= fixed:
+        raise ValueError(f"size is {config.size}, but the special tokens and the 256 bytes alone are {fixed}")
+    sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
+    tokenizer = build_byte_pairs(lowercase=config.lowercase is not False, strip_accents=config.strip_accents is True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample.texts(), trainer)
+    frame(tokenizer)
+    return tokenizer
+
+
+def _train_unigram(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
+    from tokenizers import trainers
+
+    sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
+    tokenizer = build_unigram(lowercase=config.lowercase is not False, strip_accents=config.strip_accents is True)
+    fixed = len(SPECIAL_TOKENS) + len(_letters(tokenizer, sample=sample)) + 1  # and the sign of a space
+    assert config.size is not None
+    if config.size <= fixed:
+        raise ValueError(
+            f"size is {config.size}, but the special tokens and single letters of the corpus alone are {fixed}; "
+            "raise vocab.size, or train with vocab.kind: bpe, which has no letters but bytes"
+        )
+    trainer = trainers.UnigramTrainer(
+        vocab_size=config.size,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        unk_token=SPECIAL_TOKENS["unk"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample.texts(), trainer)
+    frame(tokenizer)
+    return tokenizer
+
+
+def _train_wordpiece(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     from tokenizers import trainers
 
     assert config.size is not None
@@ -231,13 +333,6 @@ def _train(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
     )
     tokenizer.train_from_iterator(sample.texts(), trainer)
     tokens = _tokens_by_id(tokenizer, source="the trained vocabulary")
-    if len(tokens) < config.size:
-        context.tracker.params({"size_wanted": config.size, "size_reached": len(tokens)})
-        logger.warning(
-            "the vocabulary has %d tokens, not the %d of vocab.size: the corpus has no more pieces that occur "
-            "vocab.min_frequency = %d times; add text, or lower vocab.size",
-            *(len(tokens), config.size, config.min_frequency),
-        )
     return build_tokenizer(tokens, lowercase=lowercase, strip_accents=strip_accents)
 
 

@@ -22,7 +22,16 @@ from stages.tasks.files.squad import Question
 from stages.tasks.form import TaskForm
 from stages.tasks.kinds import TaskKind
 from stages.tasks.named import TASKS, TaskName
-from stages.tasks.spans import Candidate, Window, owned_tokens, rank, take_in_marks, window_bounds, window_candidates
+from stages.tasks.spans import (
+    Candidate,
+    Window,
+    leave_out_spaces,
+    owned_tokens,
+    rank,
+    take_in_marks,
+    window_bounds,
+    window_candidates,
+)
 from stages.tasks.thresholds import make_thresholds
 from stages.tasks.tokens import WordPiece
 
@@ -218,12 +227,11 @@ def make_questions(name: TaskName, options: TaskOptions) -> QuestionAnswering:
 def encode_contexts(examples: Sequence[Question], tokenizer: WordPiece) -> dict[str, Context]:
     """Encodes every different context once."""
     texts = list(dict.fromkeys(example.context for example in examples))
-    return {
-        text: Context(
-            np.array(encoding.ids, np.int32), take_in_marks(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
-        )
-        for text, encoding in zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
-    }
+    contexts = {}
+    for text, encoding in zip(texts, tokenizer.encode_with_offsets(texts), strict=True):
+        offsets_T2 = leave_out_spaces(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
+        contexts[text] = Context(np.array(encoding.ids, np.int32), take_in_marks(text, offsets_T2))
+    return contexts
 
 
 def answer_tokens(example: Question, context: Context) -> tuple[int, int] | None:

@@ -58,6 +58,18 @@ def take_in_marks(text: str, offsets_T2: np.ndarray) -> np.ndarray:
     return np.stack([starts_T, ends_T], axis=1)
 
 
+def leave_out_spaces(text: str, offsets_T2: np.ndarray) -> np.ndarray:
+    """The offsets of tokens without the spaces that they begin with.
+
+    To tokenizers of pairs of bytes and Unigram the space before a word belongs to it, but not to an answer.
+    """
+    is_space = np.array([*(letter.isspace() for letter in text), False])
+    starts_T, ends_T = offsets_T2.T.copy()
+    while (shrinks_T := is_space[starts_T] & (starts_T < ends_T)).any():
+        starts_T += shrinks_T
+    return np.stack([starts_T, ends_T], axis=1)
+
+
 def window_bounds(length: int, *, room: int, stride: int) -> list[tuple[int, int]]:
     """Token spans of the windows over a context: starts `stride` apart, each up to `room` long, none lost."""
     if room < 1:

@@ -7,7 +7,10 @@ import pytest
 from upath import UPath
 
 from stages.electra.tokenizer import ElectraTokenizer
-from stages.vocab import VocabConfig
+from stages.tasks.files.squad import Question
+from stages.tasks.question_answering import encode_contexts
+from stages.tasks.tokens import WordPiece
+from stages.vocab import VocabConfig, VocabKind
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PUBLISHED = Path(__file__).parents[4] / "shared/data/vocab/vocab.txt"
@@ -161,6 +164,9 @@ def test_a_file_that_is_no_tokenizer_is_refused(lab) -> None:
         ({"file": "a", "size": 100}, "file is 'a', size is 100"),
         ({"size": 9}, "size is 9, must be at least 10"),
         ({"size": 100, "max_alphabet": 0}, "max_alphabet is 0"),
+        ({"file": "a", "kind": VocabKind.BPE}, "kind is bpe, but file gives a vocabulary"),
+        ({"size": 400, "kind": VocabKind.BPE, "max_alphabet": 5}, "max_alphabet is 5, but means nothing for kind bpe"),
+        ({"size": 400, "kind": VocabKind.UNIGRAM, "min_frequency": 5}, "min_frequency is 5, but means nothing"),
     ],
 )
 def test_a_wrong_value_is_refused(config, message) -> None:
@@ -221,3 +227,108 @@ def test_a_tokenizer_json_with_rules_of_its_own_is_read_by_transformers_as_it_is
     names = [json.loads((at / "tokenizer_config.json").read_text())["tokenizer_class"] for at in (plain, spaces)]
     assert names == ["BertTokenizer", "PreTrainedTokenizerFast"]
     assert [_tokenizer(at).encode("a b-b").ids for at in (plain, spaces)] == [[2, 5, 1, 1, 1, 3], [2, 5, 6, 3]]
+
+
+# Several scripts, some without spaces between words.
+SCRIPTS = (
+    "The Café’s naïve re-run of covid-19 (here).",
+    "Москва стоит на ёлке",
+    "Η Αθήνα είναι εδώ",
+    "שָׁלוֹם עולם",
+    "مَدْرَسَةٌ في المدينة",
+    "हिन्दी में लिखा",
+    "ภาษาไทยที่นี่",
+    "한국어 문장 이다",
+    "日本語のテキスト、カタカナ",
+    "中国的首都是北京。",
+)
+PIECES = {VocabKind.BPE: 500, VocabKind.UNIGRAM: 320}
+
+
+@pytest.fixture
+def pieces(lab):
+    """A vocabulary of a kind, trained on all of them."""
+
+    def train(kind: VocabKind, **config) -> UPath:
+        text = "\n\n".join(f"{text}\n{text} {number}" for number in range(20) for text in SCRIPTS)
+        return lab.trained_vocab(lab.ingest(lab.file("a.txt", text)), kind=kind, size=PIECES[kind], **config)
+
+    return train
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_other_kinds_know_all_of_their_text_and_keep_its_letters(pieces, kind: VocabKind) -> None:
+    folder = pieces(kind)
+    tokenizer = _tokenizer(folder)
+    assert _info(folder)["special"] == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert _info(folder)["size"] <= PIECES[kind]
+    for text in SCRIPTS:
+        encoding = tokenizer.encode(text)
+        assert 1 not in encoding.ids
+        assert (encoding.ids[0], encoding.ids[-1]) == (2, 3)
+        squeezed = tokenizer.decode(encoding.ids).replace(" ", "")
+        assert squeezed == text.lower().replace(" ", "")  # with all vowels, accents and syllables
+
+
+def test_two_trainings_of_byte_pairs_give_the_same_bytes(pieces) -> None:
+    files = [{path.name: path.read_bytes() for path in pieces(VocabKind.BPE).iterdir()} for _ in range(2)]
+    assert files[0] == files[1]
+
+
+def test_no_text_is_unknown_to_byte_pairs(pieces) -> None:
+    assert 1 not in _tokenizer(pieces(VocabKind.BPE)).encode("ქართული \U0001f600 \u0001 ﷽").ids
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_special_tokens_that_a_text_spells_out_are_text_to_other_kinds_too(pieces, kind: VocabKind) -> None:
+    words = WordPiece(_tokenizer(pieces(kind)))
+    assert not {0, 2, 3, 4} & set(words.encode(["the [CLS] [SEP]x[MASK] [PAD]"])[0])
+    assert WordPiece(_tokenizer(pieces(kind)), split_special_tokens=False).encode(["the [SEP]"])[0][-1] == 3
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_a_word_has_the_same_pieces_alone_and_in_a_text(pieces, kind: VocabKind) -> None:
+    """So tagging, which encodes words one by one, sees what pretraining saw."""
+    words = WordPiece(_tokenizer(pieces(kind)))
+    text = SCRIPTS[1]
+    assert [piece for ids in words.encode_words(text.split()) for piece in ids] == words.encode([text])[0]
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_answers_have_no_space_before_them(pieces, kind: VocabKind) -> None:
+    text = "The naïve  Москва стоит"
+    question = Question(id="1", text="?", context=text, answers=())
+    context = encode_contexts([question], WordPiece(_tokenizer(pieces(kind))))[text]
+    spans = [text[begin:end] for begin, end in context.offsets]
+    assert all(span == span.strip() for span in spans)
+    assert "".join(dict.fromkeys(spans))[:3] == "The"
+    assert context.offsets[-1, 1] == len(text)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(VocabKind.BPE, 261), (VocabKind.UNIGRAM, 30)])
+def test_a_size_below_the_letters_of_another_kind_is_refused(lab, kind: VocabKind, size: int) -> None:
+    ingest = lab.ingest(lab.file("a.txt", TEXT))
+    with pytest.raises(ValueError, match=rf"size is {size}, but the special tokens and .* alone are"):
+        lab.trained_vocab(ingest, kind=kind, size=size)
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_other_kinds_become_shards(lab, pieces, kind: VocabKind, caplog) -> None:
+    ingest = lab.ingest(lab.file("b.txt", "\n\n".join(SCRIPTS)))
+    folder = lab.shard(ingest, pieces(kind), sequence_length=32)
+    assert json.loads((folder / "index.json").read_text())["counts"]["train"]["unknown"] == 0
+    assert any("nanotoken does not know this tokenizer.json" in message for message in caplog.messages)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", PIECES)
+def test_transformers_makes_the_same_ids_of_other_kinds(pieces, kind: VocabKind) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = pieces(kind)
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(str(folder)), _tokenizer(folder)
+    for text in SCRIPTS:
+        assert theirs(text)["input_ids"] == ours.encode(text).ids
+    pair, expected = theirs(SCRIPTS[0], SCRIPTS[1]), ours.encode(SCRIPTS[0], SCRIPTS[1])
+    assert (pair["input_ids"], pair["token_type_ids"]) == (expected.ids, expected.type_ids)
+    assert ElectraTokenizer.from_pretrained(folder)(SCRIPTS[3])["input_ids"] == ours.encode(SCRIPTS[3]).ids
+    assert theirs.mask_token_id == 4
