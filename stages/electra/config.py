@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cluster.nearest import did_you_mean
 
-if TYPE_CHECKING:
-    from stages.electra.files.hub import HubAccess
-
 IGNORED = -100  # label of what is neither trained on nor scored, as in transformers
 
 
@@ -233,32 +230,18 @@ class ElectraConfig:
         trust_remote_code: bool = False,
         **changes: Any,
     ) -> "ElectraConfig":
-        """Reads the `config.json` of a folder or hub id.
+        """Reads the `config.json` of a folder or hub id; `changes` are fields in the place of its own.
 
-        Args:
-          location: A folder on any file system, or a hub id.
-          revision: Branch, tag or commit of a hub id.
-          token: See `HubAccess`, also for the three after it.
-          cache_dir: Likewise.
-          local_files_only: Likewise.
-          force_download: Likewise.
-          trust_remote_code: Taken and not needed: no code is ever read from a model's folder.
-          changes: Fields in the place of the file's own.
+        For what is between them see `HubAccess`. `trust_remote_code` is taken and not needed: no code is ever read.
         """
+        from stages.electra.files.config_json import config_from_huggingface
         from stages.electra.files.hub import HubAccess
+        from stages.electra.files.locate import read_config
 
         access = HubAccess(
             token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
         )
-        return cls.read(location, revision=revision, access=access).change(**changes)
-
-    @classmethod
-    def read(cls, location: str | Path, *, revision: str | None = None, access: "HubAccess") -> "ElectraConfig":
-        """What `from_pretrained` reads, without changes."""
-        from stages.electra.files.config_json import config_from_huggingface
-        from stages.electra.files.locate import read_config
-
-        return config_from_huggingface(read_config(location, revision=revision, access=access))
+        return config_from_huggingface(read_config(location, revision=revision, access=access)).change(**changes)
 
     def change(self, **changes: Any) -> Self:
         """A copy with other fields, or with other words of `extra`. Names of the classes go where their number changes.
