@@ -132,7 +132,7 @@ def pretrained_card(
       datasets: Names of the training text.
       tags: Further tags.
     """
-    shape = f"{network.num_hidden_layers} layers of width {network.hidden_size}"
+    shape = f"{network.num_hidden_layers} layer{'s' * (network.num_hidden_layers > 1)} of width {network.hidden_size}"
     finetune = "Fine-tune it for classification, tagging or question answering."
     metrics: tuple[str, ...]
     if is_generator:

@@ -87,7 +87,8 @@ class ModelCard:
         """The README.md, with the hub's metadata on top."""
         from huggingface_hub import EvalResult, ModelCardData
 
-        task, data = self.task, self.dataset or "unnamed"
+        # Members of enums are written as Python's objects, which nobody may read.
+        task, data = self.task and str(self.task), str(self.dataset or "unnamed")
         scores = []
         for name, value in self.results.items() if task else ():
             metric, factor = _HUB_METRICS.get(name, (name, 1.0))
@@ -109,7 +110,7 @@ class ModelCard:
             tags=["electra", *self.tags],
             datasets=list(self.datasets) or None,
             base_model=self.base_model,
-            pipeline_tag=self.pipeline,
+            pipeline_tag=self.pipeline and str(self.pipeline),
             metrics=list(dict.fromkeys(score.metric_type for score in scores)) or None,
             model_name=(self.name or self.title) if scores else None,
             eval_results=scores or None,

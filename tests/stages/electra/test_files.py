@@ -25,6 +25,7 @@ from stages.electra.files.model_folder import (
 )
 from stages.electra.joint_model import merge
 from stages.electra.network import SequenceClassifier, SpanPredictor, TokenClassifier
+from stages.tasks.named import TaskName
 
 LABELS = {0: "no", 1: "yes", 2: "maybe"}
 
@@ -199,7 +200,7 @@ def test_the_hubs_library_reads_a_model_card_with_its_results():
         title='a "quoted" model: yes, 文',
         summary="text",
         task="text-classification",
-        dataset="cola",
+        dataset=TaskName.COLA,
         split="dev",
         base_model="some/electra",
         language=("en", "pt-BR"),

@@ -16,6 +16,7 @@ from upath import UPath
 from cluster.config import ClusterConfig
 from stages.context import StageContext, Tracker
 from stages.electra.config import HeadKind
+from stages.electra.files.card import read_metadata
 from stages.electra.files.huggingface import flatten
 from stages.electra.files.model_folder import load_pretrained
 from stages.finetune.config import FinetuneConfig, Init
@@ -109,6 +110,8 @@ def test_a_few_examples_are_learnt_by_heart(
     assert tracker.found["model"] == [(str(UPath(output) / "model"), f"{task}-pretrained-0")]
     assert [context for _, context in tracker.found["dataset"]] == ["training", "validation"]
     assert {PREDICTIONS[task], "metrics.jsonl", "result.json"} <= set(tracker.found["artifact"])
+    (index,) = read_metadata((output / "model" / "README.md").read_text())["model-index"]
+    assert index["results"][0]["dataset"]["type"] == task
     saved = load_pretrained(UPath(output / "model"))
     labels = list(saved.config.id2label.values())
     assert labels[0] in ("unacceptable", "not_equivalent", "similarity", "entailment", "O", "LABEL_0")
