@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
 from upath import UPath
 
 from cluster.credentials import instead, is_secret_variable, redact
@@ -35,9 +36,13 @@ class Command:
     wait: bool = False
     verbose: bool = False
 
-    def as_text(self) -> str:
-        """The command that runs the same stages, for messages; without `--rerun`, which would begin anew."""
-        overrides = [("--set", override) for override in self.overrides]
+    def as_text(self, *further: str) -> str:
+        """The command that runs the same stages, for messages; without `--rerun`, which would begin anew.
+
+        Args:
+          further: Overrides that it gets besides.
+        """
+        overrides = [("--set", override) for override in (*self.overrides, *further)]
         options = [*overrides, ("--only", self.only), ("--until", self.until)]
         words = [word for option, value in options if value is not None for word in (option, value)]
         return redact(shlex.join(["python", "-m", "pipeline.run", self.config, *words]))
@@ -61,6 +66,11 @@ def execute_command(command: Command) -> int:
     chosen = _choose(stages, command)
     fresh = frozenset({stage.name for stage in select(stages, command.rerun)} & chosen if command.rerun else ())
     output = output_folder(config.output)
+    is_run = not (command.verify or command.plan or command.json)
+    if is_run:
+        from pipeline.screen.display import announce
+
+        announce(Console(), f"Checking the inputs, and what is finished in {redact(str(output))}…")
     plan = _plan(stages, output=output, fresh=fresh)
     if command.verify:
         return _verify([planned for planned in plan if planned.name in chosen])
@@ -71,7 +81,7 @@ def execute_command(command: Command) -> int:
     _require_needs(plan, chosen, command)
     _require_sources(plan, chosen)
     if not unfinished(plan, chosen):
-        from pipeline.summary import print_summary
+        from pipeline.screen.summary import print_summary
 
         print("Nothing to do: every stage is done.")
         print_summary(plan, config=config, output=output)
@@ -87,7 +97,8 @@ def execute_command(command: Command) -> int:
         fresh=fresh,
         output=output,
         config_yaml=format_config(config),
-        again=command.as_text(),
+        again=command.as_text,
+        load=lambda further: load_config(command.config, overrides=[*command.overrides, *further]),
         verbose=command.verbose,
         wait=command.wait,
     ).run()

@@ -28,11 +28,14 @@ _CHATTY = ("jax", "absl", "orbax", "fsspec", "urllib3", "filelock", "matplotlib"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a stage ended; `error` is None if it succeeded. `warnings` are what its own module logged as such."""
+    """How a stage ended; `error` is None if it succeeded. `warnings` are what its own module logged as such, and
+    `outcome` what it says came out.
+    """
 
     seconds: float
     error: str | None = None
     warnings: tuple[str, ...] = ()
+    outcome: str = ""
 
 
 def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str, command: str, whole: bool) -> Outcome:
@@ -70,7 +73,7 @@ def execute(stage: Stage, context: StageContext, identity: Identity, *, cwd: str
     except OSError as failure:  # the log could not be written
         error = error or explain(failure, output=context.output)
     seconds = (datetime.now(UTC) - started).total_seconds()
-    return Outcome(seconds=seconds, error=error, warnings=tuple(warnings))
+    return Outcome(seconds=seconds, error=error, warnings=tuple(warnings), outcome=context.tracker.outcome)
 
 
 def log_failure(folder: UPath, *, name: str, error: str) -> None:

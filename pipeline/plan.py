@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from upath import UPath
 
@@ -38,6 +39,7 @@ class PlannedStage:
       why: When it finished, where it resumes, or how it differs from the nearest finished run of the stage.
       faults: What is wrong with its raw inputs, by location. A stage with faults cannot run.
       damage: What is wrong with its output, which was finished; "" where nothing is known to be.
+      seconds: How long a stage that is done took.
     """
 
     stage: Stage
@@ -47,6 +49,7 @@ class PlannedStage:
     why: str
     faults: Mapping[str, str] = field(default_factory=dict)
     damage: str = ""
+    seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -71,9 +74,9 @@ def make_plan(stages: Sequence[Stage], *, output: UPath) -> tuple[PlannedStage, 
         needs = {name: planned[name].fingerprint for name in stage.needs}
         identity = make_identity(stage, needs=needs, sources=raw.files)
         folder = output / stage.name / fingerprint(identity)
-        status, why, damage = _look(folder, identity)
+        found = _look(folder, identity)
         planned[stage.name] = PlannedStage(
-            stage=stage, identity=identity, folder=folder, status=status, why=why, faults=raw.faults, damage=damage
+            stage=stage, identity=identity, folder=folder, faults=raw.faults, **found._asdict()
         )
     return tuple(planned.values())
 
@@ -89,20 +92,30 @@ def output_folder(output: str) -> UPath:
     return path if "://" in output else path.expanduser().absolute()
 
 
-def _look(folder: UPath, identity: Identity) -> tuple[Status, str, str]:
-    """The status of a stage, why, and what is damaged."""
+class _Found(NamedTuple):
+    """What a stage's folder says of it."""
+
+    status: Status
+    why: str
+    damage: str = ""
+    seconds: float = 0.0
+
+
+def _look(folder: UPath, identity: Identity) -> _Found:
     try:
         manifest = read_manifest(folder)
         damage = find_damage(folder, manifest) if manifest is not None else None
     except ValueError as error:
         manifest, damage = {}, str(error)
     if damage is not None:
-        return Status.PARTIAL, f"was done, but {damage}", damage
+        return _Found(Status.PARTIAL, f"was done, but {damage}", damage)
     if manifest is not None:
-        return Status.DONE, f"finished {manifest['finished'][:19].replace('T', ' ')} UTC", ""
+        seconds = manifest.get("seconds")
+        why = f"finished {manifest['finished'][:19].replace('T', ' ')} UTC"
+        return _Found(Status.DONE, why, seconds=seconds if isinstance(seconds, int | float) else 0.0)
     if (folder / CONFIG).exists():
-        return Status.PARTIAL, f"resumes {_resume_point(folder, identity)}", ""
-    return Status.NEW, _why_new(folder, identity), ""
+        return _Found(Status.PARTIAL, f"resumes {_resume_point(folder, identity)}")
+    return _Found(Status.NEW, _why_new(folder, identity))
 
 
 def _resume_point(folder: UPath, identity: Identity) -> str:

@@ -28,7 +28,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """How a stage ended, or where it is."""
+    """How a stage ended, or where it is.
+
+    Attributes:
+      seconds: How long it took, in this run or, where it was done before, in that one.
+      outcome: What came out, in a few words.
+    """
 
     name: str
     state: State
@@ -37,6 +42,7 @@ class StageResult:
     error: str | None = None
     blocked_by: str | None = None
     warnings: tuple[str, ...] = ()
+    outcome: str = ""
 
     @property
     def log(self) -> UPath:

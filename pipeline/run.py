@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 
 from cluster.credentials import keep_out_of_logs, redact
-from pipeline.command import Command, execute_command
-from pipeline.config.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray, JAX and the workers say")
     options = parser.parse_args(arguments)
     keep_out_of_logs()
+    if not (options.plan or options.json or options.verify or options.print_config):
+        print(f"Reading {options.config}…", file=sys.stderr, flush=True)  # at once: what follows imports for seconds
+    from pipeline.command import Command, execute_command
+    from pipeline.config.errors import UsageError
+
     try:
         return execute_command(Command(**vars(options)))
     except UsageError as error:

@@ -92,7 +92,7 @@ class _Run:
         self.results: dict[str, StageResult] = {}
         for planned in plan:
             if planned.status is Status.DONE:
-                self._set(planned.name, State.DONE)
+                self._set(planned.name, State.DONE, seconds=planned.seconds)
             elif planned.name in names:
                 self._set(planned.name, State.WAITING)
 
@@ -156,7 +156,8 @@ class _Run:
                 outcome = Outcome(seconds=0.0, error=explain(error, output=folder))
                 log_failure(folder, name=name, error=str(outcome.error))
             state = State.FINISHED if outcome.error is None else State.FAILED
-            self._set(name, state, seconds=outcome.seconds, error=outcome.error, warnings=outcome.warnings)
+            found = {"error": outcome.error, "warnings": outcome.warnings, "outcome": outcome.outcome}
+            self._set(name, state, seconds=outcome.seconds, **found)
 
     def stop(self) -> None:
         """Ends every running stage."""

@@ -13,13 +13,14 @@ from cluster.bootstrap import connect
 from cluster.latest import write_latest
 from pipeline.config.errors import UsageError
 from pipeline.config.sections import PipelineConfig
-from pipeline.display import make_display
+from pipeline.fitting import fit
 from pipeline.lease import Lease, LeaseHeldError, LeaseLostError
-from pipeline.plan import PlannedStage, unfinished
+from pipeline.plan import PlannedStage, Status, unfinished
 from pipeline.resources import cluster_resources, find_shortages, is_own_cluster
 from pipeline.results import StageResult, State, folders_to_use
 from pipeline.runner import empty_folder, run_plan
-from pipeline.summary import print_summary
+from pipeline.screen.display import announce, make_display
+from pipeline.screen.summary import print_failures, print_summary
 from pipeline.tracking.driver import Recording
 
 _STOPPED_CLOSE_SECONDS = 20.0
@@ -35,7 +36,8 @@ class Session:
       chosen: Names of the stages to run.
       fresh: Stages whose folders are emptied first.
       config_yaml: The resolved config, kept in MLflow.
-      again: The command that resumes this run.
+      again: The command that resumes this run, with what is given to it appended as further `--set`s.
+      load: Loads the config with further overrides.
       wait: Wait for another runner instead of giving up.
     """
 
@@ -46,7 +48,8 @@ class Session:
     fresh: frozenset[str]
     output: UPath
     config_yaml: str
-    again: str
+    again: Callable[..., str]
+    load: Callable[[Sequence[str]], PipelineConfig]
     verbose: bool
     wait: bool
 
@@ -67,6 +70,8 @@ class Session:
 
     def _run(self, plan: Sequence[PlannedStage], *, lease: Lease) -> int:
         console = Console()
+        where = "Starting Ray on this machine" if is_own_cluster(self.config.cluster) else "Joining the Ray cluster"
+        announce(console, f"{where}…")
         try:
             connect(self.config.cluster, verbose=self.verbose)
         except ConnectionError as error:
@@ -79,13 +84,15 @@ class Session:
                 console.print(
                     f"{planned.name} is made anew: {planned.damage}", style="yellow", highlight=False, soft_wrap=True
                 )
+            elif planned.status is Status.PARTIAL:
+                announce(console, f"{planned.name} {planned.why}")
         todo = [planned.stage for planned in unfinished(plan, self.chosen)]
         if shortages := find_shortages(todo, self.config.cluster, available=cluster_resources()):
+            advice = self._advice([stage.name for stage in todo])
             if is_own_cluster(self.config.cluster):
-                shortages.append("Ask for less (cluster.* in the config), or join a larger cluster.")
-                raise UsageError("\n".join(shortages))
-            shortages.append("The run waits until machines join.")
-            console.print("\n".join(shortages), style="yellow", highlight=False)
+                raise UsageError("\n".join([*shortages, *advice]))
+            lines = [*shortages, "The run waits until machines join.", *advice]
+            console.print("\n".join(lines), style="yellow", highlight=False, markup=False, soft_wrap=True)
         recording = Recording(
             plan,
             tracking=self.config.tracking,
@@ -117,7 +124,7 @@ class Session:
             # `ray job stop` kills after three seconds: do what matters first.
             lease.release()
             if isinstance(error, KeyboardInterrupt):
-                print(f"\nStopped. Finished work is kept. To resume:\n  {self.again}", file=sys.stderr)
+                print(f"\nStopped. Finished work is kept. To resume:\n  {self.again()}", file=sys.stderr)
             lost = recording.close(latest, seconds=_STOPPED_CLOSE_SECONDS)
             raise
         else:
@@ -132,18 +139,22 @@ class Session:
                 console.print(
                     f"{result.name}: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True
                 )
-        failed = [result for result in latest.values() if result.state is State.FAILED]
-        for result in failed:
-            print(f"\n{result.name} failed: {result.error}\n  log: {result.log}", file=sys.stderr)
-        blocked = [result for result in latest.values() if result.state is State.BLOCKED]
-        for result in blocked:
-            print(f"{result.name} was not run: it needs {result.blocked_by}, which failed", file=sys.stderr)
-        if failed:
-            print(f"\nFinished work is kept. After fixing the cause, resume with:\n  {self.again}", file=sys.stderr)
-        finished = {name for name, result in latest.items() if result.state in (State.FINISHED, State.DONE)}
+        is_whole = print_failures(latest.values(), again=self.again())
+        finished = {name: result.seconds for name, result in latest.items() if result.state is State.FINISHED}
+        done = [name for name, result in latest.items() if result.state is State.DONE]
         try:
-            write_latest(self.output / "latest", folders_to_use(plan, finished=finished))
+            write_latest(self.output / "latest", folders_to_use(plan, finished={*finished, *done}))
         except OSError as error:
             console.print(f"{self.output / 'latest'} is not up to date: {error}", style="yellow", highlight=False)
-        print_summary(plan, config=self.config, output=self.output, finished=finished)
-        return 1 if failed else 0
+        print_summary(plan, config=self.config, output=self.output, finished={*finished, *done}, seconds=finished)
+        return 0 if is_whole else 1
+
+    def _advice(self, names: Sequence[str]) -> list[str]:
+        """How to run these stages with what there is."""
+        available = cluster_resources()
+        overrides = fit(self.load, self.config.cluster, chosen=names, available=available)
+        if not overrides:
+            return ["Ask for less (cluster.* in the config), or join a larger cluster."]
+        slow = any(override.startswith("cluster.platform=") for override in overrides)
+        note = " (slow: the config was made for accelerators)" if slow else ""
+        return [f"To run with what is here{note}:", f"  {self.again(*overrides)}"]

@@ -21,7 +21,12 @@ class Group(StrEnum):
 class Tracker:
     """Records a stage's run. Calls return at once; none of them may stop the work they describe. This one is for
     running a stage on its own: it records nothing.
+
+    Attributes:
+      outcome: What `conclude` was told last.
     """
+
+    outcome: str = ""
 
     def params(self, params: Mapping[str, object]) -> None:
         """Records what the stage found out about its own run (counts, sizes, identities)."""
@@ -43,6 +48,13 @@ class Tracker:
 
     def progress(self, done: int, total: int, *, unit: str, **fields: float) -> None:
         """Shows how far the stage is. `fields` are shown beside it (`loss`, `tokens_per_second`)."""
+
+    def phase(self, text: str) -> None:
+        """Names what the stage does now, where that takes seconds and cannot be counted; `progress` ends it."""
+
+    def conclude(self, text: str) -> None:
+        """Says in a few words what came out, for the line of the finished stage. For the stage's own process."""
+        self.outcome = text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from cluster.credentials import redact
 from pipeline.config.sections import TrackingConfig
 from pipeline.manifest import git_commit
 from pipeline.plan import PlannedStage
-from pipeline.progress import Progress
 from pipeline.results import StageResult, State
+from pipeline.screen.progress import Progress
+from pipeline.tracking.ledger import ledger_file
 from pipeline.tracking.messages import CloseRun, Message, OpenRun, WriterSettings
 from pipeline.tracking.recorder import Recorder, Snapshot
 from pipeline.tracking.tracker import StageTracker
@@ -61,7 +62,7 @@ class Recording:
                 # As a URI: MLflow decodes it, even where it is a path.
                 artifacts=None if tracking.uri else (output / "mlflow-artifacts").as_uri(),
                 experiment=tracking.experiment,
-                ledger=output / "mlflow-runs.json",
+                ledger=ledger_file(output),
             )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(settings)

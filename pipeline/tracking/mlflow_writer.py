@@ -1,6 +1,5 @@
 """MLflow: the only file that imports it. One writer, used by one thread."""
 
-import logging
 import os
 import re
 import tempfile
@@ -13,7 +12,8 @@ from typing import Any
 from upath import UPath
 
 from cluster.credentials import redact
-from cluster.storage import local_copy, read_json, write_json
+from cluster.storage import local_copy
+from pipeline.tracking.ledger import read_ledger, write_ledger
 from pipeline.tracking.messages import (
     CloseRun,
     Dataset,
@@ -33,8 +33,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_CHARACTERS = 1000, 100, 6000
 _MAX_TAG_CHARACTERS = 5000
-
-logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
 # What a logged model needs to predict.
@@ -112,7 +110,7 @@ class MlflowWriter:
         if message.parent is not None:
             tags["mlflow.parentRunId"] = self._run_ids[message.parent]
         run = None
-        known = {} if message.is_new else self._read_ledger().get(redact(self._settings.uri), {})
+        known = {} if message.is_new else read_ledger(self._settings.ledger).get(redact(self._settings.uri), {})
         if message.key in known:
             try:
                 run = client.get_run(known[message.key])
@@ -125,7 +123,9 @@ class MlflowWriter:
                 client.set_tag(run.info.run_id, name, value)
         else:
             run = client.create_run(self._experiment_id, tags=tags, run_name=message.name)
-            self._write_ledger(message.key, run.info.run_id)
+            write_ledger(
+                self._settings.ledger, self._settings.uri, message.key, run.info.run_id, experiment=self._experiment_id
+            )
         self._run_ids[message.key] = run.info.run_id
         self._params[message.key] = dict(run.data.params)
         self._began[message.key] = run.info.start_time / 1000
@@ -219,24 +219,6 @@ class MlflowWriter:
                 code_paths=[str(_ROOT / package) for package in ("stages", "cluster")],
                 pip_requirements=[f"{name}=={metadata.version(name)}" for name in _NEEDED],
             )
-
-    def _read_ledger(self) -> dict[str, dict[str, str]]:
-        """Ids of runs by tracking server, then by key; a damaged ledger is passed over, and runs begin anew."""
-        if not self._settings.ledger.exists():
-            return {}
-        try:
-            ledger = read_json(self._settings.ledger)
-            if not (isinstance(ledger, dict) and all(isinstance(ids, dict) for ids in ledger.values())):
-                raise ValueError(f"{self._settings.ledger}: expected ids of runs by tracking server")
-        except ValueError as error:
-            logger.warning("MLflow: %s; stages begin new runs", error)
-            return {}
-        return ledger
-
-    def _write_ledger(self, key: str, run_id: str) -> None:
-        ledger = self._read_ledger()
-        ledger.setdefault(redact(self._settings.uri), {})[key] = run_id
-        write_json(self._settings.ledger, ledger)
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cluster.credentials import keep_out_of_logs, redact
-from pipeline.progress import Progress
+from pipeline.screen.progress import Progress
 from pipeline.tracking.messages import Message, Metrics, OpenRun, WriterSettings
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,16 @@ class Recorder:
         """Notes how far a stage is."""
         before = self._progress.get(stage) or Progress(began=time.time())
         now = time.time()
-        if not before.first_time:
+        if not before.updated:
+            before = replace(before, resumed_at=done, first_done=done, first_time=now)
+        elif before.phase and before.done == before.resumed_at:  # it was prepared until now
             before = replace(before, first_done=done, first_time=now)
-        self._progress[stage] = replace(before, done=done, total=total, unit=unit, updated=now, fields=fields)
+        self._progress[stage] = replace(before, done=done, total=total, unit=unit, updated=now, fields=fields, phase="")
+
+    def phase(self, stage: str, text: str) -> None:
+        """Notes what a stage does now."""
+        before = self._progress.get(stage) or Progress(began=time.time())
+        self._progress[stage] = replace(before, phase=text)
 
     def snapshot(self) -> Snapshot:
         """What the runner shows."""

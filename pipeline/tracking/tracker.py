@@ -93,5 +93,10 @@ class StageTracker(Tracker):
         values = {name: float(value) for name, value in fields.items()}
         self._actor.progress.remote(self._stage, int(done), int(total), unit, values)
 
+    def phase(self, text: str) -> None:
+        """Names what the stage does now."""
+        self._last_progress = 0.0  # the next progress ends the phase: it must not be passed over
+        self._actor.phase.remote(self._stage, text)
+
     def _send(self, message: Message) -> None:
         self._actor.record.remote(message)

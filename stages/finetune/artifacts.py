@@ -61,6 +61,8 @@ def write_results(
             result=result,
         ),
     )
+    # With what the model is asked: of the texts of a pair, its other files say nothing.
+    write_json(model / "task.json", {"task": str(task.name), "kind": str(task.kind), "columns": list(task.asked)})
     for warning in warnings:
         logger.warning("%s: %s", task.name, warning)
     context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})

@@ -2,8 +2,10 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from cluster.config import MeshConfig
+from cluster.storage import read_json
 from stages.context import StageContext, Tracker
 from stages.finetune.config import FinetuneConfig
 from stages.run_warning import read_warnings
@@ -32,9 +34,9 @@ def run(config: FinetuneConfig, context: StageContext) -> None:
         from stages.finetune.worker import finetune
 
         finetune(config, context)
+        _conclude(context)
         return
     from cluster.launch import launch
-    from cluster.storage import read_json
 
     launch(
         _in_process,
@@ -42,11 +44,18 @@ def run(config: FinetuneConfig, context: StageContext) -> None:
         cluster=replace(context.cluster, num_processes=context.cluster.finetune_processes, mesh=MeshConfig()),
         storage=context.output / "ray",
     )
-    result = read_json(context.output / "result.json")  # the processes' own words are not in this one's log
+    result = _conclude(context)  # the processes' own words are not in this one's log
     scores = ", ".join(f"{name} {value:.2f}" for name, value in result["scores"].items())
     logger.info("%s: step %d of %d: %s", config.task, result["scored_step"], result["steps"], scores)
     for warning in read_warnings(result["warnings"], file=context.output / "result.json"):
         logger.warning("%s: %s", config.task, warning)
+
+
+def _conclude(context: StageContext) -> dict[str, Any]:
+    """Tells the score that counts; returns result.json."""
+    result: dict[str, Any] = read_json(context.output / "result.json")
+    context.tracker.conclude(f"{result['primary']} {result['scores'][result['primary']]:.2f}")
+    return result
 
 
 def _in_process(config: FinetuneConfig, context: StageContext) -> None:

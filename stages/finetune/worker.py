@@ -65,6 +65,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
 
 def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, started: float) -> None:
     is_first = jax.process_index() == 0
+    context.tracker.phase("reading the model and the examples")
     network, backbone = load_backbone(folder)
     config = _resolved(config, network)
     mesh = _make_mesh(config)
@@ -182,10 +183,10 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             }
             log.record(metrics, step=window.step, split="train")
             log.flush()
-            log.progress(window.step, steps, rate="examples_per_second")
 
         def evaluate(step: int, params: Params) -> bool:
             logger.info("%s: scoring %d rows", task.name, dev_features.num_rows)
+            log.phase(f"scoring {dev_features.num_rows:,} rows")
             found = score(params)
             log.record(found.scores, step=step, split="dev")
             log.flush()
@@ -218,6 +219,8 @@ def _finetune(config: FinetuneConfig, context: StageContext, *, folder: UPath, s
             window=window,
             checkpoints=checkpoints,
             keep=keep,
+            on_step=lambda step: log.progress(step, steps, rate="examples_per_second"),
+            on_phase=log.phase,
         )
         assert attempt.best is not None  # the last step is always followed by an evaluation
         return attempt.best

@@ -35,8 +35,13 @@ def run(config: PretrainConfig, context: StageContext) -> None:
             f"cluster.num_processes = {context.cluster.num_processes}"
         )
     context.tracker.dataset(name="shards", source=str(context.inputs["shard"]), context="training")
+    count = context.cluster.num_processes
+    context.tracker.phase(f"starting {count} training process{'es' if count > 1 else ''}")
     launch(_in_process, {"config": config, "context": context}, cluster=context.cluster, storage=context.output / "ray")
-    for passed_over in read_json(context.output / "result.json")["passed_over_checkpoints"]:
+    result = read_json(context.output / "result.json")
+    if auc := (result["heldout"] or {}).get("replaced/auc"):
+        context.tracker.conclude(f"held-out AUC {auc:.3f}")
+    for passed_over in result["passed_over_checkpoints"]:
         logger.warning("%s", passed_over)  # the processes' own words are not in this one's log
     context.tracker.artifact(context.output / "metrics.jsonl")
     context.tracker.artifact(context.output / "parameters.txt")

@@ -42,6 +42,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     """
     started = time.perf_counter()
     is_first = jax.process_index() == 0
+    if is_first:
+        context.tracker.phase("making the networks")
     mesh = make_mesh(context.cluster.mesh)
     tensor = mesh.shape["tensor"]
     num_parts = mesh.size // tensor * config.gradient_accumulation_steps
@@ -143,9 +145,9 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             "throughput/mfu": flops * steps / seconds / peak,
         }
         log.record(metrics, step=window.step, split="train")
-        log.progress(window.step, config.steps, rate="tokens_per_second")
 
     def evaluate(step: int, params: Params) -> bool:
+        log.phase("evaluating on held-out text")
         total: dict[str, np.ndarray] = {}
         batches = _heldout_batches(heldout_rows, config=config, pad_id=index.special_ids["pad"])
         for number, rows in enumerate(batches):
@@ -157,6 +159,9 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     def keep() -> Kept:
         log.flush()
         return Kept()
+
+    def on_step(step: int) -> None:
+        log.progress(step, config.steps, rate="tokens_per_second")
 
     networks = {"discriminator": discriminator, "generator": generator}
     if objective.kind.traits.has_towers:
@@ -179,6 +184,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
             | ({"passed_over_checkpoints": "; ".join(passed_over)} if passed_over else {})
         )
 
+    on_step(first_step)  # a resumed run counts from there
     batches = host_batches(
         train_rows,
         order,
@@ -205,7 +211,10 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         window=Window.from_json(restored.window if restored is not None else {}),
         checkpoints=checkpoints,
         keep=keep,
+        on_step=on_step,
+        on_phase=log.phase,
     )
+    log.phase("saving the last checkpoint and the model")
     checkpoints.close()
 
     params = process_allgather(state.params, tiled=True)

@@ -153,6 +153,11 @@ class Task(ABC):
     def kind(self) -> TaskKind:
         """Which head and loss the model gets."""
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What a model of this task is asked with, in the words of `stages.tasks.predictor`."""
+        return ("text",)
+
     @abstractmethod
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads both splits from a folder, or from files named relative to it or absolutely."""

@@ -89,6 +89,10 @@ class Classification(Task):
     def kind(self) -> TaskKind:
         return self.target.kind
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return ("text", "text_pair")[: len(self.tables.texts)]
+
     def load(self, data: UPath, *, train_file: str | None = None, eval_file: str | None = None) -> TaskData:
         """Reads train.tsv and dev.tsv, or train and validation as Hugging Face names them."""
         train_paths = find_files(data, patterns=_patterns("train"), override=train_file, what="train_file")

@@ -69,6 +69,10 @@ class QuestionAnswering(Task):
     kind: TaskKind = TaskKind.QUESTION_ANSWERING
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        return ("question", "context")
+
+    @property
     def unanswerable(self) -> bool:
         """Whether a question may have no answer."""
         return self.kind is TaskKind.ANSWERABILITY

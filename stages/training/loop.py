@@ -126,6 +126,8 @@ def run_loop(
     describe_rows: Callable[[int], str],
     checkpoints: Checkpoints | None = None,
     keep: Callable[[], Kept] = Kept,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_phase: Callable[[str], None] = lambda text: None,
 ) -> TrainState:
     """Trains from `state.step` to the last step, or to where an evaluation ends it.
 
@@ -141,6 +143,8 @@ def run_loop(
         not finite.
       checkpoints: Where states are kept; None keeps none, and leaves SIGTERM alone.
       keep: Called before a checkpoint is written: what it holds besides.
+      on_step: Given each step whose sums are there.
+      on_phase: Told what takes long besides steps.
 
     Raises:
       NonFiniteError: With the step, its rows and the last good checkpoint.
@@ -170,6 +174,7 @@ def run_loop(
                 total = packed.pack({})
         if window.steps:
             window.sums = packed.unpack(total)
+        on_step(step)
 
     def raise_not_finite(step: int, sums: dict[str, np.ndarray]) -> None:
         names = [name for name, value in sums.items() if not np.isfinite(value).all()]
@@ -196,6 +201,7 @@ def run_loop(
             if packed.is_new(batch):
                 settle()
                 window.stop_clock()
+                on_phase("compiling the training step")
                 packed.compile(state, batch)
                 window.start_clock()
             with jax.transfer_guard("disallow"):

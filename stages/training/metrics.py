@@ -35,10 +35,16 @@ class MetricsLog:
             self._tracker.metrics({prefix + name: value for name, value in metrics.items()}, step=step)
 
     def progress(self, step: int, num_steps: int, *, rate: str) -> None:
-        """Shows how far the run is, with its last loss and the one of its `throughput/` metrics that is named."""
-        if self._tracker is not None and (row := self.last("train")) is not None:
-            shown = {"loss": row["loss/total"], rate: row[f"throughput/{rate}"]}
+        """Shows how far the run is, with the loss and the named `throughput/` metric of its last row, if it has one."""
+        if self._tracker is not None:
+            row = self.last("train")
+            shown = {"loss": row["loss/total"], rate: row[f"throughput/{rate}"]} if row is not None else {}
             self._tracker.progress(step, num_steps, unit="steps", **shown)
+
+    def phase(self, text: str) -> None:
+        """Names what the run does while it makes no steps."""
+        if self._tracker is not None:
+            self._tracker.phase(text)
 
     def last(self, split: str) -> dict[str, Any] | None:
         """The newest row of a split."""

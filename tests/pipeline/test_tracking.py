@@ -17,9 +17,9 @@ from upath import UPath
 from cluster.config import ClusterConfig
 from pipeline.config.sections import TrackingConfig
 from pipeline.plan import make_plan
-from pipeline.progress import Progress
 from pipeline.results import StageResult
 from pipeline.runner import run_plan
+from pipeline.screen.progress import Progress
 from pipeline.tracking.driver import Recording
 from pipeline.tracking.messages import Dataset, Metrics, OpenRun, Params, WriterSettings
 from pipeline.tracking.mlflow_writer import MAX_PARAM_CHARACTERS, MlflowWriter, flatten

@@ -11,18 +11,22 @@ class Progress:
 
     Attributes:
       began: When the stage's process began.
-      first_done, first_time: The first count in this run and its time: a resumed stage does not begin at 0.
+      resumed_at: The count with which it began in this run.
+      first_done, first_time: The count from which its pace is reckoned, and its time: after what came before the work.
       fields: Numbers to show beside it (`loss`, `tokens_per_second`).
+      phase: What it does now, where that is not counted; "" while `done` advances.
     """
 
     began: float
     done: int = 0
     total: int = 0
     unit: str = ""
+    resumed_at: int = 0
     first_done: int = 0
     first_time: float = 0.0
     updated: float = 0.0
     fields: Mapping[str, float] = field(default_factory=dict)
+    phase: str = ""
 
     @property
     def elapsed_seconds(self) -> float:
