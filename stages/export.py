@@ -1,14 +1,21 @@
 """Writes the pretrained discriminator and generator as Hugging Face folders, and uploads them where asked to."""
 
 import logging
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from stages.context import StageContext
 from stages.electra.files.hub import is_hub_name
 from stages.run_warning import RunWarning, WarningKind
 
-VERSION = 2
+if TYPE_CHECKING:
+    from stages.electra.files.huggingface import Architecture
+    from stages.heldout_text import Trained
+
+VERSION = 3
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +64,18 @@ class ExportConfig:
 
 
 def run(config: ExportConfig, context: StageContext) -> None:
-    """Writes `discriminator/` and `generator/`, or the one of them that the objective trains, and `result.json`.
+    """Writes `discriminator/` and `generator/`, or the one of them that the objective trains, `result.json` and
+    `networks.json`: how large they are, and what they make of some held-out text.
 
     Raises:
       ConversionError: The pretrained parameters are not those of their configuration.
       ConnectionError: The hub cannot be reached, or refuses the upload.
     """
     from cluster.storage import read_json, write_json
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the accelerators are other stages'
+    import jax
+
     from stages.electra.config import ElectraConfig
     from stages.electra.files.huggingface import Architecture
     from stages.electra.files.model_folder import load_parameters, save_pretrained, take_network
@@ -77,12 +89,14 @@ def run(config: ExportConfig, context: StageContext) -> None:
     warnings = find_unstated(config)
     for warning in warnings:
         logger.warning("%s", warning)
-    uploads = {}
+    uploads, trained, sizes = {}, {}, {}
     for name in ("discriminator", "generator"):
         if name not in networks:
             continue
         architecture, model = take_network(params, name)
         network = ElectraConfig.from_dict(networks[name])
+        trained[architecture] = (network, model)
+        sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(model))
         card = pretrained_card(
             facts,
             network=network,
@@ -109,9 +123,38 @@ def run(config: ExportConfig, context: StageContext) -> None:
                 context.output / name, config.hub_name(name), private=config.private, message=f"Upload {config.name}"
             )
             logger.info("%s: %s", name, uploads[name])
+    found: dict[str, Any] = {"parameters": sizes}
+    if Architecture.MASKED_LM in trained and len(trained) == len(networks):
+        context.tracker.phase("asking the networks about held-out text")
+        found |= _show(trained, context)
+    write_json(context.output / "networks.json", found)
     write_json(
         context.output / "result.json", {"uploads": uploads, "warnings": [asdict(warning) for warning in warnings]}
     )
+
+
+def _show(trained: "Mapping[Architecture, Trained]", context: StageContext) -> dict[str, Any]:
+    """What they make of held-out text; not for objectives that mask nothing or restore what was replaced."""
+    from cluster.storage import read_json
+    from stages.data.shards import ShardReader
+    from stages.electra.config import Size, published_mask_fraction
+    from stages.electra.files.huggingface import Architecture
+    from stages.heldout_text import count_words, show_networks
+
+    pretrained = read_json(context.inputs["pretrain"] / "config.json")["config"]
+    objective, size = pretrained["objective"], Size(pretrained["model"]["size"])
+    vocabulary = (context.inputs["vocab"] / "vocab.txt").read_text(encoding="utf-8")
+    tokens, reader = vocabulary.removesuffix("\n").split("\n"), ShardReader(context.inputs["shard"], "heldout")
+    num_tokens, num_words = count_words(reader, tokens)
+    rows = show_networks(
+        reader,
+        tokens,
+        generator=trained[Architecture.MASKED_LM],
+        discriminator=trained.get(Architecture.PRETRAINING),
+        mask_fraction=objective["mask_fraction"] or published_mask_fraction(size),
+        temperature=objective["temperature"],
+    )
+    return {"heldout": {"rows": rows, "tokens": num_tokens, "words": num_words}}
 
 
 def find_unstated(config: ExportConfig) -> list[RunWarning]:

@@ -90,12 +90,22 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that the other stages left."""
+    """All that the other stages left.
+
+    Attributes:
+      networks: Numbers of parameters by the network's name.
+      heldout: Rows of held-out text, each a list of tokens as `stages.heldout_text` describes them.
+      tokens: The vocabulary, by id.
+    """
 
     stages: tuple[StageRecord, ...]
     runs: tuple[FineTuning, ...]
     probes: tuple[Probe, ...]
     pretraining: Pretraining | None
+    networks: Mapping[str, int]
+    heldout: tuple[tuple[Mapping[str, Any], ...], ...]
+    tokens_per_word: float | None
+    tokens: tuple[str, ...]
     documents: Mapping[str, Any]
     shards: ShardIndex | None
     vocabulary: Mapping[str, Any]
@@ -130,11 +140,17 @@ def collect(inputs: Mapping[str, UPath], *, groups: Mapping[str, Group]) -> Resu
             case Group.PROBE:
                 found = _read_run(stage, stage.config.get("finetune", {}), stages, gaps)
                 probes += [Probe(step=stage.config["step"], run=run) for run in found]
+    networks = _read_if_there(inputs["export"] / "networks.json") if "export" in inputs else {}
+    heldout = networks.get("heldout", {})  # not every objective leaves it
     return Results(
         stages=tuple(stages.values()),
         runs=tuple(sorted(runs, key=lambda run: (run.task, run.init, run.seed))),
         probes=tuple(sorted(probes, key=lambda probe: (probe.run.task, probe.step))),
         pretraining=_read_pretraining(inputs, gaps),
+        networks=networks.get("parameters", {}),
+        heldout=tuple(tuple(row) for row in heldout.get("rows", ())),
+        tokens_per_word=heldout["tokens"] / heldout["words"] if heldout.get("words") else None,
+        tokens=_read_tokens(inputs),
         documents=_read_object(inputs, "ingest", "counts.json", gaps),
         shards=_read_index(inputs, gaps),
         vocabulary=_read_object(inputs, "vocab", "info.json", gaps),
@@ -187,6 +203,13 @@ def _read_index(inputs: Mapping[str, UPath], gaps: list[Gap]) -> ShardIndex | No
     except FileNotFoundError as error:
         gaps.append(Gap(what="shard", reason=str(error)))
         return None
+
+
+def _read_tokens(inputs: Mapping[str, UPath]) -> tuple[str, ...]:
+    path = inputs["vocab"] / "vocab.txt" if "vocab" in inputs else None
+    if path is None or not path.exists():
+        return ()
+    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
 
 
 def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraining | None:

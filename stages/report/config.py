@@ -11,10 +11,13 @@ class ReportConfig:
       title: Heading of the page.
       smoothing: Width of the average behind a smoothed line (one standard deviation of its weights), as a share
         of the curve; 0 draws the raw line only.
+      examples: Whether the report and MLflow show texts of the corpus and of the tasks. Set to false where these
+        must not leave their machines; the output folder keeps them all the same.
     """
 
     title: str = "ELECTRA: results of a run"
     smoothing: float = 0.015
+    examples: bool = True
 
     def __post_init__(self) -> None:
         if not self.title.strip():

@@ -13,11 +13,15 @@ MISSING = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose first column holds names. `columns` are the headings of the others; ("",): one without heading."""
+    """A table whose first column holds names. `columns` are the headings of the others; ("",): one without heading.
+
+    Unless `is_numeric`, they hold words, which stand on the left.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_numeric: bool = True
 
 
 def format_number(value: float | None, *, digits: int = 1, signed: bool = False) -> str:
@@ -63,10 +67,20 @@ def data_tables(results: Results) -> list[Table]:
     if results.vocabulary:
         hidden = ("special", "sha256")
         shown = {key: value for key, value in results.vocabulary.items() if value is not None and key not in hidden}
-        tables.append(Table(title="Vocabulary", columns=("",), rows=tuple(_flat_rows(shown))))
+        tables.append(Table(title="Vocabulary", columns=("",), rows=(*_flat_rows(shown), *_cuts(results))))
     if results.shards is not None:
         tables.append(_example_table(results.shards.counts, sequence_length=results.shards.sequence_length))
     return tables
+
+
+def _cuts(results: Results) -> Iterator[tuple[str, str]]:
+    """How well the vocabulary fits the text."""
+    if results.tokens_per_word is not None:
+        yield "tokens a word, held-out text", format_number(results.tokens_per_word, digits=2)
+    counts = results.shards.counts.get("train", {}) if results.shards is not None else {}
+    if counts.get("tokens"):
+        share = 100 * counts.get("unknown", 0) / counts["tokens"]
+        yield "unknown (%) of the training tokens", format_number(share, digits=2)
 
 
 def _document_rows(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

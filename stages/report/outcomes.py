@@ -14,14 +14,18 @@ from stages.report.statistics import Summary, TaskSummary
 _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 
 
-def outcome_tables(results: Results, summary: Summary) -> list[Table]:
-    """GLUE's table if at least two of its tasks were run, then the tables of each task's median run."""
+def outcome_tables(results: Results, summary: Summary, *, examples: bool) -> list[Table]:
+    """GLUE's table if at least two of its tasks were run, then the tables of each task's median run.
+
+    Args:
+      examples: Whether texts of the tasks are shown.
+    """
     by_name = {task.task: task for task in summary.tasks}
     glue = [by_name[name] for name in _GLUE if name in by_name]
     tables = [_glue_table(glue)] if len(glue) > 1 else []
     for task in summary.tasks:
         if run := median_run(results, task.task):
-            tables += _details(run)
+            tables += _details(run, examples=examples)
     return tables
 
 
@@ -53,7 +57,7 @@ def _glue_table(tasks: Sequence[TaskSummary]) -> Table:
     return Table(title="GLUE, development sets", columns=columns, rows=tuple(rows))
 
 
-def _details(run: FineTuning) -> Iterator[Table]:
+def _details(run: FineTuning, *, examples: bool) -> Iterator[Table]:
     details: Mapping[str, Any] = run.result.get("details", {})
     parts = {"": details} if _is_flat(details) else {f", {part}": value for part, value in details.items()}
     for part, found in parts.items():
@@ -64,7 +68,7 @@ def _details(run: FineTuning) -> Iterator[Table]:
             yield _by_type(title, found["by_type"])
         if "by_label" in found:
             yield _by_label(title, found["by_label"])
-        if found.get("wrong"):
+        if examples and found.get("wrong"):
             yield _wrong(title, found["wrong"])
 
 
@@ -99,5 +103,11 @@ def _by_label(title: str, by_label: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def _wrong(title: str, examples: Sequence[Mapping[str, Any]]) -> Table:
-    rows = tuple((" | ".join(found["texts"]), str(found["label"]), str(found["predicted"])) for found in examples)
-    return Table(title=f"Most confident errors: {title}", columns=("label", "predicted"), rows=rows)
+    has_odds = all("probability" in found for found in examples)
+    rows = tuple(
+        (" | ".join(found["texts"]), str(found["label"]), str(found["predicted"]))
+        + ((format_number(100 * found["probability"]),) if has_odds else ())
+        for found in examples
+    )
+    columns = ("label", "predicted", *(("probability (%)",) if has_odds else ()))
+    return Table(title=f"Most confident errors: {title}", columns=columns, rows=rows)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stages.finetune.config import Init
 from stages.report.collect import FineTuning, Results, select_records
+from stages.report.data_tables import format_number, format_value
 from stages.report.outcomes import median_run
 from stages.report.statistics import Summary
 
@@ -32,12 +33,14 @@ class Plot:
     Attributes:
       name: File name without ending.
       section: Part of the report that shows it: `scores`, `pretraining`, `finetuning`.
-      caption: What it shows, in words; also the text for those who cannot see it.
+      caption: What it shows, in words.
+      alt: The values in it, for those who cannot see it.
     """
 
     name: str
     section: str
     caption: str
+    alt: str
     png: bytes
 
 
@@ -118,11 +121,13 @@ def _points(records: Iterable[Mapping[str, Any]], metric: str, split: str) -> tu
 
 def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothing: float) -> Plot | None:
     figure, axes = _new_figure()
+    values_told = []
     for series, color in zip(curve.series, _COLORS, strict=False):
         steps, values = _points(metrics, series.metric, series.split)
         if not np.isfinite(values).any():
             continue
         values = values * (100.0 if curve.percent else 1.0)
+        values_told.append(_course(steps, values, label=series.label))
         exact = curve.exact or series.split == "heldout" or smoothing == 0
         if not exact:
             axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.9)
@@ -143,7 +148,8 @@ def _draw_curve(curve: _Curve, metrics: Sequence[Mapping[str, Any]], *, smoothin
         # A curve of zeros needs a scale too.
         axes.set_ylim(0, max(axes.get_ylim()[1], 1.0) if curve.percent else None)
     _format_axes(axes, with_legend=len(curve.series) > 1)
-    return Plot(name=curve.name, section="pretraining", caption=curve.caption, png=_to_png(figure))
+    alt = f"{curve.title} ({curve.unit}): {'; '.join(values_told)}."
+    return Plot(name=curve.name, section="pretraining", caption=curve.caption, alt=alt, png=_to_png(figure))
 
 
 def _draw_scores(summary: Summary) -> Plot:
@@ -173,7 +179,14 @@ def _draw_scores(summary: Summary) -> Plot:
     axes.set_title("Scores by seed; ticks mark medians", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, borderaxespad=0.1, handletextpad=0.2)
     caption = "The primary score of every fine-tuning run. Ticks mark medians over seeds."
-    return Plot(name="scores", section="scores", caption=caption, png=_to_png(figure))
+    medians = (
+        f"{task.task} {init} weights {format_number(found.median)}"
+        for task in tasks
+        for init in Init
+        if (found := task.of(init)) is not None
+    )
+    alt = f"Medians of the scores in percent: {'; '.join(medians)}."
+    return Plot(name="scores", section="scores", caption=caption, alt=alt, png=_to_png(figure))
 
 
 def _draw_probes(results: Results, summary: Summary) -> Plot:
@@ -181,24 +194,29 @@ def _draw_probes(results: Results, summary: Summary) -> Plot:
     figure, axes = _new_figure()
     last = results.pretraining.result.get("steps") if results.pretraining is not None else None
     medians = {task.task: task.pretrained.median for task in summary.tasks if task.pretrained is not None}
+    values_told = []
     for task, color in zip(sorted({probe.run.task for probe in results.probes}), itertools.cycle(_COLORS)):
         probes = [probe for probe in results.probes if probe.run.task == task]
         points = [(probe.step, probe.run.score) for probe in probes]
         points += [(last, medians[task])] if last is not None and task in medians else []
         label = _escape(f"{task}, {metric_label(probes[0].run.primary)}")
         axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=label)
+        told = ", ".join(f"{format_number(score)} at step {step:,}" for step, score in points)
+        values_told.append(f"{task} {told}")
     axes.set_title("Scores while pretraining")
     axes.set_ylabel("score (%)")
     _format_axes(axes, with_legend=True)
     axes.set_xlabel("step of pretraining")
     caption = "Fine-tuned from checkpoints at the milestones, one seed each."
     caption += " The last point is the finished model's median."
-    return Plot(name="probes", section="pretraining", caption=caption, png=_to_png(figure))
+    alt = f"Scores in percent while pretraining: {'; '.join(values_told)}."
+    return Plot(name="probes", section="pretraining", caption=caption, alt=alt, png=_to_png(figure))
 
 
 def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float) -> Plot | None:
     figure, axes = _new_figure()
     drawn: set[Init] = set()
+    values_told = []
     for run in sorted(runs, key=lambda run: run.init is Init.PRETRAINED):
         steps, values = _points(run.curve, "loss/total", "train")
         if not np.isfinite(values).any():
@@ -206,6 +224,7 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
         color = BLUE if run.init is Init.PRETRAINED else GREY
         label = f"{run.init} weights" if run.init not in drawn else None
         drawn.add(run.init)
+        values_told.append(_course(steps, values, label=f"{run.init} weights, seed {run.seed}"))
         # Fine-tuning is short and its batches are small: the raw losses of several seeds hide one another.
         axes.plot(steps, smooth(values, smoothing=max(smoothing, 0.02)), color=color, linewidth=1.4, label=label)
     if not drawn:
@@ -215,7 +234,8 @@ def _draw_finetuning(task: str, runs: Sequence[FineTuning], *, smoothing: float)
     axes.set_ylim(bottom=0)
     _format_axes(axes, with_legend=True)
     caption = f"Training loss of {task}, one line per seed."
-    return Plot(name=f"finetuning-{_file_name(task)}", section="finetuning", caption=caption, png=_to_png(figure))
+    name, alt = f"finetuning-{_file_name(task)}", f"Training loss of {task}: {'; '.join(values_told)}."
+    return Plot(name=name, section="finetuning", caption=caption, alt=alt, png=_to_png(figure))
 
 
 def _draw_thresholds(run: FineTuning) -> Plot:
@@ -231,7 +251,21 @@ def _draw_thresholds(run: FineTuning) -> Plot:
     axes.set_ylabel("score (%)")
     axes.legend(loc="best")
     caption = f"Scores of {run.task} at every threshold on 'no answer'. To choose the best one is to fit the dev set."
-    return Plot(name=f"thresholds-{_file_name(run.task)}", section="scores", caption=caption, png=_to_png(figure))
+    alt = f"At the threshold of the scores, {format_number(details['threshold'], digits=2)}: " + ", ".join(
+        f"{metric_label(metric)} {format_number(run.scores[metric])}"
+        for metric in ("exact_match", "f1")
+        if metric in run.scores
+    )
+    name = f"thresholds-{_file_name(run.task)}"
+    return Plot(name=name, section="scores", caption=caption, alt=f"{alt}.", png=_to_png(figure))
+
+
+def _course(steps: np.ndarray, values: np.ndarray, *, label: str) -> str:
+    """`training: from 8.5 at step 20 to 3.1 at step 2,000`."""
+    finite = np.flatnonzero(np.isfinite(values))
+    first, last = (f"{format_value(float(values[at]))} at step {int(steps[at]):,}" for at in (finite[0], finite[-1]))
+    course = f"from {first} to {last}" if len(finite) > 1 else first
+    return f"{label}: {course}" if label else course
 
 
 def metric_label(metric: str) -> str:

@@ -11,6 +11,8 @@ import yaml
 
 from stages.report.collect import Results, select_records
 from stages.report.data_tables import data_tables, format_duration, format_number, format_value
+from stages.report.exhibits import count_kinds, guess_table, shown_rows, vocabulary_sample
+from stages.report.facts import run_facts
 from stages.report.outcomes import outcome_tables
 from stages.report.plots import Plot, metric_label
 from stages.report.released_scores import CHECKPOINTS, STATEMENT
@@ -30,8 +32,13 @@ _HELDOUT = {
 _NOT_PERCENT = {"loss/generator", "loss/discriminator", "replaced/auc"}
 
 
-def render_pages(*, title: str, results: Results, summary: Summary, plots: Sequence[Plot]) -> dict[str, str]:
+def render_pages(
+    *, title: str, examples: bool, results: Results, summary: Summary, plots: Sequence[Plot]
+) -> dict[str, str]:
     """The pages by file name.
+
+    Args:
+      examples: Whether they show texts of the corpus and of the tasks.
 
     report.html needs no other file: styles and plots are in it. report.md links to plots/*.png beside it.
     """
@@ -46,7 +53,7 @@ def render_pages(*, title: str, results: Results, summary: Summary, plots: Seque
     environment.filters |= {"number": format_number, "value": format_value, "duration": format_duration}
     environment.filters |= {"metric": metric_label, "deviation": _format_deviation, "md": _escape_markdown}
     environment.filters |= {"yaml": _to_yaml, "base64": _to_base64}
-    view = _view(title, results, summary, plots)
+    view = _view(title, results, summary, plots, examples=examples)
     return {page: environment.get_template(f"{page}.jinja").render(view) for page in ("report.html", "report.md")}
 
 
@@ -70,17 +77,23 @@ def _escape_markdown(text: object) -> str:
     return escaped
 
 
-def _view(title: str, results: Results, summary: Summary, plots: Sequence[Plot]) -> dict[str, Any]:
+def _view(title: str, results: Results, summary: Summary, plots: Sequence[Plot], *, examples: bool) -> dict[str, Any]:
     sections = ("scores", "pretraining", "finetuning")
+    shown = shown_rows(results) if examples else []
     return {
         "title": title,
+        "facts": run_facts(results),
+        "shown": shown,
+        "kinds": count_kinds(shown),
+        "guesses": guess_table(results) if examples else None,
+        "vocabulary": vocabulary_sample(results.tokens) if examples else [],
         "verdicts": _verdicts(results, summary),
         "tasks": summary.tasks,
         "first_results": {run.task: run.result for run in reversed(results.runs)},
         "published": [task for task in summary.tasks if not task.incomparable and task.ours_as_published],
         "checkpoints": CHECKPOINTS,
         "statement": STATEMENT,
-        "outcomes": outcome_tables(results, summary),
+        "outcomes": outcome_tables(results, summary, examples=examples),
         "runs": results.runs,
         "gaps": summary.gaps,
         "warnings": [(stage, "; ".join(map(str, found))) for stage, found in summary.warnings.items()],
@@ -113,9 +126,10 @@ def _verdicts(results: Results, summary: Summary) -> list[str]:
         sentences.append("There is no finished fine-tuning run to score.")
     degenerate = [run.stage for run in results.runs if run.is_degenerate]
     if degenerate:
+        more = f" and {len(degenerate) - 3} more" if len(degenerate) > 3 else ""
         sentences.append(
             f"{len(degenerate)} of {len(results.runs)} fine-tuning runs are degenerate (they learnt nothing); all "
-            f"statistics include them: {', '.join(degenerate)}."
+            f"statistics include them: {', '.join(degenerate[:3])}{more}."
         )
     name = "replaced/auc"
     if rows := _rows(results, "heldout", name):

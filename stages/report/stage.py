@@ -3,7 +3,7 @@
 from stages.context import StageContext
 from stages.report.config import ReportConfig
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: ReportConfig, context: StageContext) -> None:
@@ -17,12 +17,15 @@ def run(config: ReportConfig, context: StageContext) -> None:
 
     results = collect(context.inputs, groups=context.groups)
     summary = summarize_results(results)
+    context.tracker.phase("drawing the plots")
     plots = draw_plots(results, summary, smoothing=config.smoothing)
     (context.output / "plots").mkdir(parents=True, exist_ok=True)
     for plot in plots:
         write_bytes(context.output / "plots" / f"{plot.name}.png", plot.png)
     write_json(context.output / "scores.json", summary.as_json())
-    for name, page in render_pages(title=config.title, results=results, summary=summary, plots=plots).items():
+    context.tracker.phase("writing the pages")
+    pages = render_pages(title=config.title, examples=config.examples, results=results, summary=summary, plots=plots)
+    for name, page in pages.items():
         write_text(context.output / name, page)
     context.tracker.metrics(summary.metrics())
     for name in ("report.html", "report.md", "scores.json", "plots"):

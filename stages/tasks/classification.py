@@ -196,7 +196,8 @@ def _wrong(examples: Sequence[Example], verdict: Verdict, target: Target) -> lis
         {
             "texts": [text[:_SHOWN_CHARACTERS] for text in examples[number].texts],
             "label": target.names[label] if isinstance(label := examples[number].label, int) else label,
-            "predicted": verdict.written[number],
+            "predicted": (verdict.named or verdict.written)[number],
+            **({"probability": round(verdict.probabilities[number], 4)} if verdict.probabilities else {}),
         }
         for number in verdict.wrong
     ]

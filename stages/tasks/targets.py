@@ -48,6 +48,8 @@ class Verdict:
       warnings: What a reader of the scores must know.
       details: Further results for readers.
       wrong: Numbers of wrong examples, the most confident errors first.
+      named: The predictions in the names of the classes, where the file has others.
+      probabilities: Of the predicted classes.
     """
 
     scores: Mapping[str, float]
@@ -55,6 +57,8 @@ class Verdict:
     warnings: tuple[RunWarning, ...]
     details: Mapping[str, Any]
     wrong: Sequence[int] = ()
+    named: Sequence[str] = ()
+    probabilities: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,8 @@ class Classes(Target):
             warnings=_degenerate(self._one_class(gold, predicted)),
             details={"confusion": confusion.tolist(), "labels": list(self.names)},
             wrong=_surest(np.nonzero(gold != predicted)[0], logits_NC.max(-1) - logits_NC[np.arange(len(gold)), gold]),
+            named=[self.names[number] for number in predicted],
+            probabilities=(1 / np.exp(logits_NC - logits_NC.max(-1, keepdims=True)).sum(-1)).tolist(),
         )
 
     def _one_class(self, gold: np.ndarray, predicted: np.ndarray) -> str | None:

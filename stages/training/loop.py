@@ -143,7 +143,7 @@ def run_loop(
         not finite.
       checkpoints: Where states are kept; None keeps none, and leaves SIGTERM alone.
       keep: Called before a checkpoint is written: what it holds besides.
-      on_step: Given each step whose sums are there.
+      on_step: Given the last step that is over, after each that is dispatched.
       on_phase: Told what takes long besides steps.
 
     Raises:
@@ -210,6 +210,7 @@ def run_loop(
                 settle()
             step += 1
             pending.append(sums)
+            on_step(step - next((held for held, one in enumerate(reversed(pending)) if one.is_ready()), len(pending)))
             is_over = step == intervals.num_steps
             evaluation_due = intervals.is_due(intervals.evaluate, step)
             preempted = is_preempted(step)

@@ -17,6 +17,17 @@ from stages.report.stage import run
 from stages.run_warning import RunWarning
 
 FINGERPRINT = "0123456789abcdef"
+# "the quick brown fox jumps over <b>" with three words replaced, of which two are found, and a false alarm.
+HELDOUT: list[dict[str, Any]] = [
+    {"text": "the", "probability": 0.01},
+    {"text": "slow", "probability": 0.97, "original": "quick", "guesses": [["quick", 0.5], ["slow", 0.25]]},
+    {"text": "red", "probability": 0.2, "original": "brown"},
+    {"text": "fox", "probability": 0.6},
+    {"text": "jump", "probability": 0.1},
+    {"text": "##s", "probability": 0.1, "original": "##s"},
+    {"text": ",", "probability": 0.1},
+    {"text": "<b>", "probability": 0.55, "original": "over"},
+]
 
 
 class RecordingTracker(Tracker):
@@ -109,6 +120,10 @@ def whole_run(root: Path) -> dict[str, UPath]:
         identity = {"stage": stage, "version": 1, "config": configs.get(stage, {}), "needs": {}, "sources": []}
         write(root / stage / FINGERPRINT / "config.json", identity)
         manifest = {"seconds": 40.0 * 3**number, "python": "3.11.9", "packages": {"jax": "0.10.2", "numpy": "2.4.6"}}
+        manifest |= {
+            "command": "python -m pipeline.run configs/mine.yaml",
+            "finished": f"2026-01-0{number + 1}T10:00:30",
+        }
         write(root / stage / FINGERPRINT / "manifest.json", manifest | {"git_commit": "c0ffee" * 6 + "beef"})
     dropped = {"empty": 300, "too_short": 5, "undecodable": 40, "duplicate": 0}
     counts = {
@@ -132,8 +147,13 @@ def whole_run(root: Path) -> dict[str, UPath]:
         train=(),
         heldout=(),
     ).write(inputs["shard"])
+    (root / "vocab" / FINGERPRINT / "vocab.txt").write_text("[PAD]\nthe\n##ing\na\nfox\n")
     write(root / "pretrain" / FINGERPRINT / "metrics.jsonl", pretraining_rows())
-    write(root / "pretrain" / FINGERPRINT / "result.json", {"steps": 2000})
+    result = {"steps": 2000, "device_kind": "NVIDIA H100", "num_processes": 2}
+    write(root / "pretrain" / FINGERPRINT / "result.json", result)
+    sizes = {"discriminator": 1_234_567, "generator": 345_678}
+    heldout = {"rows": [HELDOUT], "tokens": 120, "words": 80}
+    write(root / "export" / FINGERPRINT / "networks.json", {"parameters": sizes, "heldout": heldout})
     table: dict[str, tuple[dict[str, tuple[float, float]], float]] = {
         "cola": ({"matthews": (41.0, 44.5), "accuracy": (74.0, 76.0)}, 24.0),
         "mrpc": ({"accuracy": (81.2, 79.9), "f1": (86.1, 85.0)}, 11.0),

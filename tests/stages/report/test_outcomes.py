@@ -23,9 +23,9 @@ def _add(root: Path, task: str, seed: int, scores: dict[str, float], **result: A
     return {f"finetune/{task}/seed-{seed}": UPath(folder)}
 
 
-def _tables(inputs: dict[str, UPath]) -> list[Table]:
+def _tables(inputs: dict[str, UPath], *, examples: bool = True) -> list[Table]:
     results = collect(inputs, groups=groups_of(inputs))
-    return outcome_tables(results, summarize_results(results))
+    return outcome_tables(results, summarize_results(results), examples=examples)
 
 
 def test_glue_has_a_table_with_averages_where_all_are_known(tmp_path: Path) -> None:
@@ -60,6 +60,12 @@ def test_wrong_examples_are_shown(tmp_path: Path) -> None:
     table = _tables(_add(tmp_path, "rte", 0, {"accuracy": 50.0}, details={"wrong": wrong}))[0]
     assert table.columns == ("label", "predicted")
     assert table.rows == (("a cat | a dog", "yes", "no"),)
+    wrong[0]["probability"] = 0.974
+    inputs = _add(tmp_path, "rte", 1, {"accuracy": 50.0}, details={"wrong": wrong})
+    table = _tables(inputs)[0]
+    assert table.columns == ("label", "predicted", "probability (%)")
+    assert table.rows == (("a cat | a dog", "yes", "no", "97.4"),)
+    assert _tables(inputs, examples=False) == []
 
 
 def test_parts_of_dev_have_their_own_confusions(tmp_path: Path) -> None:

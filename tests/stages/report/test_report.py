@@ -219,3 +219,76 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, report):
     first = {path.name: path.read_bytes() for path in report(inputs).rglob("*") if path.is_file()}
     second = {path.name: path.read_bytes() for path in report(inputs).rglob("*") if path.is_file()}
     assert first == second
+
+
+def test_the_top_says_what_was_run_on_what_how_long_and_how_large(whole_report):
+    text = (whole_report / "report.html").read_text()
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert facts == {
+        "Config": "mine",
+        "Finished": "2026-01-05 10:00 UTC",
+        "Pretrained on": "NVIDIA H100, 2 processes",
+        "Time of all stages": "81 min",
+        "Discriminator": "1,234,567 parameters",
+        "Generator": "345,678 parameters",
+        "Pretraining": "2,000 steps of 32 examples",
+        "Tokens seen": "8,192,000",
+        "Passes over the corpus": "6.4",
+    }
+
+
+def test_held_out_text_shows_what_was_found_missed_and_falsely_alarmed(whole_report):
+    text = (whole_report / "report.html").read_text()
+    shown = text.partition('<div class="shown">')[2].partition("</div>")[0]
+    marks = re.findall(r'<mark class="(\w+)" title="replaced with a probability of (\d+) %">(.*?)</mark>', shown)
+    spans = [(kind, share, re.sub(r"<span class=.hidden.>(.*?)</span>", "", inner)) for kind, share, inner in marks]
+    assert spans == [
+        ("found", "97", "slow <s>quick</s>"),
+        ("missed", "20", "red <s>brown</s>"),
+        ("alarm", "60", "fox"),
+        ("found", "55", "&lt;b&gt; <s>over</s>"),
+    ]
+    assert " jumps, " in shown
+    assert "(2), " in text.partition("replaced and found")[2][:20]
+    assert "the ___ brown fox jumps, over" in text
+    assert "quick 50 %, slow 25 %" in text
+    markdown = (whole_report / "report.md").read_text()
+    assert "the **slow** ~~quick~~ *red* ~~brown~~ fox(?) jumps," in markdown
+
+
+def test_the_vocabulary_has_a_sample_and_how_finely_it_cuts(whole_report):
+    text = (whole_report / "report.html").read_text()
+    assert "<code>the</code> <code>##ing</code> <code>fox</code>" in text
+    assert re.search(r"tokens a word, held-out text</th><td class=\"n\">1.50<", text)
+
+
+def test_without_examples_no_text_is_in_the_pages(tmp_path, report):
+    inputs = whole_run(tmp_path)
+    folder = tmp_path / "finetune/cola/seed-0" / FINGERPRINT
+    result = json.loads((folder / "result.json").read_text())
+    wrong = [{"texts": ["a secret text"], "label": "yes", "predicted": "no"}]
+    (folder / "result.json").write_text(json.dumps(result | {"details": {"wrong": wrong}}))
+    shown = report(inputs)
+    assert "a secret text" in (shown / "report.html").read_text()
+    output = report(inputs, examples=False)
+    for page in ("report.html", "report.md"):
+        text = (output / page).read_text()
+        for secret in ("a secret text", "quick", "slow", "##ing"):
+            assert secret not in text, (page, secret)
+        assert "41.0" in text
+
+
+def test_pictures_have_their_values_as_text_and_headers_their_scope(whole_report):
+    page = (whole_report / "report.html").read_text()
+    alts = re.findall(r'<img alt="(.*?)"', page)
+    assert len(alts) == page.count("<img ")
+    assert "Medians of the scores in percent: cola pretrained weights 42.8; cola random weights 18.8" in alts[0]
+    assert any(alt.startswith("Generator loss (nats per masked token): training: from ") for alt in alts)
+    assert all(re.search(r"\d", alt) for alt in alts)
+    assert not re.search(r"<th(?=[ >])(?! scope=.(col|row).)", page.partition("<body>")[2])
+
+
+def test_there_is_a_dark_scheme_and_one_for_paper_that_opens_what_is_closed(whole_report):
+    style = (whole_report / "report.html").read_text().partition("<style>")[2].partition("</style>")[0]
+    assert "@media screen and (prefers-color-scheme: dark)" in style
+    assert "details::details-content" in style.partition("@media print")[2]

@@ -148,6 +148,6 @@ def test_what_went_wrong_is_shown_the_surest_first(tokenizer: WordPiece) -> None
     logits = [np.array(pair) for pair in ((0.0, 1.0), (0.5, 0.0), (9.0, 0.0))]
     found = task.evaluate(examples, features, logits).details["wrong"]
     assert found == [
-        {"texts": ["x" * 300], "label": "acceptable", "predicted": "0"},
-        {"texts": ["a little wrong"], "label": "acceptable", "predicted": "0"},
+        {"texts": ["x" * 300], "label": "acceptable", "predicted": "unacceptable", "probability": 0.9999},
+        {"texts": ["a little wrong"], "label": "acceptable", "predicted": "unacceptable", "probability": 0.6225},
     ]
