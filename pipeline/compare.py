@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from upath import UPath
 
@@ -43,13 +44,18 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
     from stages.report.released_scores import STATEMENT
 
     names = published(summaries)
-    columns: list[Column | str] = ["task", "weights", "metric"]
-    columns += [Column(f"{output}\nmedian (mean ± SD, worst – best, n)", justify="right") for output in outputs]
-    columns += [f"{output}\nminus {outputs[0]}" for output in outputs[1:]]
+    letters = [_letter(number) for number in range(len(outputs))]
+    console = Console()
+    for letter, output in zip(letters, outputs, strict=True):
+        console.print(f"{letter} = {output}", highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    columns: list[Column | str] = [Column("task", no_wrap=True), Column("weights", no_wrap=True)]
+    columns += [Column(letter, justify="right", no_wrap=True) for letter in letters]
+    columns += [Column(f"{letter} − {letters[0]}", justify="right", no_wrap=True) for letter in letters[1:]]
     columns += ["published"] if names else []
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        cells = [row.task, str(row.init), row.metric]
+        cells = [f"{row.task}\n{row.metric.replace('_', ' ')}", str(row.init)]
         for statistics in row.statistics:
             if statistics is None:
                 cells.append(MISSING)
@@ -57,24 +63,36 @@ def _print(outputs: Sequence[str], rows: Sequence, summaries: Sequence) -> None:
             scores = statistics.seeds.values()
             numbers = [format_number(value) for value in (statistics.median, statistics.mean, min(scores), max(scores))]
             deviation = MISSING if statistics.deviation is None else format_number(statistics.deviation, digits=2)
-            text = f"{numbers[0]} ({numbers[1]} ± {deviation}, {numbers[2]} – {numbers[3]}, {statistics.count})"
+            text = f"{numbers[0]}\n{numbers[1]} ± {deviation}\n{numbers[2]} – {numbers[3]}, n={statistics.count}"
             cells.append(text + (f"\n{statistics.num_degenerate} degenerate" if statistics.num_degenerate else ""))
         for found in row.differences:
-            cells.append(f"{format_number(found.means, signed=True)}: {found.verdict}" if found else MISSING)
+            cells.append(f"{format_number(found.means, signed=True)}{_mark(found)}" if found else MISSING)
         if names:
             task = names.get(row.task) if row.init is Init.PRETRAINED else None
             scores_by_name = task.published.scores.items() if task is not None and task.published else ()
             cells.append(", ".join(f"{name} {format_number(score)}" for name, score in scores_by_name) or MISSING)
         table.add_row(*cells)
-    console = Console()
     console.print(table)
-    console.print(
-        "\nScores in percent. SD: sample standard deviation over seeds. Differences are of means. The seeds' spread is "
-        "the root mean square of both SDs.",
-        highlight=False,
-    )
+    legend = [
+        "Scores in percent: median; mean ± SD (sample standard deviation over seeds); worst – best, n seeds.",
+        "Differences are of means: * larger than the seeds' spread (the root mean square of both SDs), "
+        "? one seed, so that its significance is unknown.",
+    ]
+    console.print("\n" + "\n".join(legend), highlight=False)
     if names:
         console.print(STATEMENT, highlight=False)
+
+
+def _mark(difference: Any) -> str:
+    """What the legend explains; as wide as nothing, so that the numbers stand in line."""
+    if difference.spread is None:
+        return " ?"
+    return " *" if abs(difference.means) > difference.spread else "  "
+
+
+def _letter(number: int) -> str:
+    """A, B, …, Z, A2, B2, …"""
+    return chr(ord("A") + number % 26) + (str(number // 26 + 1) if number >= 26 else "")
 
 
 if __name__ == "__main__":

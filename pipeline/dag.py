@@ -120,7 +120,11 @@ def select(stages: Sequence[Stage], pattern: str) -> list[Stage]:
     ]
     if not chosen:
         names = [stage.name for stage in stages]
-        raise UsageError(f"No stage matches `{pattern}`.{did_you_mean(pattern, names)}\nstages: {', '.join(names)}")
+        parts = [name.split("/") for name in names]
+        groups = dict.fromkeys("/".join(part[:depth]) for part in parts for depth in range(1, len(part)))
+        near = did_you_mean(pattern, [*groups, *names])
+        also = f"\ngroups of stages: {', '.join(groups)}" if groups else ""
+        raise UsageError(f"No stage matches `{pattern}`.{near}\nstages: {', '.join(names)}{also}")
     return chosen
 
 

@@ -319,6 +319,18 @@ class ModelConfig:
         'tying all weights' (section 3.2). Its multiplier is then 1.
       local_attention: Let the first layer of both start by looking at the neighbours of each token, for little
         text and small models: see `stages.electra.locality`. The network is the same, only its first weights differ.
+      embedding_size: Width of the word vectors, which both networks share.
+      hidden_size: Width of the discriminator's layers.
+      num_hidden_layers: Layers of each network.
+      num_attention_heads: Heads of each of the discriminator's layers; they divide its width.
+      intermediate_size: Width of the feed-forward part of the discriminator's layers.
+      hidden_act: Activation of the feed-forward part.
+      hidden_dropout_prob: Share of activations that dropout sets to 0 while training.
+      attention_probs_dropout_prob: Share of attention weights that it sets to 0.
+      max_position_embeddings: Most tokens of an input.
+      type_vocab_size: Kinds of segments: a text and its second.
+      initializer_range: Standard deviation of the first weights.
+      layer_norm_eps: Added to the variance in LayerNorm.
     """
 
     size: Size = Size.SMALL

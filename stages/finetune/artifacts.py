@@ -19,6 +19,7 @@ from stages.finetune.finetuned_card import finetuned_card
 from stages.run_warning import RunWarning
 from stages.tasks.base import Evaluation, Task, TaskData, load_work
 from stages.tasks.kinds import KINDS
+from stages.tasks.predictor import TASK_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def write_results(
         ),
     )
     # With what the model is asked: of the texts of a pair, its other files say nothing.
-    write_json(model / "task.json", {"task": str(task.name), "kind": str(task.kind), "columns": list(task.asked)})
+    write_json(model / TASK_FILE, {"task": str(task.name), "kind": str(task.kind), "columns": list(task.asked)})
     for warning in warnings:
         logger.warning("%s: %s", task.name, warning)
     context.tracker.metrics({f"scores/{name}": value for name, value in evaluation.scores.items()})

@@ -49,6 +49,7 @@ class PretrainConfig(OptimizerConfig):
       gradient_accumulation_steps: Parts in which each device works through its examples of a step, to save memory.
       rematerialize: What the backward pass computes anew to save memory: `none`, attention's weights too (`dots`), or
         all of a layer but what enters it (`layers`).
+      compute_dtype: Number format of matrix products.
       log_every: Steps between rows of training metrics.
       eval_every: Steps between evaluations on held-out text.
       eval_batches: Batches of held-out text an evaluation reads at most.

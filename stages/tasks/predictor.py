@@ -4,7 +4,9 @@
 B batch, T tokens, C classes, V vocabulary.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import numpy as np
 from flax import nnx
 from upath import UPath
 
+from cluster.storage import read_json
 from stages.electra.config import ProblemType
 from stages.electra.files.hub import OWN_HEAD
 from stages.electra.files.huggingface import Architecture, ConversionError, flatten
@@ -32,6 +35,11 @@ from stages.tasks.tagging import Sentence, Tagging
 from stages.tasks.tokens import WordPiece
 
 BATCH_SIZE = 16
+CUT = "cut_tokens"
+TASK_FILE = "task.json"  # beside a fine-tuned model: what it is asked
+_GUESSES = 5
+# What begins and ends with a letter or digit, whatever is inside; dots and dashes; else a single mark.
+_PARTS = re.compile(r"\w(?:\S*\w)?|\.+|-+|\W")
 # Inputs are padded to a multiple of this many tokens, so that few shapes are compiled.
 _BUCKET = 64
 
@@ -59,10 +67,13 @@ class Predictor:
     `question` and `context` for question answering. It returns a table with a row each:
 
       classification        label, probability; labels, probabilities where a text may have several; value in regression
-      tagging               words (split at white space), labels
+      tagging               words (split at white space, punctuation for itself), labels
       question answering    answer, start, score; of a model that may say that there is none, an empty answer
       discriminator         tokens, replaced: the probability of each token to be a replaced one
-      generator             text, with every [MASK] replaced by the likeliest token
+      generator             text, with every [MASK] replaced by the likeliest token; guesses, a list for each [MASK]
+                            of the likeliest tokens, each with its probability
+
+    A model of a task on pairs, as this project leaves it, refuses a single text.
     """
 
     def __init__(self, location: Path | str) -> None:
@@ -76,7 +87,7 @@ class Predictor:
         architecture = Architecture.QUESTION_ANSWERING if model.own_head else model.architecture
         if architecture not in _USES:
             raise ValueError(f"{location}: cannot predict with {architecture}; can with {', '.join(_USES)}")
-        self._use = _USES[architecture]
+        self._use = _as_asked(_USES[architecture], location)
         self._problem_type = model.config.problem_type
         self._labels = dict(model.config.id2label or {})
         max_length = model.config.max_position_embeddings
@@ -113,10 +124,10 @@ class Predictor:
         """
         import pandas as pd
 
-        return pd.DataFrame(self.answers(model_input))
+        return pd.DataFrame(self.answers(model_input)).drop(columns=CUT, errors="ignore")
 
     def answers(self, model_input: Any) -> list[dict[str, Any]]:
-        """The same, as dictionaries."""
+        """The same, as dictionaries; that of a text that was too long says under `CUT` how many tokens it lost."""
         return self._use.answer(self, self._rows(model_input))
 
     def _rows(self, model_input: Any) -> list[Row]:
@@ -140,10 +151,13 @@ class Predictor:
     def _encode(self, rows: Sequence[Row]) -> Features:
         pairs = [(row["text"], row.get("text_pair")) for row in rows]
         texts = [self._tokenizer.encode([str(text), *([] if pair is None else [str(pair)])]) for text, pair in pairs]
-        return join_texts(texts, self._tokenizer, max_length=self._options.max_length)
+        features = join_texts(texts, self._tokenizer, max_length=self._options.max_length)
+        lost = [sum(map(len, each)) + 1 + len(each) - len(ids) for each, ids in zip(texts, features.ids, strict=True)]
+        return replace(features, details={CUT: lost})
 
     def _classify(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        return [self._judge(logits_C) for logits_C in self._logits(self._encode(rows))]
+        features = self._encode(rows)
+        return _with_cuts(features, [self._judge(logits_C) for logits_C in self._logits(features)])
 
     def _judge(self, logits_C: np.ndarray) -> dict[str, Any]:
         is_regression = self._problem_type is None and len(logits_C) == 1
@@ -162,7 +176,7 @@ class Predictor:
 
     def _tag(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """A text that is longer than a row is tagged in parts, as when a model is scored."""
-        words = [str(row["text"]).split() for row in rows]
+        words = [split_words(str(row["text"])) for row in rows]
         sentences = [Sentence(words=tuple(each), tags=("",) * len(each), lines=()) for each in words]
         task = Tagging(name="predict", primary="f1", columns=(), options=self._options)
         labels = tuple(self._labels[number] for number in range(len(self._labels)))
@@ -191,13 +205,14 @@ class Predictor:
 
     def _find_replaced(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         features = self._encode(rows)
-        return [
+        found = [
             {
                 "tokens": [self._raw.id_to_token(number) for number in ids[1:-1]],
                 "replaced": _sigmoid(logits_T[1 : len(ids) - 1]).tolist(),
             }
             for ids, logits_T in zip(features.ids, self._logits(features), strict=True)
         ]
+        return _with_cuts(features, found)
 
     def _fill_masks(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         features = self._encode(rows)
@@ -205,8 +220,17 @@ class Predictor:
         answers = []
         for ids, logits_TV in zip(features.ids, self._logits(features), strict=True):
             filled = np.where(ids == mask, logits_TV.argmax(-1), ids)
-            answers.append({"text": self._raw.decode(filled[1:-1].tolist(), skip_special_tokens=False)})
-        return answers
+            text = self._raw.decode(filled[1:-1].tolist(), skip_special_tokens=False)
+            guesses = [self._guess(logits_TV[place]) for place in np.flatnonzero(ids == mask)]
+            answers.append({"text": text, "guesses": guesses})
+        return _with_cuts(features, answers)
+
+    def _guess(self, logits_V: np.ndarray) -> list[dict[str, Any]]:
+        shares_V = _softmax(logits_V)
+        likeliest = np.argsort(-shares_V)[:_GUESSES].tolist()
+        return [
+            {"token": self._raw.id_to_token(number), "probability": float(shares_V[number])} for number in likeliest
+        ]
 
 
 _USES: Mapping[Architecture, _Use] = {
@@ -216,6 +240,25 @@ _USES: Mapping[Architecture, _Use] = {
     Architecture.TOKEN_CLASSIFICATION: _Use(Predictor._tag, TokenClassifier),
     Architecture.QUESTION_ANSWERING: _Use(Predictor._answer, required=("question", "context")),
 }
+
+
+def split_words(text: str) -> list[str]:
+    """Words at white space, with the punctuation at either end of each for itself."""
+    return [part for word in text.split() for part in _PARTS.findall(word)]
+
+
+def _as_asked(use: _Use, location: Path | str) -> _Use:
+    """With the columns that the folder's task.json names, if there is one: a pair's second text is not optional."""
+    file = UPath(location) / TASK_FILE
+    if not use.optional or not file.is_file():
+        return use
+    columns = tuple(read_json(file).get("columns", use.required))
+    return use._replace(required=columns, optional=())
+
+
+def _with_cuts(features: Features, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    lost = features.details[CUT]
+    return [answer | ({CUT: count} if count else {}) for answer, count in zip(answers, lost, strict=True)]
 
 
 def _answering(model: Pretrained) -> tuple[TaskKind, nnx.GraphDef, Params]:

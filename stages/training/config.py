@@ -39,6 +39,9 @@ class OptimizerConfig:
       decay_fraction: Share of the steps, at their end, over which `wsd` falls to 0.
       weight_decay: Decay of all weights but biases and LayerNorm, times the learning rate.
       clip_norm: Largest global norm of the gradient of all parameters together.
+      adam_b1: Share of the old mean of gradients that an update keeps.
+      adam_b2: Share of the old mean of squared gradients that it keeps.
+      adam_eps: Added to their root, by which an update is divided.
     """
 
     learning_rate: float

@@ -14,6 +14,7 @@ import yaml
 from upath import UPath
 
 from pipeline.command import Command, warn_of_loss
+from pipeline.config.reference import all_entries
 from pipeline.lease import Lease
 from pipeline.run import main
 
@@ -117,6 +118,46 @@ def test_an_address_where_no_cluster_answers_is_named_with_who_gave_it(config):
     assert found.returncode == 2
     assert "RAY_ADDRESS is 127.0.0.1:9, and no Ray cluster answers there" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_key_is_explained_with_meaning_type_default_and_source(capsys):
+    assert main(["--explain", "finetune.tasks.cola.retries"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("finetune.tasks.NAME.retries\n    How often ")
+    assert "    a whole number or null; default: null, which is the section's or 0\n" in text
+    assert "stages/finetune/config.py:" in text
+    assert main(["--explain", "cluster.mesh"]) == 0
+    keys = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith(" ")]
+    assert keys == ["cluster.mesh", "cluster.mesh.fsdp", "cluster.mesh.tensor"]
+
+
+def test_every_key_has_a_meaning():
+    entries = all_entries()
+    assert [entry.key for entry in entries if not entry.meaning] == []
+    assert len({entry.key for entry in entries}) == len(entries) > 150
+    sources = {entry.source.partition(":")[0] for entry in entries}
+    assert all((ROOT / source).is_file() for source in sources)
+
+
+def test_a_key_that_is_none_is_told_the_nearest(capsys):
+    assert main(["--explain", "pretrain.stepz"]) == 2
+    assert "Did you mean `pretrain.steps`?" in capsys.readouterr().err
+    assert main(["--explain", "batch_size"]) == 2
+    assert "Did you mean one of these? pretrain.batch_size, finetune.batch_size" in capsys.readouterr().err
+
+
+def test_without_a_config_the_command_names_one(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert "configs/quickstart.yaml" in capsys.readouterr().err
+
+
+def test_a_group_is_among_the_suggestions(config, capsys):
+    assert main([config, "--plan", "--only", "finetun"]) == 2
+    message = capsys.readouterr().err
+    assert "Did you mean `finetune`?" in message
+    assert "groups of stages: examples, finetune, finetune/cola" in message
 
 
 def test_an_unknown_option_returns_2(config):

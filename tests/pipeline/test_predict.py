@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from pipeline.predict import main
 from stages.electra import (
     ElectraConfig,
+    ElectraForMaskedLM,
     ElectraForPreTraining,
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
@@ -20,6 +22,7 @@ from stages.electra import (
     ElectraTokenizer,
 )
 from stages.electra.tokenizer import SPECIAL_TOKENS
+from stages.tasks.predictor import split_words
 
 WORDS = ["the", "quick", "brown", "fox", "fake", "over", "lazy", "dog"]
 CONFIG = ElectraConfig(
@@ -122,7 +125,9 @@ def test_numbers_and_several_labels_are_printed_as_such(save, capsys, problem_ty
     fields = CONFIG.to_dict() | {"num_labels": 1 if problem_type == "regression" else 3, "problem_type": problem_type}
     folder = save(ElectraForSequenceClassification(ElectraConfig(**fields)))
     assert main([folder, "the dog", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out).keys() == keys
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("input") == {"text": "the dog"}
+    assert found.keys() == keys
 
 
 def test_a_tagger_prints_a_line_a_word(save, capsys):
@@ -149,3 +154,70 @@ def test_a_model_that_predicts_nothing_or_is_not_there_says_so(save, capsys, tmp
     assert "cannot predict with ElectraModel" in capsys.readouterr().err
     assert main([str(Path(tmp_path) / "nowhere"), "the fox"]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_options_may_stand_anywhere(save, capsys):
+    folder = save(knowing_discriminator())
+    for arguments in (["--json", folder, "the fox"], [folder, "--json", "the fox"], [folder, "the fox", "--json"]):
+        assert main(arguments) == 0
+        assert json.loads(capsys.readouterr().out)["tokens"] == ["the", "fox"]
+
+
+def test_answers_to_several_lines_stand_beside_what_was_asked(save, capsys, monkeypatch):
+    fields = CONFIG.to_dict() | {"id2label": {0: "a", 1: "b"}}
+    folder = save(ElectraForSequenceClassification(ElectraConfig(**fields)))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"the fox\tthe dog\n{'the dog ' * 10}\n"))
+    assert main([folder]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("the fox | the dog  ")
+    assert first.split()[-2] in ("a", "b")
+    assert second.startswith("the dog the dog")
+    assert "… " in second
+    assert first.index(first.split()[-2]) == second.index(second.split()[-2]) == 62
+
+
+def test_a_text_that_was_cut_is_said_with_its_line(save, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the fox\n" + "the " * 33 + "\n"))
+    assert main([save(knowing_discriminator())]) == 0
+    found = capsys.readouterr()
+    assert found.err == "line 2: the text is too long for the model: its last 3 tokens were cut\n"
+    assert found.out.count("the  ") == 1 + 30
+
+
+def test_a_model_of_pairs_refuses_one_text_and_one_of_texts_refuses_two(save, capsys):
+    folder = save(ElectraForSequenceClassification(ElectraConfig(**{**CONFIG.to_dict(), "id2label": {0: "a", 1: "b"}})))
+    task = Path(folder, "task.json")
+    task.write_text(json.dumps({"task": "mrpc", "kind": "classification", "columns": ["text", "text_pair"]}))
+    assert main([folder, "the dog"]) == 1
+    assert capsys.readouterr().err == "expected text, text_pair, with a tab between, found 1: 'the dog'\n"
+    assert main([folder, "the dog", "the fox"]) == 0
+    task.write_text(json.dumps({"task": "cola", "kind": "classification", "columns": ["text"]}))
+    assert main([folder, "the dog", "the fox"]) == 1
+    assert main([folder, "the dog"]) == 0
+
+
+def test_tagging_splits_punctuation_from_words(save, capsys):
+    assert split_words('He said: "U.S. e-mails, don\'t (cost) $5..." -- no?') == [
+        *("He", "said", ":", '"', "U.S", ".", "e-mails", ",", "don't", "(", "cost", ")", "$", "5", "...", '"', "--"),
+        *("no", "?"),
+    ]
+    fields = CONFIG.to_dict() | {"num_labels": 0, "id2label": {0: "O", 1: "B-NP"}}
+    assert main([save(ElectraForTokenClassification(ElectraConfig(**fields))), "the dog, quick."]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["the", "dog", ",", "quick", "."]
+
+
+def test_the_generator_shows_what_it_filled_in_with_its_likeliest_words(save, capsys):
+    folder = save(ElectraForMaskedLM(CONFIG))
+    assert main([folder, "The [MASK] fox and [MASK]"]) == 0
+    text, *lines = capsys.readouterr().out.splitlines()
+    first, second = (re.findall(r"(\S+) (\d+\.\d)%", line) for line in lines)
+    assert text == f"The [{first[0][0]}] fox and [{second[0][0]}]"
+    for found in (first, second):
+        shares = [float(share) for _, share in found]
+        assert len(found) == 5
+        assert shares == sorted(shares, reverse=True)
+    assert main([folder, "the fox"]) == 0
+    assert capsys.readouterr().out == "the fox  (no [MASK] in it to fill)\n"
+    assert main([folder, "the [MASK]", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == f"the {answer['guesses'][0][0]['token']}"
