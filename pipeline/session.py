@@ -21,6 +21,7 @@ from pipeline.results import StageResult, State, folders_to_use
 from pipeline.runner import empty_folder, run_plan
 from pipeline.screen.display import announce, make_display
 from pipeline.screen.summary import print_failures, print_summary
+from pipeline.tracking.comparable import comparable_params
 from pipeline.tracking.driver import Recording
 
 _STOPPED_CLOSE_SECONDS = 20.0
@@ -99,6 +100,8 @@ class Session:
             output=self.output,
             name=self.name,
             config_yaml=self.config_yaml,
+            params=comparable_params(self.config),
+            keeps_examples=self.config.report is None or self.config.report.examples,
             fresh=self.fresh,
         )
         latest: Mapping[str, StageResult] = {}

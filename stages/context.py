@@ -37,8 +37,15 @@ class Tracker:
     def curve(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Records points of curves that several stages of a group draw together."""
 
-    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None:
-        """Keeps a copy of a local or remote file, or of a folder with all it holds, under `folder`."""
+    def overview(self, metrics: Mapping[str, float], params: Mapping[str, object], *, text: str) -> None:
+        """Records what the whole run came to, in the run of the pipeline; `text` describes it, in Markdown."""
+
+    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "", has_examples: bool = False) -> None:
+        """Keeps a copy of a local or remote file, or of a folder with all it holds, under `folder`.
+
+        Args:
+          has_examples: Whether it holds texts of the data, which users may keep out of the record.
+        """
 
     def dataset(self, *, name: str, source: str, context: str) -> None:
         """Names an input: `source` is its path or URL, `context` one of training, validation, testing."""

@@ -36,6 +36,8 @@ class Recording:
         output: UPath,
         name: str,
         config_yaml: str,
+        params: Mapping[str, object] | None = None,
+        keeps_examples: bool = True,
         fresh: frozenset[str] = frozenset(),
     ) -> None:
         """Starts the recorder on this machine; Ray must be connected.
@@ -44,13 +46,15 @@ class Recording:
           plan: All stages; together their fingerprints name the pipeline's run, so the same config resumes it.
           name: Name of the pipeline's run.
           config_yaml: The resolved config, kept as an artifact.
+          params: What people compare runs by.
+          keeps_examples: Whether files with texts of the data are recorded.
           fresh: Stages that start from scratch, in new runs.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._seconds = 0.0 if tracking is None else tracking.system_metrics_seconds
-        self._fresh = fresh
+        self._fresh, self._keeps_examples = fresh, keeps_examples
         self._plan = {planned.name: planned for planned in plan}
         self._closed: set[str] = set()
         self._seen = Snapshot({}, None)
@@ -71,8 +75,8 @@ class Recording:
         self._pipeline = OpenRun(
             key=f"pipeline/{identity}",
             name=name,
-            params={planned.name: planned.fingerprint for planned in plan},
-            tags=_source_tags(name),
+            params=params or {},
+            tags=_source_tags(name) | {f"fingerprint/{planned.name}": planned.fingerprint for planned in plan},
             files={"config.yaml": config_yaml.encode(), "plan.jsonl": lines.encode()},
         )
         self._send(self._pipeline)
@@ -87,13 +91,17 @@ class Recording:
             name=planned.name,
             parent=parents[-1].key,
             params=planned.identity["config"],
-            tags={"stage": planned.name, "fingerprint": planned.fingerprint, "folder": redact(str(planned.folder))},
+            tags={"fingerprint": planned.fingerprint, "folder": redact(str(planned.folder))},
             files={"config.json": json.dumps(planned.identity, indent=2).encode()},
             is_new=planned.name in self._fresh,
         )
         # The pipeline's run too: Ray keeps the order of one process's messages, not of several.
         return StageTracker(
-            self._actor, stage=planned.name, opening=(*parents, own), system_metrics_seconds=self._seconds
+            self._actor,
+            stage=planned.name,
+            opening=(*parents, own),
+            system_metrics_seconds=self._seconds,
+            keeps_examples=self._keeps_examples,
         )
 
     def watch(self, results: Mapping[str, StageResult]) -> Mapping[str, Progress]:

@@ -38,6 +38,14 @@ class Params:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the page of a run says of it, in Markdown."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Files:
     """Contents of a run's artifacts, by path."""
 
@@ -73,7 +81,7 @@ class CloseRun:
     error: str | None = None
 
 
-Message = OpenRun | Metrics | Params | Files | Dataset | Model | CloseRun
+Message = OpenRun | Metrics | Params | Description | Files | Dataset | Model | CloseRun
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pipeline.tracking.ledger import read_ledger, write_ledger
 from pipeline.tracking.messages import (
     CloseRun,
     Dataset,
+    Description,
     Files,
     Message,
     Metrics,
@@ -72,6 +73,8 @@ class MlflowWriter:
                 self._write_metrics([message for message in batch if isinstance(message, Metrics)])
             case Params() as message:
                 self._write_params(message.key, message.values)
+            case Description() as message:
+                self._client.set_tag(self._run_ids[message.key], "mlflow.note.content", message.text)
             case Files() as message:
                 self._write_files(message.key, message.files)
             case Dataset() as message:
@@ -209,7 +212,8 @@ class MlflowWriter:
         import mlflow
 
         with local_copy(UPath(message.path)) as folder:
-            mlflow.models.Model.log(
+            card = Path(folder, "README.md")
+            logged = mlflow.models.Model.log(
                 artifact_path=None,
                 name=re.sub(r"""[/:.%"']""", "-", message.name),
                 flavor=mlflow.pyfunc,
@@ -219,15 +223,20 @@ class MlflowWriter:
                 code_paths=[str(_ROOT / package) for package in ("stages", "cluster")],
                 pip_requirements=[f"{name}=={metadata.version(name)}" for name in _NEEDED],
             )
+            if card.is_file() and logged.model_id:
+                # Without the lines between two rules at its top, which are for the hub.
+                text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL)
+                tags = {"mlflow.note.content": _cut(text.strip(), _MAX_TAG_CHARACTERS)}
+                self._client.set_logged_model_tags(logged.model_id, tags)
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """`{"model": {"size": "small"}}` to `{"model.size": "small"}`."""
+    """`{"model": {"size": "small"}}` to `{"model.size": "small"}`; what is None or empty is left out."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{name}.")
-        else:
+        elif value is not None and value not in ((), [], {}):
             flat[f"{prefix}{name}"] = redact(str(list(value) if isinstance(value, tuple) else value))
     return flat
 

@@ -9,7 +9,7 @@ from typing import Any
 from upath import UPath
 
 from cluster.credentials import redact
-from pipeline.tracking.messages import Dataset, Files, Message, Metrics, Model, OpenRun, Params
+from pipeline.tracking.messages import Dataset, Description, Files, Message, Metrics, Model, OpenRun, Params
 from pipeline.tracking.system_metrics import sampling
 from stages.context import Tracker
 
@@ -20,11 +20,26 @@ _LAST_WORDS_SECONDS = 30.0
 class StageTracker(Tracker):
     """Sends what a stage records to the recorder. Can be sent to any process of the job."""
 
-    def __init__(self, actor: Any, *, stage: str, opening: tuple[OpenRun, ...], system_metrics_seconds: float) -> None:
+    def __init__(
+        self,
+        actor: Any,
+        *,
+        stage: str,
+        opening: tuple[OpenRun, ...],
+        system_metrics_seconds: float,
+        keeps_examples: bool = True,
+    ) -> None:
+        """Tells `actor` of a stage.
+
+        Args:
+          opening: The run of the pipeline, of the stage's group if it has one, and its own.
+          keeps_examples: Whether files with texts of the data are recorded.
+        """
         self._actor = actor
         self._stage = stage
         self._opening = opening
         self._system_metrics_seconds = system_metrics_seconds
+        self._keeps_examples = keeps_examples
         self._last_progress = 0.0
 
     @property
@@ -63,12 +78,21 @@ class StageTracker(Tracker):
         values = {name: float(value) for name, value in metrics.items()}
         self._send(Metrics(key=self._opening[-2].key, values=values, step=step, time=time.time()))
 
+    def overview(self, metrics: Mapping[str, float], params: Mapping[str, object], *, text: str) -> None:
+        """Records what the whole run came to."""
+        key, values = self._opening[0].key, {name: float(value) for name, value in metrics.items()}
+        self._send(Metrics(key=key, values=values, step=0, time=time.time()))
+        self._send(Params(key=key, values=dict(params)))
+        self._send(Description(key=key, text=text))
+
     def system_metrics(self, metrics: Mapping[str, float]) -> None:
         """Records the use of the machine, by time."""
         self._send(Metrics(key=self._key, values=dict(metrics), step=None, time=time.time()))
 
-    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "") -> None:
+    def artifact(self, path: str | os.PathLike[str] | UPath, *, folder: str = "", has_examples: bool = False) -> None:
         """Keeps a copy; it is read at once, so that the stage may delete it."""
+        if has_examples and not self._keeps_examples:
+            return
         source = UPath(path)
         files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
         prefix = f"{folder}/" if folder else ""

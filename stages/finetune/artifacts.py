@@ -40,7 +40,7 @@ def write_results(
     """Writes predictions, the model as a Hugging Face folder and result.json, and tells the tracker."""
     for name, text in evaluation.files.items():
         write_text(context.output / name, text)
-        context.tracker.artifact(context.output / name, folder="predictions")
+        context.tracker.artifact(context.output / name, folder="predictions", has_examples=True)
     model, spec = context.output / "model", KINDS[task.kind]
     head = load_work(task.kind).exported_head(task, params["head"])
     # Of joint spans, transformers loads the encoder alone.
@@ -71,7 +71,7 @@ def write_results(
     context.tracker.artifact(context.output / "parameters.txt")
     context.tracker.model(str(model), name=f"{task.name}-{config.init}-{config.seed}")
     write_json(context.output / "result.json", {**result, "warnings": [asdict(warning) for warning in warnings]})
-    context.tracker.artifact(context.output / "result.json")
+    context.tracker.artifact(context.output / "result.json", has_examples=True)
 
 
 def _metadata(folder: UPath) -> dict[str, Any]:

@@ -15,8 +15,8 @@ def run_facts(results: Results) -> list[tuple[str, str]]:
         facts.append(("Config", ", ".join(names)))
     if finished := max((str(manifest.get("finished", "")) for manifest in manifests), default=""):
         facts.append(("Finished", f"{finished[:16].replace('T', ' ')} UTC"))
-    if hardware := _hardware(results):
-        facts.append(("Pretrained on", hardware))
+    if found := hardware(results):
+        facts.append(("Pretrained on", found))
     seconds = sum(manifest.get("seconds") or 0.0 for manifest in manifests)
     if seconds:
         facts.append(("Time of all stages", format_duration(seconds)))
@@ -52,7 +52,8 @@ def _amounts(results: Results) -> list[tuple[str, str]]:
     return facts
 
 
-def _hardware(results: Results) -> str:
+def hardware(results: Results) -> str:
+    """What pretraining ran on; "" where there was none."""
     result = results.pretraining.result if results.pretraining is not None else {}
     kind, count = result.get("device_kind"), result.get("num_processes")
     if not kind:

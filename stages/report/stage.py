@@ -11,6 +11,7 @@ def run(config: ReportConfig, context: StageContext) -> None:
     # Plots and templates import slowly, and the pipeline imports every stage to check a configuration.
     from cluster.storage import write_bytes, write_json, write_text
     from stages.report.collect import collect
+    from stages.report.overview import make_overview
     from stages.report.plots import draw_plots
     from stages.report.render import render_pages
     from stages.report.statistics import summarize_results
@@ -27,6 +28,7 @@ def run(config: ReportConfig, context: StageContext) -> None:
     pages = render_pages(title=config.title, examples=config.examples, results=results, summary=summary, plots=plots)
     for name, page in pages.items():
         write_text(context.output / name, page)
-    context.tracker.metrics(summary.metrics())
+    overview = make_overview(results, summary)
+    context.tracker.overview(overview.metrics, overview.params, text=overview.text)
     for name in ("report.html", "report.md", "scores.json", "plots"):
         context.tracker.artifact(context.output / name, folder="report")

@@ -67,7 +67,9 @@ def run(config: FakeConfig, context: StageContext) -> None:
         context.tracker.curve({"score": step / 10}, step=step)
     context.tracker.params({"num_texts": len(texts)})
     context.tracker.dataset(name="texts", source=str(context.output / "out.txt"), context="training")
-    context.tracker.artifact(context.output / "out.txt", folder="texts")
+    context.tracker.artifact(context.output / "out.txt", folder="texts", has_examples=True)
+    if not context.groups:
+        context.tracker.overview({"scores/cola/median": 44.5, "hours": 0.5}, {"hardware": "CPU"}, text="| task |")
 
 
 def _raise() -> None:

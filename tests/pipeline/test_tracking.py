@@ -30,11 +30,20 @@ from stages.context import Group
 TRACKING = TrackingConfig(experiment="tests", system_metrics_seconds=0.5)
 
 
-def record(stages: list, output: UPath, *, fresh: frozenset[str] = frozenset()) -> list[str]:
+def record(
+    stages: list, output: UPath, *, fresh: frozenset[str] = frozenset(), keeps_examples: bool = True
+) -> list[str]:
     """Runs stages as the command does; returns what could not be written."""
     plan = make_plan(stages, output=output)
     recording = Recording(
-        plan, tracking=TRACKING, output=output, name="quickstart", config_yaml="seed: 0\n", fresh=fresh
+        plan,
+        tracking=TRACKING,
+        output=output,
+        name="quickstart",
+        config_yaml="seed: 0\n",
+        params={"steps": 10, "init_from": None},
+        keeps_examples=keeps_examples,
+        fresh=fresh,
     )
     latest: Mapping[str, StageResult] = {}
     progress: dict[str, Progress] = {}
@@ -109,6 +118,27 @@ def test_points_that_a_groups_stages_draw_together_are_in_the_groups_run_in_what
     client = mlflow.MlflowClient(TRACKING.uri_for(output))
     curve = client.get_metric_history(runs(output)["finetune"].info.run_id, "score")
     assert {(point.step, point.value) for point in curve} == {(30, 3.0), (60, 6.0)}
+
+
+def test_the_pipelines_run_has_what_runs_are_compared_by_and_fingerprints_as_tags(output):
+    run = runs(output)["quickstart"]
+    assert run.data.params == {"steps": "10", "hardware": "CPU"}
+    assert run.data.metrics == {"scores/cola/median": 44.5, "hours": 0.5}
+    assert run.data.tags["mlflow.note.content"] == "| task |"
+    fingerprints = {name: value for name, value in run.data.tags.items() if name.startswith("fingerprint/")}
+    assert fingerprints.keys() == {"fingerprint/pretrain", "fingerprint/finetune/cola/seed-0"} | {
+        "fingerprint/finetune/cola/seed-1"
+    }
+    own = runs(output)["pretrain"].data.tags
+    assert own["fingerprint"] == fingerprints["fingerprint/pretrain"]
+    assert "stage" not in own  # its name says it
+
+
+def test_texts_of_the_data_stay_out_where_they_must(ray_cluster, tmp_path):
+    output = UPath(tmp_path / "out")
+    assert record([stage("a")], output, keeps_examples=False) == []
+    client = mlflow.MlflowClient(TRACKING.uri_for(output))
+    assert {item.path for item in client.list_artifacts(runs(output)["a"].info.run_id)} == {"config.json"}
 
 
 def test_use_of_the_machine_is_recorded_as_mlflow_does(output):
@@ -239,8 +269,9 @@ def test_a_fault_that_may_pass_is_told_from_one_that_stays(writer):
     assert not writer.may_pass(KeyError("x"))
 
 
-def test_nested_values_are_flattened():
-    assert flatten({"a": {"b": (1, 2), "c": {}}, "d": None}) == {"a.b": "[1, 2]", "a.c": "{}", "d": "None"}
+def test_nested_values_are_flattened_and_nothing_is_called_none():
+    found = flatten({"a": {"b": (1, 2), "c": {}}, "d": None, "e": (), "f": False, "g": 0, "h": ""})
+    assert found == {"a.b": "[1, 2]", "f": "False", "g": "0", "h": ""}
 
 
 class Unreachable:

@@ -38,7 +38,11 @@ class RecordingTracker(Tracker):
     def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         self.recorded.update(metrics)
 
-    def artifact(self, path: Any, *, folder: str = "") -> None:
+    def overview(self, metrics: Mapping[str, float], params: Mapping[str, object], *, text: str) -> None:
+        self.recorded.update(metrics)
+        self.params, self.text = params, text
+
+    def artifact(self, path: Any, *, folder: str = "", has_examples: bool = False) -> None:
         assert Path(path).exists()
         self.artifacts.append(Path(path).name)
 

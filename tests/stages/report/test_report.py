@@ -237,6 +237,15 @@ def test_the_top_says_what_was_run_on_what_how_long_and_how_large(whole_report):
     }
 
 
+def test_the_record_of_the_whole_run_has_scores_held_out_numbers_and_amounts(whole_report, tracker):
+    assert tracker.recorded["scores/cola/difference"] == pytest.approx(24.0)
+    assert tracker.recorded["heldout/replaced/auc"] == pytest.approx(0.873, abs=1e-3)
+    assert tracker.recorded["hours"] == pytest.approx(40 * (1 + 3 + 9 + 27 + 81) / 3600)
+    assert tracker.recorded["tokens"] == 2000 * 32 * 128
+    assert tracker.params == {"passes": 6.4, "hardware": "NVIDIA H100, 2 processes"}
+    assert "| cola | matthews | 42.8 | 18.8 | +24.0 | 2 / 2 |" in tracker.text
+
+
 def test_held_out_text_shows_what_was_found_missed_and_falsely_alarmed(whole_report):
     text = (whole_report / "report.html").read_text()
     shown = text.partition('<div class="shown">')[2].partition("</div>")[0]

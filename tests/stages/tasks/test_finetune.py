@@ -60,7 +60,7 @@ class Recorded(Tracker):
     def dataset(self, *, name, source, context) -> None:
         self.found["dataset"].append((name, context))
 
-    def artifact(self, path, *, folder="") -> None:
+    def artifact(self, path, *, folder="", has_examples=False) -> None:
         self.found["artifact"].append(Path(path).name)
 
 
