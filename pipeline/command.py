@@ -184,7 +184,7 @@ def _verify(plan: Sequence[PlannedStage]) -> int:
         if faults:
             damaged.append(planned.name)
     if damaged:
-        print("To make them anew, run with:", *(f"\n  --rerun {name}" for name in damaged))
+        print("To rebuild them, run with:", *(f"\n  --rerun {name}" for name in damaged))
     return 1 if damaged else 0
 
 

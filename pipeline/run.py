@@ -14,8 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="show what would run and why, without running it")
     parser.add_argument("--verify", action="store_true", help="check finished stages' files by checksum, run nothing")
     parser.add_argument("--json", action="store_true", help="print the plan as one JSON object per line")
-    parser.add_argument("--only", metavar="GLOB", help="run only these stages; their needs must be done")
-    parser.add_argument("--until", metavar="STAGE", help="run these stages and all that they need")
+    parser.add_argument("--only", metavar="GLOB", help="run only these stages; what they need must be finished")
+    parser.add_argument("--until", metavar="STAGE", help="run these stages and everything they need")
     parser.add_argument("--rerun", metavar="GLOB", help="rerun these stages from scratch, even if finished")
     parser.add_argument(
         "--set",

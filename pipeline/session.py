@@ -83,7 +83,7 @@ class Session:
         for planned in unfinished(plan, self.chosen):
             if planned.damage:
                 console.print(
-                    f"{planned.name} is made anew: {planned.damage}", style="yellow", highlight=False, soft_wrap=True
+                    f"{planned.name} is rebuilt: {planned.damage}", style="yellow", highlight=False, soft_wrap=True
                 )
             elif planned.status is Status.PARTIAL:
                 announce(console, f"{planned.name} {planned.why}")
