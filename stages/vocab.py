@@ -141,6 +141,7 @@ def run(config: VocabConfig, context: StageContext) -> None:
         "removed" if strips or (strips is None and normalizer["lowercase"]) else "kept",
     )
     context.tracker.params(info)
+    context.tracker.conclude(f"{len(tokens):,} tokens")
 
 
 def _adopt(config: VocabConfig, *, context: StageContext) -> "Tokenizer":
@@ -303,6 +304,7 @@ def _train_wordpiece(config: VocabConfig, *, context: StageContext) -> "Tokenize
     strip_accents = config.strip_accents is True  # in most languages 'é' and 'e' make different words
     tokenizer = build_tokenizer(special, lowercase=lowercase, strip_accents=strip_accents)
     sample = _Sample(context.inputs["ingest"] / "train", limit=config.training_megabytes << 20)
+    context.tracker.phase("counting the characters of the corpus")
     found = _letters(tokenizer, sample=sample)
     letters = sorted(sorted(found, key=lambda letter: (-found[letter], letter))[: config.max_alphabet])
     total = sum(found.values())
@@ -331,6 +333,7 @@ def _train_wordpiece(config: VocabConfig, *, context: StageContext) -> "Tokenize
         initial_alphabet=letters,
         show_progress=False,
     )
+    context.tracker.phase(f"choosing {config.size:,} tokens")
     tokenizer.train_from_iterator(sample.texts(), trainer)
     tokens = _tokens_by_id(tokenizer, source="the trained vocabulary")
     return build_tokenizer(tokens, lowercase=lowercase, strip_accents=strip_accents)

@@ -207,9 +207,16 @@ def test_all_tasks_run_in_one_command_and_the_second_time_none_does(tmp_path: Pa
     assert all((path / "seed-0" / "config.json").exists() for path in (latest / "finetune").iterdir())
     assert (latest / "report").resolve() == _only(output, "report")
 
+    (line,) = (line for line in first.stdout.splitlines() if line.startswith("try it"))
+    pasted = line.removeprefix("try it").strip()
+    tried = subprocess.run(pasted, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert tried.returncode == 0, (pasted, tried.stderr)
+    assert tried.stdout.strip()
+
     again = _run(config)
     assert again.returncode == 0
     assert "Nothing to do" in again.stdout
+    assert pasted in again.stdout
 
     # One task that fails takes nothing else with it.
     _write(tmp_path / "own/stars/dev.tsv", _table(("review",), "stars", ("1", "6")))

@@ -97,6 +97,16 @@ def test_plan_and_mistakes_answer_without_importing_anything_heavy(config):
         assert (code, heavy) == (expected, [])
 
 
+def test_the_first_line_comes_before_anything_that_takes_time_is_imported(config):
+    script = "import sys, builtins; from pipeline.run import main; says = builtins.print\n"
+    script += "def spy(*text, **options):\n    says(*text, sorted({*SLOW} & {*sys.modules})); raise SystemExit\n"
+    script += "builtins.print = spy; main(sys.argv[1:])"
+    slow = ("pydantic", "yaml", "rich", "fsspec", "upath", "ray", "pipeline.command")
+    command = [sys.executable, "-c", script.replace("SLOW", repr(slow)), config]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.stdout == f"Reading {config}… []\n"
+
+
 def test_a_wrong_config_is_told_on_stderr_before_anything_runs(config, output, capsys):
     assert main([config, "--set", "pretrain.steps=many"]) == 2
     captured = capsys.readouterr()
