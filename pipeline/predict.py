@@ -42,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = sys.stdin if options.text is None else ["\t".join(filter(None, (options.text, options.second)))]
         faults = 0
         is_alone = options.text is not None
+        between = "each an argument" if is_alone else "with a tab between"
         for batch in _batches(lines):
             numbers, rows = [], []
             for number, line in batch:
                 try:
-                    rows.append(_row(line, *predictor.columns))
+                    rows.append(_row(line, *predictor.columns, between=between))
                     numbers.append(number)
                 except ValueError as error:  # the others are answered
                     faults += 1
@@ -73,11 +74,11 @@ def _batches(lines: Iterable[str]) -> Iterable[list[tuple[int, str]]]:
         yield batch
 
 
-def _row(line: str, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+def _row(line: str, required: Sequence[str], optional: Sequence[str], *, between: str) -> dict[str, str]:
     texts, names = line.split("\t"), (*required, *optional)
     if not len(required) <= len(texts) <= len(names):
         also = f" and perhaps {', '.join(optional)}" if optional else ""
-        raise ValueError(f"expected {', '.join(required)}{also}, with a tab between, found {len(texts)}: {line[:80]!r}")
+        raise ValueError(f"expected {', '.join(required)}{also}, {between}, found {len(texts)}: {line[:80]!r}")
     return dict(zip(names, texts, strict=False))
 
 

@@ -16,7 +16,7 @@ from pipeline.plan import PlannedStage
 from pipeline.results import StageResult, State
 from pipeline.screen.progress import Progress
 from pipeline.tracking.ledger import ledger_file
-from pipeline.tracking.messages import CloseRun, Message, OpenRun, WriterSettings
+from pipeline.tracking.messages import CloseRun, Description, Message, OpenRun, WriterSettings
 from pipeline.tracking.recorder import Recorder, Snapshot
 from pipeline.tracking.tracker import StageTracker
 from stages.context import Group
@@ -72,11 +72,12 @@ class Recording:
         self._actor: Any = ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(settings)
         identity = hashlib.sha256(" ".join(planned.fingerprint for planned in plan).encode()).hexdigest()[:16]
         lines = "".join(planned.as_json() + "\n" for planned in plan)
+        self._source = _source_tags(name)
         self._pipeline = OpenRun(
             key=f"pipeline/{identity}",
             name=name,
             params=params or {},
-            tags=_source_tags(name) | {f"fingerprint/{planned.name}": planned.fingerprint for planned in plan},
+            tags=self._source | {"fingerprint": identity},
             files={"config.yaml": config_yaml.encode(), "plan.jsonl": lines.encode()},
         )
         self._send(self._pipeline)
@@ -85,13 +86,14 @@ class Recording:
         """The tracker of a stage."""
         parents = [self._pipeline]
         if group := planned.stage.group:
-            parents.append(OpenRun(key=self._group_key(group), name=group.value, parent=self._pipeline.key))
+            key = self._group_key(group)
+            parents.append(OpenRun(key=key, name=group.value, parent=self._pipeline.key, tags=self._source))
         own = OpenRun(
             key=_key(planned),
             name=planned.name,
             parent=parents[-1].key,
             params=planned.identity["config"],
-            tags={"fingerprint": planned.fingerprint, "folder": redact(str(planned.folder))},
+            tags=self._source | {"fingerprint": planned.fingerprint, "folder": redact(str(planned.folder))},
             files={"config.json": json.dumps(planned.identity, indent=2).encode()},
             is_new=planned.name in self._fresh,
         )
@@ -113,7 +115,10 @@ class Recording:
             status = _ENDINGS.get(result.state)
             if status is not None and name not in self._closed:
                 self._closed.add(name)
-                self._send(CloseRun(key=_key(self._plan[name]), status=status, error=result.error))
+                key = _key(self._plan[name])
+                if result.outcome:
+                    self._send(Description(key=key, text=result.outcome))
+                self._send(CloseRun(key=key, status=status, error=result.error))
         if self._asked is None:
             self._asked = self._actor.snapshot.remote()
         if ray.wait([self._asked], timeout=0)[0]:

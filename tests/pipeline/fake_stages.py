@@ -65,6 +65,7 @@ def run(config: FakeConfig, context: StageContext) -> None:
         ray.get(ray.remote(_raise).remote())
     for step in config.points:
         context.tracker.curve({"score": step / 10}, step=step)
+    context.tracker.conclude("went well")
     context.tracker.params({"num_texts": len(texts)})
     context.tracker.dataset(name="texts", source=str(context.output / "out.txt"), context="training")
     context.tracker.artifact(context.output / "out.txt", folder="texts", has_examples=True)

@@ -189,7 +189,7 @@ def test_a_model_of_pairs_refuses_one_text_and_one_of_texts_refuses_two(save, ca
     task = Path(folder, "task.json")
     task.write_text(json.dumps({"task": "mrpc", "kind": "classification", "columns": ["text", "text_pair"]}))
     assert main([folder, "the dog"]) == 1
-    assert capsys.readouterr().err == "expected text, text_pair, with a tab between, found 1: 'the dog'\n"
+    assert capsys.readouterr().err == "expected text, text_pair, each an argument, found 1: 'the dog'\n"
     assert main([folder, "the dog", "the fox"]) == 0
     task.write_text(json.dumps({"task": "cola", "kind": "classification", "columns": ["text"]}))
     assert main([folder, "the dog", "the fox"]) == 1
