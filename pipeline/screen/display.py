@@ -61,8 +61,10 @@ class LiveTable:
         columns += [Column(name, justify="right", no_wrap=True) for name in names]
         table = Table(*columns, box=None, pad_edge=False, header_style="bold", expand=True)
         rows = fold([results[name] for name in self._stages if name in results], progress, room=height - 4)
-        longest = max([len(row.name) for row in rows if row.state is State.RUNNING], default=12)
-        for row in rows:
+        titles = [_shortened(row.name, width // 2) for row in rows]
+        others = 42 if width >= _WIDE else 24 if width >= _NARROW else 13
+        room = width - max(map(len, titles), default=0) - others
+        for row, title in zip(rows, titles, strict=True):
             here = row.progress
             cells = {
                 "loss": _loss(here),
@@ -70,9 +72,8 @@ class LiveTable:
                 "time": format_clock(here.elapsed_seconds if here else row.seconds),
                 "left": format_clock(here.seconds_left if here else None),
             }
-            room = width - max(longest, len(row.name)) - (42 if width >= _WIDE else 22 if width >= _NARROW else 10)
             text = _bar(here, room=room) if here else row.text
-            table.add_row(_shortened(row.name, width // 2), text, *map(cells.get, names), style=_STYLES[row.state])
+            table.add_row(title, text, *map(cells.get, names), style=_STYLES[row.state])
         left = self._forecast.time_left(results, progress)
         table.caption = _overall(results, left, began=self._began, is_short=width < _NARROW)
         table.caption_justify = "left"
