@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from upath import UPath
 
 from cluster.credentials import redact
-from cluster.storage import read_json
+from cluster.storage import is_local, read_json
 from pipeline.config.sections import PipelineConfig
 from pipeline.plan import PlannedStage, Status
 from pipeline.results import StageResult, State
@@ -77,7 +77,7 @@ def print_summary(
         console.print(table)
     if line := _warning_line(results.runs):
         console.print(f"\n{line}: see the report", style="yellow", soft_wrap=True, highlight=False)
-    lines = _where(done, results, summary)
+    lines = _where(done, results, summary, output=output)
     if config.tracking is not None:
         lines += _mlflow_lines(redact(config.tracking.uri_for(output)), output=output)
     if line := _times(done, seconds or {}):
@@ -108,20 +108,22 @@ def _warning_line(runs: Sequence[FineTuning]) -> str:
     return f"Of {len(runs)} fine-tuning runs, {' and '.join(found)}" if found else ""
 
 
-def _where(done: Sequence[PlannedStage], results: Results, summary: Summary) -> list[str]:
+def _where(done: Sequence[PlannedStage], results: Results, summary: Summary, *, output: UPath) -> list[str]:
     """The folders of the report and the model, and a command that tries the best model there is."""
     folders = {planned.name: planned.folder for planned in done}
-    lines = [_line("report", folders["report"] / "report.html")] if "report" in folders else []
+    lines = []
+    if "report" in folders:
+        lines.append(_line("report", _newest(output, "report", folders["report"]) / "report.html"))
     models = {}
     if "export" in folders:
         models = {name: folders["export"] / name for name in ("discriminator", "generator")}
-        models = {name: folder for name, folder in models.items() if folder.is_dir()}
+        models = {name: _newest(output, name, folder) for name, folder in models.items() if folder.is_dir()}
         lines += [_line("model", folder) for folder in [*models.values()][:1]]
     tried, words = next(iter(models.values()), None), ["a text"]
     # The model of the first task that gained from pretraining, else of the first task.
     for task in sorted(summary.tasks, key=lambda task: not (task.difference or 0) > 0):
         if run := median_run(results, task.task):
-            tried = folders[run.stage] / "model"
+            tried = _newest(output, run.stage, folders[run.stage] / "model")
             asked = tried / "task.json"
             columns = read_json(asked)["columns"] if asked.is_file() else ["text"]
             words = [_TEXTS[column] for column in columns]
@@ -129,6 +131,13 @@ def _where(done: Sequence[PlannedStage], results: Results, summary: Summary) -> 
     if tried is not None:
         lines.append(_line("try it", shlex.join([_python(), "-m", "pipeline.predict", str(tried), *words])))
     return lines
+
+
+def _newest(output: UPath, name: str, folder: UPath) -> UPath:
+    """Its short name in `latest/`, where that leads to this folder."""
+    link = output / "latest" / name
+    leads_there = is_local(link) and Path(str(link)).resolve() == Path(str(folder)).resolve()
+    return link if leads_there else folder
 
 
 def _mlflow_lines(uri: str, *, output: UPath) -> list[str]:

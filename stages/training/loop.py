@@ -210,7 +210,8 @@ def run_loop(
                 settle()
             step += 1
             pending.append(sums)
-            on_step(step - next((held for held, one in enumerate(reversed(pending)) if one.is_ready()), len(pending)))
+            lag = next((held for held, one in enumerate(reversed(pending)) if _is_over(one)), len(pending))
+            on_step(step - lag)
             is_over = step == intervals.num_steps
             evaluation_due = intervals.is_due(intervals.evaluate, step)
             preempted = is_preempted(step)
@@ -270,6 +271,11 @@ class _Packed:
         ends = np.cumsum([math.prod(shape) for shape in self._shapes.values()])
         parts = np.split(vector, ends[:-1])
         return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+
+def _is_over(sums: jax.Array) -> bool:
+    """Whether the devices have computed them."""
+    return bool(sums.is_ready())  # type: ignore[attr-defined]
 
 
 def _shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:

@@ -14,7 +14,7 @@ from pipeline.screen import display as display_module
 from pipeline.screen.display import LiveTable, PlainLines, make_display
 from pipeline.screen.forecast import Forecast
 from pipeline.screen.progress import Progress
-from pipeline.screen.rows import fold
+from pipeline.screen.folding import fold
 
 
 def result(name: str, state: State, **fields) -> StageResult:

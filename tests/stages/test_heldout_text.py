@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from stages.data.builders import Example, Packing
+from stages.data.builders import Packing
+from stages.data.rows import Rows
 from stages.data.shard_index import ShardIndex
-from stages.data.shards import ShardReader, ids_dtype, write_shard
+from stages.data.shards import ShardReader, write_shard
 from stages.electra.config import ElectraConfig
 from stages.electra.joint_model import split
 from stages.electra.network import Discriminator, LanguageModel
@@ -23,16 +24,28 @@ SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 def reader(tmp_path, request) -> ShardReader:
     """Forty rows of up to 32 tokens."""
     draw = np.random.default_rng(0)
-    examples = []
-    for length in draw.integers(6, 29, size=40):
-        first, second = draw.integers(5, VOCAB_SIZE, size=length // 2), draw.integers(5, VOCAB_SIZE, size=3)
-        packed = request.param is Packing.PACKED
-        rows = {"begins": [0, 3]} if packed else {"second": second.tolist()}
-        examples.append(Example(first=first.tolist(), **rows))
-    folder, shape = UPath(tmp_path), {"sequence_length": 32, "special_ids": SPECIAL_IDS}
-    shard = write_shard(folder, file="heldout.arrow", examples=examples, dtype=ids_dtype(VOCAB_SIZE), **shape)
-    index = {"vocab_size": VOCAB_SIZE, "tokenizer_sha256": "ab", "counts": {}, "train": (), "heldout": (shard,)}
-    ShardIndex(packing=request.param, **shape, **index).write(folder)
+    length_N = draw.integers(10, 33, size=40).astype(np.uint16)
+    ids_NT = draw.integers(5, VOCAB_SIZE, size=(40, 32))
+    first_length_N = (length_N // 2).astype(np.uint16)
+    ids_NT[:, 0] = SPECIAL_IDS["cls"]
+    ids_NT[np.arange(40), length_N - 1] = ids_NT[np.arange(40), first_length_N - 1] = SPECIAL_IDS["sep"]
+    ids_NT[np.arange(32) >= length_N[:, None]] = SPECIAL_IDS["pad"]
+    begins_NT = None
+    if request.param is Packing.PACKED:
+        begins_NT = (np.arange(32) == 0) | (np.arange(32) == first_length_N[:, None])
+    rows = Rows(ids_NT=ids_NT.astype(np.uint16), length_N=length_N, first_length_N=first_length_N, begins_NT=begins_NT)
+    folder = UPath(tmp_path)
+    shard = write_shard(folder, file="heldout.arrow", rows=rows)
+    ShardIndex(
+        sequence_length=32,
+        packing=request.param,
+        vocab_size=VOCAB_SIZE,
+        tokenizer_sha256="ab",
+        special_ids=SPECIAL_IDS,
+        counts={},
+        train=(),
+        heldout=(shard,),
+    ).write(folder)
     return ShardReader(folder, "heldout")
 
 
