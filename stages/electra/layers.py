@@ -54,15 +54,25 @@ def dropout(x_BX: jax.Array, rate: float, key_B: jax.Array | None) -> jax.Array:
     """
     if key_B is None or rate == 0:
         return x_BX
-    keep_BX = hashed_words(key_B, x_BX.shape[1:]) >= jnp.uint32(round(rate * 2**32))
+    keep_BX = hashed_words(key_B, x_BX.shape[1:]) >= first_kept(rate)
     return jnp.where(keep_BX, x_BX / (1 - rate), 0)
+
+
+def first_kept(rate: float) -> np.uint32:
+    """The smallest word with which `dropout` keeps an element."""
+    return np.uint32(round(rate * 2**32))
 
 
 def hashed_words(key_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Random uint32 [B, *shape], of statistical quality only, for masks that decide no more than what is dropped."""
     place_X = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(1, *shape)
     seed_2BX = jax.random.key_data(key_B).T.reshape(2, -1, *[1] * len(shape))
-    return _mix(_mix(place_X ^ seed_2BX[0]) ^ seed_2BX[1])
+    return hash_place(place_X, seed_2BX[0], seed_2BX[1])
+
+
+def hash_place(place: jax.Array, first_seed: jax.Array, second_seed: jax.Array) -> jax.Array:
+    """The word, uint32, of the element with this number in its row, by the two words of the row's key."""
+    return _mix(_mix(place ^ first_seed) ^ second_seed)
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -70,8 +80,8 @@ def _mix(x: jax.Array) -> jax.Array:
 
     Constants: C. Wellons, 'Prospecting for Hash Functions', 2018 (lowbias32).
     """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
 

@@ -8,7 +8,11 @@ A network with fewer heads than `tensor` has devices is split inside its heads: 
 of BERT's vocabulary fall in equal parts on 2, 3 or 6 devices; by any other number they are not split over `tensor`.
 """
 
-from jax.sharding import PartitionSpec
+import math
+from typing import NamedTuple
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
 
 # End of a parameter's path, from one of its names on, and the mesh axis of each of its dimensions. The first of a
 # layer's is the number of the layer.
@@ -24,3 +28,23 @@ RULES = {
     "(output|embeddings_project|dense|prediction|copy_head)/bias": PartitionSpec(),
     "(attention_)?layer_norm/(scale|bias)": PartitionSpec(),
 }
+
+
+class Split(NamedTuple):
+    """The axes of a mesh over which rows and heads are split, and all that XLA splits by."""
+
+    rows: tuple[str, ...] | None
+    heads: str | None
+    all_axes: set[str]
+
+
+def split_axes(*, num_rows: int, num_heads: int) -> Split | None:
+    """How the mesh of the context splits so many rows and heads; None where there is nothing that XLA splits."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is not AxisType.Manual}
+    if math.prod(mesh.shape[name] for name in axes) == 1:
+        return None
+    rows = tuple(name for name in ("data", "fsdp") if name in axes)
+    has_rows = num_rows % math.prod(mesh.shape[name] for name in rows) == 0
+    has_heads = "tensor" in axes and num_heads % mesh.shape["tensor"] == 0
+    return Split(rows if has_rows else None, "tensor" if has_heads else None, axes)
