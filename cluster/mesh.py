@@ -1,5 +1,8 @@
 """The mesh of all devices of all processes, and how arrays lie on it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -32,3 +35,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def in_context(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """`function`, to be compiled for global arrays on `mesh`: kernels, which XLA cannot divide, read it to do so."""
+    if mesh is None:
+        return function
+
+    def run(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return run

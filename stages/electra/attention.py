@@ -1,4 +1,4 @@
-"""Attention: one function, computed step by step or by a fused kernel, and the layers around it.
+"""Attention: one function, computed step by step or by a kernel, and the layers around it.
 
 Shapes: `B` batch, `T` tokens, `S` tokens attended to, `D` model width, `H` heads, `K` head width.
 """
@@ -12,7 +12,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from stages.electra.attention_kernels import Platform
 from stages.electra.config import ElectraConfig
+from stages.electra.flash_attention import flash_attention
 from stages.electra.layers import (
     PRODUCT,
     WEIGHTS,
@@ -24,39 +26,41 @@ from stages.electra.layers import (
     sum_dtype,
     truncated_normal,
 )
+from stages.electra.sharding import target_platform
+from stages.electra.sight import Sight
 
 # Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
 # it instead of dividing zero by zero.
 _MASKED = -1e9
-_KERNEL_WIDTH = 128  # the widest head that cuDNN's kernels take on every card
+_KERNEL_WIDTH = 128  # the widest head of the published models is 64; wider ones than this do not fit a GPU's registers
 
 
 class AttentionPath(StrEnum):
-    """How attention is computed. `fused` never writes the weights to memory, and so cannot give them."""
+    """How attention is computed. The kernel never writes the weights to memory, and so cannot give them."""
 
     PLAIN = "plain"
-    FUSED = "fused"
+    KERNEL = "kernel"
 
 
 def choose_path(
-    *, num_tokens: int, num_sources: int, head_width: int, dtype: DTypeLike, with_weights: bool, has_dropout: bool
+    sight: Sight, *, num_tokens: int, head_width: int, dtype: DTypeLike, with_weights: bool
 ) -> AttentionPath:
-    """Fused if the device has a kernel for these shapes and neither the weights nor dropout are wanted."""
+    """The kernel, on what has one, for tokens that attend to their own sequence and do not give the weights."""
     has_kernel = (
-        jax.default_backend() == "gpu"
-        and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-        and head_width % 8 == 0
+        target_platform() in list(Platform)
+        and sight.place is None
+        and sight.real_BS.shape[1] == num_tokens
         and head_width <= _KERNEL_WIDTH
-        and num_tokens % 2 == num_sources % 2 == 0
+        and jnp.dtype(dtype).itemsize <= 4
     )
-    return AttentionPath.FUSED if has_kernel and not with_weights and not has_dropout else AttentionPath.PLAIN
+    return AttentionPath.KERNEL if has_kernel and not with_weights else AttentionPath.PLAIN
 
 
 def attend(
     query_BTHK: jax.Array,
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
-    mask_B1TS: jax.Array,
+    sight: Sight,
     *,
     dtype: DTypeLike,
     dropout_rate: float = 0.0,
@@ -66,45 +70,40 @@ def attend(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Sums of the values, weighted by softmax(query key / sqrt(K)), and the weights.
 
-    A query that may look nowhere gets the even mean of all values, on either path.
+    A query that may look nowhere gets the even mean of all values. Both paths drop the same weights.
 
     Args:
-      mask_B1TS: True where a query may look; axes of one size hold for all.
       dtype: What the products take in; they add up in float32.
       dropout_rate: Of the weights, drawn from `key_B`, without which there is none.
       with_weights: Whether the weights [B, H, T, S] are wanted, after dropout.
-      path: None takes what `choose_path` says.
+      path: None takes what `choose_path` says. Where there is no kernel, it is interpreted.
 
     Raises:
-      ValueError: The fused path is to give weights, or dropout.
+      ValueError: The kernel is to give weights, or to look at other tokens than a sequence's own.
     """
-    has_dropout = key_B is not None and dropout_rate > 0
+    num_tokens, _, width = query_BTHK.shape[1:]
     if path is None:
-        path = choose_path(
-            num_tokens=query_BTHK.shape[1],
-            num_sources=key_BSHK.shape[1],
-            head_width=query_BTHK.shape[-1],
-            dtype=dtype,
-            with_weights=with_weights,
-            has_dropout=has_dropout,
-        )
-    scale = query_BTHK.shape[-1] ** -0.5
-    if path is AttentionPath.FUSED:
-        if with_weights or has_dropout:
-            raise ValueError("fused attention has no weights to return or to drop")
-        shape = (query_BTHK.shape[0], 1, query_BTHK.shape[1], key_BSHK.shape[1])
-        context_BTHK = jax.nn.dot_product_attention(
+        path = choose_path(sight, num_tokens=num_tokens, head_width=width, dtype=dtype, with_weights=with_weights)
+    query_BTHK = query_BTHK * width**-0.5
+    if path is AttentionPath.KERNEL:
+        if with_weights or sight.place is not None or sight.real_BS.shape[1] != num_tokens:
+            raise ValueError("the kernel of attention has no weights to return, and no tokens but those that look")
+        platform = target_platform()
+        has_kernel = platform in list(Platform)
+        context_BTHK = flash_attention(
             query_BTHK.astype(dtype),
             key_BSHK.astype(dtype),
             value_BSHK.astype(dtype),
-            mask=jnp.broadcast_to(mask_B1TS, shape),
-            scale=scale,
-            implementation="cudnn" if jax.default_backend() == "gpu" else "xla",
+            sight,
+            platform=Platform(platform) if has_kernel else Platform.TPU,
+            dropout_rate=dropout_rate,
+            key_B=key_B,
+            interpret=not has_kernel,
         )
         return context_BTHK.astype(sum_dtype(dtype)), None
     query_BHTK, key_BHSK, value_BHSK = (x.transpose(0, 2, 1, 3) for x in (query_BTHK, key_BSHK, value_BSHK))
-    scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK * scale, key_BHSK, dtype)
-    scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, _MASKED)
+    scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK, key_BHSK, dtype)
+    scores_BHTS = jnp.where(sight.table(num_tokens), scores_BHTS, _MASKED)
     weights_BHTS = checkpoint_name(jax.nn.softmax(scores_BHTS, axis=-1), WEIGHTS)
     weights_BHTS = dropout(weights_BHTS, dropout_rate, key_B)
     context_BHTK = checkpoint_name(product("bhts,bhsk->bhtk", weights_BHTS, value_BHSK, dtype), PRODUCT)
@@ -172,7 +171,7 @@ class Attention(nnx.Module):
         self,
         x_BTD: jax.Array,
         source_BSD: jax.Array,
-        mask_B1TS: jax.Array,
+        sight: Sight,
         *,
         key_B: jax.Array | None,
         dtype: DTypeLike,
@@ -196,7 +195,7 @@ class Attention(nnx.Module):
             query_BTHK,
             key_BSHK,
             value_BSHK,
-            mask_B1TS,
+            sight,
             dtype=dtype,
             dropout_rate=self.dropout_rate,
             key_B=key_B,
@@ -226,7 +225,6 @@ class CrossAttention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """The next states and, where they are wanted, the weights."""
         keys = split_keys(key_B, 2)
-        found = self.attention(
-            x_BTD, source.x_BSD, source.mask_BS[:, None, None, :], key_B=keys[0], dtype=dtype, with_weights=with_weights
-        )
+        sight = Sight(real_BS=source.mask_BS)
+        found = self.attention(x_BTD, source.x_BSD, sight, key_B=keys[0], dtype=dtype, with_weights=with_weights)
         return self.layer_norm(x_BTD + dropout(found.x_BTD, self.dropout_rate, keys[1])), found.weights_BHTS

@@ -7,7 +7,6 @@ Shapes: `B` batch, `T` tokens, `S` tokens attended to, `E` embedding width, `D` 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -24,6 +23,7 @@ from stages.electra.layers import (
     key_array,
     truncated_normal,
 )
+from stages.electra.sight import Sight
 
 # What the forward pass keeps of a layer. All else is cheaper to compute again than to write and to read: kept as well,
 # it made a step of small a quarter slower on CPUs.
@@ -88,7 +88,7 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask_B1TS: jax.Array,
+        sight: Sight,
         *,
         keys: list[jax.Array] | list[None],
         dtype: DTypeLike,
@@ -102,14 +102,7 @@ class Layer(nnx.Module):
         `keys` are three keys [B] of dropout: of the attention weights, and before each of the two residual sums.
         """
         found = self.attention(
-            x_BTD,
-            x_BTD,
-            mask_B1TS,
-            key_B=keys[0],
-            dtype=dtype,
-            with_weights=with_attentions,
-            memory=memory,
-            place=place,
+            x_BTD, x_BTD, sight, key_B=keys[0], dtype=dtype, with_weights=with_attentions, memory=memory, place=place
         )
         x_BTD = self.attention_layer_norm(x_BTD + dropout(found.x_BTD, self.dropout_rate, keys[1]))
         crossed_BHTS = None
@@ -166,6 +159,7 @@ class Encoder(nnx.Module):
         self,
         x_BTE: jax.Array,
         mask_BT: jax.Array,
+        text_BT: jax.Array | None = None,
         *,
         key_B: jax.Array | None,
         dtype: DTypeLike,
@@ -177,8 +171,8 @@ class Encoder(nnx.Module):
         """Runs the layers.
 
         Args:
-          mask_BT: True at real tokens; with a cache [B, S], of all tokens that it has room for. Where not all tokens
-            may look at the same ones, [B, T, S].
+          mask_BT: True at real tokens; with a cache [B, S], of all tokens that it has room for.
+          text_BT: Where rows hold several texts, the number of each token's; a token sees its own text alone.
           source: What a decoder crosses to.
           cache: The tokens before these. A decoder sees only what came before, and itself.
           with_hidden_states: Whether to keep what each layer gives.
@@ -187,17 +181,13 @@ class Encoder(nnx.Module):
         project = self.embeddings_project
         x_BTD = x_BTE if project is None else project(x_BTE, dtype=dtype)
         place = None if cache is None else cache.num_tokens
-        mask_B1TS = jnp.expand_dims(mask_BT.astype(bool), (1, 2) if mask_BT.ndim == 2 else 1)
-        if self.is_causal:
-            first = 0 if place is None else place
-            is_before_TS = jnp.arange(mask_BT.shape[-1])[None] <= first + jnp.arange(x_BTD.shape[1])[:, None]
-            mask_B1TS &= is_before_TS[None, None]
+        sight = Sight(real_BS=mask_BT.astype(bool), text_BT=text_BT, is_causal=self.is_causal, place=place)
 
         def run(x_BTD: jax.Array, each: tuple[Layer, Any, Memory | None]) -> tuple[jax.Array, Any]:
             layer, keys, memory = each
             x_BTD, *more = layer(
                 x_BTD,
-                mask_B1TS,
+                sight,
                 keys=[None] * 3 if keys is None else list(keys),
                 dtype=dtype,
                 source=source,

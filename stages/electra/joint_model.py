@@ -6,8 +6,8 @@ A module holds arrays only while it is built or called. Between, its parameters 
     logits = merge(graphdef, params).discriminate(ids_BT, mask_BT, types_BT)
 
 Shapes: `B` batch, `T` tokens, `P` masked positions, `D` model width, `E` embedding width, `V` vocabulary.
-`mask_BT` is true at real tokens, or [B, T, T] where a token sees those; `types_BT` is 0 in the first segment and 1 in
-the second; positions count from 0 where they are not given.
+`mask_BT` is true at real tokens; `types_BT` is 0 in the first segment and 1 in the second; positions count from 0
+where they are not given; `text_BT` is the number of each token's text where rows hold several.
 `key_B` are keys of dropout, one a row; without them there is none. `dtype` is what the matrix products take in;
 they add up in float32.
 """
@@ -140,6 +140,7 @@ class Electra(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         positions_BT: jax.Array | None = None,
+        text_BT: jax.Array | None = None,
         *,
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -147,7 +148,7 @@ class Electra(nnx.Module):
         """The generator's last hidden states, [B, T, D]; of two towers, [B, T, 2 D]."""
         keys = split_keys(key_B, 2)
         x_BTE = self.embeddings_of_generator(ids_BT, types_BT, key_B=keys[0], positions_BT=positions_BT)
-        return self.encoder_of_generator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
+        return self.encoder_of_generator(x_BTE, mask_BT, text_BT, key_B=keys[1], dtype=dtype).last_BTD
 
     def discriminator_hidden(
         self,
@@ -155,6 +156,7 @@ class Electra(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         positions_BT: jax.Array | None = None,
+        text_BT: jax.Array | None = None,
         *,
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -162,7 +164,7 @@ class Electra(nnx.Module):
         """The discriminator's last hidden states, [B, T, D]."""
         keys = split_keys(key_B, 2)
         x_BTE = self.embeddings_of_discriminator(ids_BT, types_BT, key_B=keys[0], positions_BT=positions_BT)
-        return self.discriminator(x_BTE, mask_BT, key_B=keys[1], dtype=dtype).last_BTD
+        return self.discriminator(x_BTE, mask_BT, text_BT, key_B=keys[1], dtype=dtype).last_BTD
 
     def generate(
         self,
@@ -183,10 +185,11 @@ class Electra(nnx.Module):
         mask_BT: jax.Array,
         types_BT: jax.Array,
         positions_BT: jax.Array | None = None,
+        text_BT: jax.Array | None = None,
         *,
         key_B: jax.Array | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> jax.Array:
         """Logits for 'this token was replaced', [B, T]."""
-        x_BTD = self.discriminator_hidden(ids_BT, mask_BT, types_BT, positions_BT, key_B=key_B, dtype=dtype)
+        x_BTD = self.discriminator_hidden(ids_BT, mask_BT, types_BT, positions_BT, text_BT, key_B=key_B, dtype=dtype)
         return self.discriminator_head(x_BTD, dtype=dtype)

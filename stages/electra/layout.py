@@ -14,14 +14,16 @@ class Layout(NamedTuple):
     """What a network is given of a batch beside its tokens.
 
     Attributes:
-      mask: True at real tokens, [B, T]; where rows hold several texts, at the tokens that each token sees, [B, T, T].
+      mask_BT: True at real tokens.
       types_BT: 0 in the first segment, 1 in the second.
       positions_BT: Where they do not count from 0 in each row.
+      text_BT: Where rows hold several texts, the number of each token's. Padding belongs to the last.
     """
 
-    mask: jax.Array
+    mask_BT: jax.Array
     types_BT: jax.Array
     positions_BT: jax.Array | None
+    text_BT: jax.Array | None
 
 
 def real_tokens(batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -43,10 +45,9 @@ def lay_out(batch: Mapping[str, jax.Array]) -> Layout:
     """
     mask_BT, types_BT = segments(batch)
     if "begins" not in batch:
-        return Layout(mask_BT, types_BT, None)
+        return Layout(mask_BT, types_BT, None, None)
     begins_BT = batch["begins"]
     text_BT = jnp.cumsum(begins_BT, axis=1)
-    mask_BTT = (text_BT[:, :, None] == text_BT[:, None]) & mask_BT[:, None]
     place_1T = jnp.arange(begins_BT.shape[1])[None]
     positions_BT = place_1T - jax.lax.cummax(jnp.where(begins_BT, place_1T, 0), axis=1)
-    return Layout(mask_BTT, types_BT, positions_BT)
+    return Layout(mask_BT, types_BT, positions_BT, text_BT)

@@ -48,3 +48,9 @@ def split_axes(*, num_rows: int, num_heads: int) -> Split | None:
     has_rows = num_rows % math.prod(mesh.shape[name] for name in rows) == 0
     has_heads = "tensor" in axes and num_heads % mesh.shape["tensor"] == 0
     return Split(rows if has_rows else None, "tensor" if has_heads else None, axes)
+
+
+def target_platform() -> str:
+    """What the program is compiled for, `cpu`, `gpu` or `tpu`: the devices of the context's mesh, or this process's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else str(device.platform)

@@ -7,7 +7,8 @@ skips the blocks of it in which nobody sees anybody.
 Shapes: `B` batch, `T` tokens, `S` tokens looked at, `Q` blocks of tokens.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,11 @@ BLANK = -2  # the number, as a looking token, of one that may look nowhere
 _UNREAL = -1
 
 
-class Sight(NamedTuple):
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["real_BS", "text_BT", "place"], meta_fields=["is_causal", "window"]
+)
+@dataclass(frozen=True, kw_only=True)
+class Sight:
     """What decides whether a token may look at another.
 
     Attributes:
@@ -49,9 +54,9 @@ class Sight(NamedTuple):
         return table_B1TS
 
     def numbers(self) -> tuple[jax.Array, jax.Array]:
-        """Numbers of the tokens as looking and as looked at, int32 [B, T] each: they are equal where one sees the other.
+        """Numbers of the tokens, int32 [B, T], as looking and as looked at: equal where both are of one text.
 
-        A token that may look nowhere has the number `BLANK`. Each text is in one piece, holes in it or not.
+        A token that may look nowhere has the number `BLANK`. Each text is in one piece, with holes or without.
         """
         text_BT = jnp.zeros(self.real_BS.shape, jnp.int32) if self.text_BT is None else self.text_BT.astype(jnp.int32)
         seen_BT = jnp.where(self.real_BS, text_BT, _UNREAL)

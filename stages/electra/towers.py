@@ -26,8 +26,22 @@ class TwoTowers(nnx.Module):
         self.rightward = Encoder(tower, key=keys[0], rematerialize=rematerialize)
         self.leftward = Encoder(tower, key=keys[1], rematerialize=rematerialize)
 
-    def __call__(self, x_BTE: jax.Array, mask_BT: jax.Array, *, key_B: jax.Array | None, dtype: DTypeLike) -> Encoded:
-        """Encodes what stands to the left and to the right of each token, side by side: `last_BTD` is [B, T, 2 D]."""
+    def __call__(
+        self,
+        x_BTE: jax.Array,
+        mask_BT: jax.Array,
+        text_BT: jax.Array | None = None,
+        *,
+        key_B: jax.Array | None,
+        dtype: DTypeLike,
+    ) -> Encoded:
+        """Encodes what stands to the left and to the right of each token, side by side: `last_BTD` is [B, T, 2 D].
+
+        Raises:
+          ValueError: Rows hold several texts.
+        """
+        if text_BT is not None:
+            raise ValueError("two towers read one text a row, and these rows hold several")
         keys = split_keys(key_B, 2)
         before_BTD = self.rightward(x_BTE, mask_BT, key_B=keys[0], dtype=dtype).last_BTD
         after_BTD = self.leftward(x_BTE[:, ::-1], mask_BT[:, ::-1], key_B=keys[1], dtype=dtype).last_BTD[:, ::-1]

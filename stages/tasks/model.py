@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from cluster.mesh import replicated
+from cluster.mesh import in_context, replicated
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.joint_model import Params, merge, split
 from stages.electra.layout import segments
@@ -103,7 +103,7 @@ def make_task_loss(graphdef: nnx.GraphDef, kind: TaskKind, *, dtype: str) -> Los
 def make_predict(graphdef: nnx.GraphDef, *, dtype: str, mesh: Mesh | None = None) -> Predict:
     """A compiled function of parameters and batch, without dropout; on a mesh, whole on each of its devices."""
     return jax.jit(
-        lambda params, batch: _forward(graphdef, params, batch, key_B=None, dtype=dtype),
+        in_context(lambda params, batch: _forward(graphdef, params, batch, key_B=None, dtype=dtype), mesh),
         out_shardings=None if mesh is None else replicated(mesh),
     )
 

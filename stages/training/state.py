@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cluster.mesh import ROWS, is_split
+from cluster.mesh import ROWS, in_context, is_split
 
 Params = dict[str, Any]  # nested, of float32 arrays
 Batch = Mapping[str, jax.Array]
@@ -86,7 +86,7 @@ def make_train_step(
       accumulation_steps: Parts in which each device works through its rows, one after the other, to save memory.
         Their gradients add up to that of the whole batch.
     """
-    divided = _divided(mesh, shardings)
+    divided, whole = _divided(mesh, shardings), mesh
     if divided is not None:
         loss_fn, mesh = _gathering(loss_fn, divided.params), None
 
@@ -106,14 +106,14 @@ def make_train_step(
 
     if divided is None:
         return jax.jit(step, donate_argnums=0)
-    return jax.jit(step, donate_argnums=0, out_shardings=(divided, divided.step))
+    return jax.jit(in_context(step, whole), donate_argnums=0, out_shardings=(divided, divided.step))
 
 
 def make_eval_step(
     loss_fn: LossFn, *, key: jax.Array, mesh: Mesh | None = None, shardings: TrainState | None = None
 ) -> Callable[[Params, Batch, int], Sums]:
     """A compiled (params, batch, index of the batch) -> sums; the same index gives the same masks."""
-    divided = _divided(mesh, shardings)
+    divided, whole = _divided(mesh, shardings), mesh
     if divided is not None:
         loss_fn, mesh = _gathering(loss_fn, divided.params), None
 
@@ -125,7 +125,7 @@ def make_eval_step(
     def step(params: Params, batch: Batch, index: jax.Array) -> Sums:
         return spread(params, batch, jax.random.fold_in(key, index))
 
-    return jax.jit(step) if divided is None else jax.jit(step, out_shardings=divided.step)
+    return jax.jit(step) if divided is None else jax.jit(in_context(step, whole), out_shardings=divided.step)
 
 
 def _divided(mesh: Mesh | None, shardings: TrainState | None) -> TrainState | None:

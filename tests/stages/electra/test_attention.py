@@ -1,14 +1,11 @@
-"""The two paths of attention, and what a decoder remembers."""
+"""What a decoder remembers, and what it writes."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from stages.electra import ElectraConfig, ElectraForCausalLM
-from stages.electra.attention import AttentionPath, attend, choose_path
 
-LENGTHS = np.array([9, 4, 0])  # the last row is nothing but padding
 CONFIG = ElectraConfig(
     vocab_size=40,
     embedding_size=12,
@@ -20,63 +17,6 @@ CONFIG = ElectraConfig(
     initializer_range=0.5,
     is_decoder=True,
 )
-
-
-def _operands(dtype: str = "float32") -> tuple[jax.Array, ...]:
-    keys = jax.random.split(jax.random.key(0), 3)
-    return tuple(jax.random.normal(key, (3, 9, 2, 8), dtype) for key in keys)
-
-
-def _mask(*, causal: bool = False) -> jax.Array:
-    mask_B1TS = jnp.asarray(np.arange(9) < LENGTHS[:, None])[:, None, None, :]
-    return mask_B1TS & jnp.tri(9, dtype=bool)[None, None] if causal else mask_B1TS
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 0.02)])
-def test_both_paths_give_the_same_and_no_nan_where_all_is_padding(dtype, tolerance, causal):
-    def run(path: AttentionPath, operands: tuple[jax.Array, ...]) -> jax.Array:
-        return attend(*operands, _mask(causal=causal), dtype=dtype, path=path)[0]
-
-    plain, fused = (run(path, _operands()) for path in AttentionPath)
-    assert plain.dtype == fused.dtype == jnp.float32
-    np.testing.assert_allclose(fused, plain, atol=tolerance)
-    np.testing.assert_allclose(plain[2, 0], _operands()[2][2].mean(axis=0), atol=tolerance)
-
-    def loss(operands: tuple[jax.Array, ...], path: AttentionPath) -> jax.Array:
-        return jnp.sum(jnp.sin(run(path, operands)))
-
-    for a, b in zip(*(jax.grad(loss)(_operands(), path) for path in AttentionPath), strict=True):
-        assert np.isfinite(a).all()
-        np.testing.assert_allclose(a, b, atol=4 * tolerance)
-
-
-def test_the_plain_path_is_taken_for_weights_dropout_and_where_there_is_no_kernel(monkeypatch):
-    fitting = {
-        "num_tokens": 128,
-        "num_sources": 128,
-        "head_width": 64,
-        "dtype": "bfloat16",
-        "with_weights": False,
-        "has_dropout": False,
-    }
-    assert choose_path(**fitting) is AttentionPath.PLAIN  # on a CPU
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert choose_path(**fitting) is AttentionPath.FUSED
-    for change in (
-        {"dtype": "float32"},
-        {"head_width": 20},
-        {"head_width": 256},
-        {"num_tokens": 127},
-        {"with_weights": True},
-        {"has_dropout": True},
-    ):
-        assert choose_path(**fitting | change) is AttentionPath.PLAIN, change
-
-
-def test_the_fused_path_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="fused attention has no weights"):
-        attend(*_operands(), _mask(), dtype="float32", with_weights=True, path=AttentionPath.FUSED)
 
 
 def test_tokens_read_one_by_one_give_what_all_at_once_give():
