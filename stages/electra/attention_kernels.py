@@ -120,17 +120,16 @@ class Program:
         score_TS = _product(query_TW, key_SW, (1, 1))
         return jnp.where(looks_TS, score_TS, jnp.where(evenly_TS, 0.0, _NOTHING)), looks_TS
 
-    def drop(self, x_TS: jax.Array, head: int, at: Any) -> jax.Array:
-        """Zeroes what `dropout` zeroes, and leaves the rest as it is."""
+    def keeps(self, head: int, at: Any) -> jax.Array | bool:
+        """Where `dropout` keeps a weight."""
         if self.plan.dropout_rate == 0:
-            return x_TS
+            return True
         num_tokens = np.uint32(self.plan.num_tokens)
         first_seed, second_seed, first_head = (self.number(place).astype(jnp.uint32) for place in range(3))
         place_T1, place_1S = (self.places(block, axis).astype(jnp.uint32) for axis, block in enumerate(at))
         number = first_head + (self.first_head + head).astype(jnp.uint32)
         row_T1 = (number * num_tokens + place_T1) * num_tokens
-        word_TS = hash_place(row_T1 + place_1S, first_seed, second_seed)
-        return jnp.where(word_TS >= first_kept(self.plan.dropout_rate), x_TS, 0.0)
+        return hash_place(row_T1 + place_1S, first_seed, second_seed) >= first_kept(self.plan.dropout_rate)
 
     @property
     def kept_share(self) -> float:
@@ -141,11 +140,11 @@ class Program:
         query_TW, grad_TW, context_TW, lse_T, sees_T = query
         key_SW, value_SW, seen_S = source
         score_TS, looks_TS = self.score(query_TW, key_SW, sees_T, seen_S, at)
-        weight_TS = jnp.exp(score_TS - lse_T[:, None])
+        weight_TS, keeps_TS = jnp.exp(score_TS - lse_T[:, None]), self.keeps(head, at)
         mean_T1 = jnp.sum(grad_TW.astype(jnp.float32) * context_TW.astype(jnp.float32), axis=1, keepdims=True)
-        grad_TS = self.drop(_product(grad_TW, value_SW, (1, 1)) / self.kept_share, head, at)
+        grad_TS = jnp.where(keeps_TS, _product(grad_TW, value_SW, (1, 1)) / self.kept_share, 0.0)
         grad_TS = jnp.where(looks_TS, weight_TS * (grad_TS - mean_T1), 0.0)
-        return self.drop(weight_TS / self.kept_share, head, at), grad_TS
+        return jnp.where(keeps_TS, weight_TS / self.kept_share, 0.0), grad_TS
 
 
 def _product(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
@@ -176,7 +175,7 @@ def forward_kernel(
             next_T1 = jnp.maximum(highest_T1, jnp.max(score_TS, axis=1, keepdims=True))
             weight_TS, shrink_T1 = jnp.exp(score_TS - next_T1), jnp.exp(highest_T1 - next_T1)
             total_T1 = shrink_T1 * total_T1 + jnp.sum(weight_TS, axis=1, keepdims=True)
-            weight_TS = program.drop(weight_TS, head, at).astype(value_ref.dtype)
+            weight_TS = jnp.where(program.keeps(head, at), weight_TS, 0.0).astype(value_ref.dtype)
             value_SW = program.of_head(value_ref[rows, :], head)
             return shrink_T1 * sum_TW + _product(weight_TS, value_SW, (1, 0)), next_T1, total_T1
 

@@ -126,7 +126,8 @@ def test_what_is_compiled_for_a_gpu_or_a_tpu_never_holds_the_weights(target):
 
     def lowered(*, with_weights: bool) -> str:
         def loss(query: jax.Array, key: jax.Array, value: jax.Array, seeds_B2: jax.Array) -> jax.Array:
-            sight = Sight(real_BS=jnp.ones(query.shape[:2], bool), text_BT=jnp.zeros(query.shape[:2], jnp.int32))
+            real, text = jnp.ones(query.shape[:2], bool), jnp.zeros(query.shape[:2], jnp.int32)
+            sight = Sight(real_BS=real, text_BT=text, is_causal=True, window=100)
             context, weights = attend(
                 query,
                 key,
