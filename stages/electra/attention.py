@@ -32,7 +32,7 @@ from stages.electra.sight import Sight
 # Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
 # it instead of dividing zero by zero.
 _MASKED = -1e9
-_KERNEL_WIDTH = 128  # the widest head of the published models is 64; wider ones than this do not fit a GPU's registers
+_KERNEL_WIDTH = 128  # of a head at most: twice that of all published models
 
 
 class AttentionPath(StrEnum):
@@ -48,12 +48,19 @@ def choose_path(
     """The kernel, on what has one, for tokens that attend to their own sequence and do not give the weights."""
     has_kernel = (
         target_platform() in list(Platform)
+        and not _is_old_gpu()
         and sight.place is None
         and sight.real_BS.shape[1] == num_tokens
         and head_width <= _KERNEL_WIDTH
         and jnp.dtype(dtype).itemsize <= 4
     )
     return AttentionPath.KERNEL if has_kernel and not with_weights else AttentionPath.PLAIN
+
+
+def _is_old_gpu() -> bool:
+    """Whether this process computes on NVIDIA's cards from before Ampere, for which Triton does not compile."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    return str(capability).startswith(("5.", "6.", "7."))
 
 
 def attend(

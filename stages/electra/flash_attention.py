@@ -90,6 +90,7 @@ def flash_attention(
         interpret=interpret,
         num_tokens=num_tokens,
         head_width=max(SMALLEST, pl.next_power_of_2(width)),
+        item_bytes=query_BTHK.dtype.itemsize,
         is_causal=sight.is_causal,
         window=sight.window,
         dropout_rate=rate,

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +213,7 @@ def test_rows_and_heads_that_a_mesh_splits_give_what_they_give_together():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_the_kernel_is_chosen_on_accelerators_for_a_sequence_that_looks_at_itself():
+def test_the_kernel_is_chosen_on_accelerators_for_a_sequence_that_looks_at_itself(monkeypatch):
     sight = Sight(real_BS=jnp.ones((2, 16), bool))
     fitting = {"num_tokens": 16, "head_width": 64, "dtype": "float32", "with_weights": False}
     assert choose_path(sight, **fitting) is AttentionPath.PLAIN  # on a CPU
@@ -222,6 +223,9 @@ def test_the_kernel_is_chosen_on_accelerators_for_a_sequence_that_looks_at_itsel
             assert choose_path(sight, **fitting) is AttentionPath.KERNEL
             for change in ({"with_weights": True}, {"num_tokens": 1}, {"head_width": 256}, {"dtype": "float64"}):
                 assert choose_path(sight, **fitting | change) is AttentionPath.PLAIN, change
+            with monkeypatch.context() as old:
+                old.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability="7.5")])
+                assert choose_path(sight, **fitting) is AttentionPath.PLAIN
             with_memory = Sight(real_BS=sight.real_BS, place=jnp.int32(0))
             assert choose_path(with_memory, **fitting) is AttentionPath.PLAIN
 
