@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # One line in so many is checked; of those with odd words one in so many.
-_PLAIN_STRIDE, _ODD_STRIDE = 512, 128
+_PLAIN_STRIDE, _ODD_STRIDE = 1024, 256
 # Words of so many bytes are long. They are looked for eight bytes at a time.
 _LONG_BYTES = 32
 # Words that an encoder remembers as checked. Beyond that it forgets all of them: they are checked again.
