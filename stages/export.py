@@ -137,8 +137,8 @@ def _show(trained: "Mapping[Architecture, Trained]", context: StageContext) -> d
     """What they make of held-out text; not for objectives that mask nothing or restore what was replaced."""
     from cluster.storage import read_json
     from stages.data.shards import ShardReader
-    from stages.electra.config import Size, published_mask_fraction
     from stages.electra.files.huggingface import Architecture
+    from stages.electra.sizes import Size, published_mask_fraction
     from stages.heldout_text import count_words, show_networks
 
     pretrained = read_json(context.inputs["pretrain"] / "config.json")["config"]

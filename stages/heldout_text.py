@@ -107,9 +107,11 @@ def _ask(network: type[Network], trained: Trained, rows: Mapping[str, np.ndarray
 
     @jax.jit
     def logits(params: Params, batch: Mapping[str, jax.Array]) -> Any:
-        mask, types_BT, positions_BT = lay_out(batch)
+        mask_BT, types_BT, positions_BT, text_BT = lay_out(batch)
         model = merge(graphdef, params)
-        encoded = model.encode(batch["ids"], mask, types_BT, positions_BT=positions_BT, key_B=None, dtype=jnp.float32)
-        return model.logits(encoded.last_BTD, mask, key_B=None, dtype=jnp.float32)
+        encoded = model.encode(
+            batch["ids"], mask_BT, types_BT, positions_BT=positions_BT, text_BT=text_BT, key_B=None, dtype=jnp.float32
+        )
+        return model.logits(encoded.last_BTD, mask_BT, key_B=None, dtype=jnp.float32)
 
     return np.asarray(logits(jax.tree.map(jnp.asarray, params), {name: jnp.asarray(x) for name, x in rows.items()}))

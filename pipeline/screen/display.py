@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from pipeline.results import StageResult, State
+from pipeline.screen.folding import fold, shown_state
 from pipeline.screen.forecast import Forecast, TimeLeft
 from pipeline.screen.progress import Progress
-from pipeline.screen.folding import fold, shown_state
 
 # Between two lines of a running stage in a log, and between two lines of the whole run.
 LINE_SECONDS = 15.0

@@ -9,9 +9,9 @@ from typing import Any
 _MODULES = {
     "Activation": "config",
     "ElectraConfig": "config",
-    "ModelConfig": "config",
+    "ModelConfig": "sizes",
     "ObjectiveConfig": "objectives.objective",
-    "Size": "config",
+    "Size": "sizes",
     "ModelCard": "files.card",
     "ElectraForCausalLM": "models.classes",
     "ElectraForMaskedLM": "models.classes",

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, Rematerialize
+from stages.electra.config import ElectraConfig, Rematerialize
 from stages.electra.encoder import Embeddings, Encoder
 from stages.electra.heads import DiscriminatorHead, GeneratorHead
 from stages.electra.layers import Dense, glorot_uniform, split_keys
 from stages.electra.objectives.objective import ObjectiveKind
+from stages.electra.sizes import EmbeddingSharing
 from stages.electra.towers import TwoTowers
 
 Params = dict[str, Any]  # nested, of arrays

@@ -49,6 +49,7 @@ class Network(nnx.Module):
         types_BT: jax.Array,
         *,
         positions_BT: jax.Array | None = None,
+        text_BT: jax.Array | None = None,
         source: Source | None = None,
         key_B: jax.Array | None,
         dtype: DTypeLike,
@@ -63,6 +64,7 @@ class Network(nnx.Module):
         return self.encoder(
             x_BTE,
             mask_BT,
+            text_BT,
             key_B=keys[1],
             dtype=dtype,
             source=source,

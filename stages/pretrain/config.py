@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from stages.electra.config import ModelConfig, Rematerialize
+from stages.electra.config import Rematerialize
 from stages.electra.files.hub import check_revision
 from stages.electra.objectives.objective import ObjectiveConfig
+from stages.electra.sizes import ModelConfig
 from stages.training.config import ComputeDtype, OptimizerConfig
 
 

@@ -32,8 +32,8 @@ from stages.data.order import ExampleOrder
 from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import ShardReader, ids_dtype, write_shard
-from stages.electra.config import Size
 from stages.electra.objectives.pretraining_loss import summarize
+from stages.electra.sizes import Size
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.loop import Intervals, Window, run_loop
 from stages.training.metrics import MetricsLog

@@ -19,7 +19,7 @@ from cluster.distributed import configure
 from cluster.mesh import make_mesh
 from stages.data.builders import Packing
 from stages.data.shards import ShardReader
-from stages.electra.config import Size
+from stages.electra.sizes import Size
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from upath import UPath
 
 from cluster.config import ClusterConfig
 from cluster.launch import launch
-from stages.electra.config import Size
+from stages.electra.sizes import Size
 
 # The workers cannot import these files; their functions travel as code.
 cloudpickle.register_pickle_by_value(workload)

@@ -14,9 +14,9 @@ import jax
 from jax.sharding import AbstractMesh
 
 from cluster.config import MeshConfig
-from stages.electra.config import ModelConfig, Size
 from stages.electra.joint_model import Electra, split
 from stages.electra.sharding import RULES
+from stages.electra.sizes import ModelConfig, Size
 from stages.training.config import OptimizerConfig
 from stages.training.optimizer import make_optimizer, parameter_paths
 from stages.training.sharding import make_shardings

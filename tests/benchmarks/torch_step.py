@@ -8,7 +8,7 @@ import torch
 import transformers
 import workload
 
-from stages.electra.config import ModelConfig
+from stages.electra.sizes import ModelConfig
 
 
 class Networks(torch.nn.Module):

@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 from cluster.distributed import global_batch
 from cluster.mesh import replicated
 from stages.data.batches import process_slice
-from stages.electra.config import ModelConfig, Size
 from stages.electra.flops import pretraining_step_flops
 from stages.electra.joint_model import Electra, split
 from stages.electra.objectives.corruption import max_masked
 from stages.electra.objectives.objective import ObjectiveConfig
 from stages.electra.objectives.pretraining_loss import make_pretraining_loss
+from stages.electra.sizes import ModelConfig, Size
 from stages.training.config import OptimizerConfig
 from stages.training.optimizer import make_optimizer
 from stages.training.state import init_state, make_train_step

@@ -12,10 +12,11 @@ from upath import UPath
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stages.electra.config import ElectraConfig, HeadKind, ModelConfig, Size  # noqa: E402
+from stages.electra.config import ElectraConfig, HeadKind  # noqa: E402
 from stages.electra.files.model_folder import save_pretrained  # noqa: E402
 from stages.electra.joint_model import Electra, merge, split  # noqa: E402
 from stages.electra.network import SequenceClassifier, SpanPredictor, TokenClassifier  # noqa: E402
+from stages.electra.sizes import ModelConfig, Size  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -13,12 +13,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size  # noqa: E402
+from stages.electra.config import ElectraConfig  # noqa: E402
 from stages.electra.files.huggingface import Architecture, to_huggingface  # noqa: E402
 from stages.electra.joint_model import Electra, merge, split  # noqa: E402
 from stages.electra.layers import split_keys  # noqa: E402
 from stages.electra.objectives.objective import ObjectiveConfig  # noqa: E402
 from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss  # noqa: E402
+from stages.electra.sizes import EmbeddingSharing, ModelConfig, Size  # noqa: E402
 from stages.training.config import OptimizerConfig  # noqa: E402
 from stages.training.optimizer import make_optimizer  # noqa: E402
 from stages.training.state import init_state, make_train_step  # noqa: E402

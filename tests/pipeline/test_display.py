@@ -12,9 +12,9 @@ from upath import UPath
 from pipeline.results import StageResult, State
 from pipeline.screen import display as display_module
 from pipeline.screen.display import LiveTable, PlainLines, make_display
+from pipeline.screen.folding import fold
 from pipeline.screen.forecast import Forecast
 from pipeline.screen.progress import Progress
-from pipeline.screen.folding import fold
 
 
 def result(name: str, state: State, **fields) -> StageResult:

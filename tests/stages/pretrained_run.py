@@ -10,9 +10,9 @@ from upath import UPath
 
 from stages.data.builders import Packing
 from stages.data.shard_index import ShardIndex
-from stages.electra.config import ModelConfig, Size
 from stages.electra.files.model_folder import save_parameters
 from stages.electra.joint_model import Electra, split
+from stages.electra.sizes import ModelConfig, Size
 from stages.electra.tokenizer import build_tokenizer, transformers_settings
 
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from stages.electra.config import ModelConfig, Size
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, split
 from stages.electra.network import SequenceClassifier
+from stages.electra.sizes import ModelConfig, Size
 from stages.tasks.model import make_layer_scale
 from stages.training.optimizer import parameter_table
 

@@ -22,10 +22,11 @@ from stages.data.builders import Packing
 from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size
+from stages.electra.config import ElectraConfig
 from stages.electra.files.huggingface import flatten
 from stages.electra.files.model_folder import load_parameters, save_pretrained
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
+from stages.electra.sizes import EmbeddingSharing, ModelConfig, Size
 from stages.pretrain.config import InitFrom, PretrainConfig
 from stages.pretrain.worker import pretrain
 from stages.training.config import OptimizerName, ScheduleName

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing
+from stages.electra.config import ElectraConfig
 from stages.electra.files.huggingface import NETWORKS
 from stages.electra.files.model_folder import load_pretrained
+from stages.electra.sizes import EmbeddingSharing
 
 # What must be as in the weights' own configuration: it shapes a tensor, or a number that they were trained with.
 _FIXED = (

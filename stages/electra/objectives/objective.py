@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
-from stages.electra.config import ElectraConfig, Size, published_mask_fraction
+from stages.electra.config import ElectraConfig
+from stages.electra.sizes import Size, published_mask_fraction
 
 
 class ObjectiveKind(StrEnum):

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stages.electra.config import ElectraConfig, ModelConfig, Size
+from stages.electra.config import ElectraConfig
 from stages.electra.files.config_json import as_config
 from stages.electra.files.huggingface import flatten, unflatten
 from stages.electra.joint_model import Electra, merge, split
 from stages.electra.layout import segments
+from stages.electra.sizes import ModelConfig, Size
 
 VOCAB_SIZE = 200
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

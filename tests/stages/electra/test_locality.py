@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stages.electra.config import EmbeddingSharing, ModelConfig, Size
 from stages.electra.joint_model import Electra, Params, merge, split
 from stages.electra.locality import look_at_neighbours
+from stages.electra.sizes import EmbeddingSharing, ModelConfig, Size
 
 NUM_TOKENS = 64
 OFFSETS = (-1, 1, -2, 2)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, ModelConfig, Size
+from stages.electra.config import ElectraConfig
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
+from stages.electra.sizes import EmbeddingSharing, ModelConfig, Size
 
 
 @pytest.mark.parametrize(

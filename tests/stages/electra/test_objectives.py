@@ -7,7 +7,6 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, build, make_batch, tiny
 from scipy.special import expit, log_softmax, logsumexp
 
-from stages.electra.config import EmbeddingSharing
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge
 from stages.electra.layers import split_keys
@@ -15,6 +14,7 @@ from stages.electra.layout import segments
 from stages.electra.losses import word_losses
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss, summarize
+from stages.electra.sizes import EmbeddingSharing
 
 BATCH = make_batch([NUM_TOKENS, 17, 9, 3, 2, 0])
 KEY_B = jax.random.split(jax.random.key(7), 6)

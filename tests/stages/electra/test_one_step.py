@@ -14,10 +14,10 @@ import optax
 import pytest
 from electra_miniature import SPECIAL_IDS, VOCAB_SIZE, make_batch, row_keys, tiny
 
-from stages.electra.config import EmbeddingSharing
 from stages.electra.joint_model import Electra, split
 from stages.electra.objectives.objective import Masking, ObjectiveConfig, ObjectiveKind
 from stages.electra.objectives.pretraining_loss import make_pretraining_loss, summarize
+from stages.electra.sizes import EmbeddingSharing
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTHS = [24, 17, 9, 0]

@@ -14,7 +14,6 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, SPECIAL_IDS, VOCAB_SIZE, build, make_batch, tiny
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from stages.electra.config import EmbeddingSharing
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge
 from stages.electra.layers import split_keys
@@ -22,6 +21,7 @@ from stages.electra.layout import lay_out, segments
 from stages.electra.objectives.detection import area_under_curve
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.objectives.pretraining_loss import corrupt, make_pretraining_loss, summarize
+from stages.electra.sizes import EmbeddingSharing
 
 # Every batch has this many rows, so that each function is compiled once.
 NUM_ROWS = 8

@@ -13,10 +13,10 @@ import pytest
 from electra_miniature import KEY, tiny
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from stages.electra.config import EmbeddingSharing
 from stages.electra.joint_model import Electra, split
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
 from stages.electra.sharding import RULES
+from stages.electra.sizes import EmbeddingSharing
 from stages.training.config import OptimizerConfig, OptimizerName
 from stages.training.optimizer import make_optimizer
 from stages.training.sharding import make_shardings

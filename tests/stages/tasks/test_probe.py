@@ -14,7 +14,7 @@ from stages.data.builders import Packing
 from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
 from stages.data.shards import write_shard
-from stages.electra.config import ModelConfig, Size
+from stages.electra.sizes import ModelConfig, Size
 from stages.export import ExportConfig
 from stages.export import run as export
 from stages.finetune.config import FinetuneConfig

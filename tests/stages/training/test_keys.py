@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import stages
-from stages.electra.config import ModelConfig, Size
 from stages.electra.joint_model import Electra
 from stages.electra.layers import split_keys
+from stages.electra.sizes import ModelConfig, Size
 from stages.training.keys import Stream, stream_key
 from stages.training.state import init_state, make_eval_step, make_train_step
 
