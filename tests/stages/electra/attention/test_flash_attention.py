@@ -21,7 +21,7 @@ from stages.electra.attention_kernels import Platform
 from stages.electra.flash_attention import flash_attention
 from stages.electra.sight import Sight
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 RATE = 0.3
 DEVICES = {"cuda": AbstractDevice("NVIDIA H100", None, "gpu"), "tpu": AbstractDevice("TPU v5 lite", 1, "tpu")}
 
