@@ -140,11 +140,13 @@ def _show(trained: "Mapping[Architecture, Trained]", context: StageContext) -> d
     from stages.electra.files.huggingface import Architecture
     from stages.electra.sizes import Size, published_mask_fraction
     from stages.heldout_text import count_words, show_networks
+    from stages.pieces import as_pieces
 
     pretrained = read_json(context.inputs["pretrain"] / "config.json")["config"]
     objective, size = pretrained["objective"], Size(pretrained["model"]["size"])
     vocabulary = (context.inputs["vocab"] / "vocab.txt").read_text(encoding="utf-8")
-    tokens, reader = vocabulary.removesuffix("\n").split("\n"), ShardReader(context.inputs["shard"], "heldout")
+    tokens = as_pieces(vocabulary.removesuffix("\n").split("\n"))
+    reader = ShardReader(context.inputs["shard"], "heldout")
     num_tokens, num_words = count_words(reader, tokens)
     rows = show_networks(
         reader,

@@ -11,6 +11,7 @@ from cluster.storage import parse_json, read_json
 from stages.context import Group
 from stages.data.shard_index import ShardIndex
 from stages.finetune.config import Init
+from stages.pieces import as_pieces
 from stages.run_warning import RunWarning, WarningKind, read_warnings
 
 
@@ -209,7 +210,7 @@ def _read_tokens(inputs: Mapping[str, UPath]) -> tuple[str, ...]:
     path = inputs["vocab"] / "vocab.txt" if "vocab" in inputs else None
     if path is None or not path.exists():
         return ()
-    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    return tuple(as_pieces(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")))
 
 
 def _read_pretraining(inputs: Mapping[str, UPath], gaps: list[Gap]) -> Pretraining | None:

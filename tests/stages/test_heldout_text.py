@@ -5,6 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from upath import UPath
 
 from stages.data.builders import Packing
@@ -15,6 +19,7 @@ from stages.electra.config import ElectraConfig
 from stages.electra.joint_model import split
 from stages.electra.network import Discriminator, LanguageModel
 from stages.heldout_text import count_words, show_networks
+from stages.pieces import as_pieces
 
 VOCAB_SIZE = 60
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -118,3 +123,14 @@ def test_words_are_counted_by_the_tokens_that_begin_one(reader):
     real = [number for row in ids for number in row if number not in special]
     assert num_tokens == len(real)
     assert num_words == sum(number % 3 != 0 for number in real)
+
+
+def test_tokens_of_every_kind_of_vocabulary_are_written_alike():
+    assert as_pieces(["[PAD]", "the", "##s"]) == ["[PAD]", "the", "##s"]
+    assert as_pieces(["[PAD]", "▁the", "s", "▁"]) == ["[PAD]", "the", "##s", ""]
+    made = Tokenizer(BPE())
+    made.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    made.train_from_iterator(["the naïve fox, the foxes"] * 9, BpeTrainer(vocab_size=300, show_progress=False))
+    tokens = made.encode("the naïve foxes").tokens
+    assert "".join(as_pieces(tokens)).replace("##", "") == "thenaïvefoxes"
+    assert as_pieces(tokens)[0] == "the"
