@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from stages.electra.layers import split_keys
-from stages.electra.objectives.objective import Masking
+from stages.electra.objectives.objective import Masking, max_masked
 
 
 class Masked(NamedTuple):
@@ -64,12 +64,6 @@ class Corrupted(NamedTuple):
     ids_BT: jax.Array
     replaced_BT: jax.Array
     noise_logit_BT: jax.Array | None = None
-
-
-def max_masked(num_tokens: int, mask_fraction: float) -> int:
-    """The most positions that a sequence of `num_tokens` can have masked."""
-    # The original's max_predictions_per_seq. A sequence must have one slot, however short it is.
-    return max(1, int((mask_fraction + 0.005) * num_tokens))
 
 
 def num_masked(length_B: jax.Array, *, mask_fraction: float, maximum: int) -> jax.Array:

@@ -159,3 +159,9 @@ class ObjectiveConfig:
         if self.mask_fraction is not None:
             return self
         return replace(self, mask_fraction=published_mask_fraction(size))
+
+
+def max_masked(num_tokens: int, mask_fraction: float) -> int:
+    """The most positions that a sequence of `num_tokens` can have masked."""
+    # The original's max_predictions_per_seq. A sequence must have one slot, however short it is.
+    return max(1, int((mask_fraction + 0.005) * num_tokens))
