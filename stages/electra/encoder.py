@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.attention import Attention, Cache, CrossAttention, Memory, Source
+from stages.electra.attention.attention import Attention, Cache, CrossAttention, Memory, Source
+from stages.electra.attention.sight import Sight
 from stages.electra.config import ElectraConfig, Rematerialize
 from stages.electra.layers import (
     PRODUCT,
@@ -23,7 +24,6 @@ from stages.electra.layers import (
     key_array,
     truncated_normal,
 )
-from stages.electra.sight import Sight
 
 # What the forward pass keeps of a layer. All else is cheaper to compute again than to write and to read: kept as well,
 # it made a step of small a quarter slower on CPUs.

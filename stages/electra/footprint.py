@@ -6,8 +6,9 @@ float32, and the logits of the words three times: themselves, their softmax and 
 
 from dataclasses import dataclass
 
-from stages.electra.config import ElectraConfig, EmbeddingSharing, Rematerialize
+from stages.electra.config import ElectraConfig, Rematerialize
 from stages.electra.objectives.objective import ObjectiveKind
+from stages.electra.sizes import EmbeddingSharing
 
 _NUMBER = 4  # bytes of a float32
 _LOGIT_COPIES = 3

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from stages.electra.attention import Cache, Source
+from stages.electra.attention.attention import Cache, Source
 from stages.electra.config import ElectraConfig, HeadKind
 from stages.electra.encoder import Embeddings, Encoded, Encoder
 from stages.electra.heads import ChoiceHead, ClassificationHead, DiscriminatorHead, GeneratorHead, TokenHead

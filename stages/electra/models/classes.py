@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from stages.electra.attention import Cache, Source
+from stages.electra.attention.attention import Cache, Source
 from stages.electra.config import ElectraConfig
 from stages.electra.files.huggingface import Architecture
 from stages.electra.joint_model import Params

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from stages.electra.attention import Cache, Source
+from stages.electra.attention.attention import Cache, Source
 from stages.electra.config import ElectraConfig
 from stages.electra.joint_model import Params
 from stages.electra.models.pretrained_model import ElectraPreTrainedModel, network_of

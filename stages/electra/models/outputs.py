@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 
-from stages.electra.attention import Cache
+from stages.electra.attention.attention import Cache
 
 
 @dataclass(frozen=True, kw_only=True)

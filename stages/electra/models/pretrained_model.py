@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from stages.electra.attention import Cache, Source
+from stages.electra.attention.attention import Cache, Source
 from stages.electra.config import ElectraConfig
 from stages.electra.joint_model import Params, merge, split
 from stages.electra.layers import split_keys

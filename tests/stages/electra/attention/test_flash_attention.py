@@ -16,10 +16,10 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 
 from stages.electra import attention_kernels
-from stages.electra.attention import AttentionPath, attend, choose_path
-from stages.electra.attention_kernels import Platform
-from stages.electra.flash_attention import flash_attention
-from stages.electra.sight import Sight
+from stages.electra.attention.attention import AttentionPath, attend, choose_path
+from stages.electra.attention.attention_kernels import Platform
+from stages.electra.attention.flash_attention import flash_attention
+from stages.electra.attention.sight import Sight
 
 ROOT = Path(__file__).parents[4]
 RATE = 0.3
@@ -165,8 +165,8 @@ _ON_A_MESH = """
     import numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
     from cluster.mesh import in_context
-    from stages.electra.attention import AttentionPath, attend
-    from stages.electra.sight import Sight
+    from stages.electra.attention.attention import AttentionPath, attend
+    from stages.electra.attention.sight import Sight
 
     query, key, value, grad = (
         jax.random.normal(one, (8, 20, 4, 16)) for one in jax.random.split(jax.random.key(1), 4)

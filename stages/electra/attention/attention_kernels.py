@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
+from stages.electra.attention.sight import BLANK, reaches
 from stages.electra.layers import first_kept, hash_place
-from stages.electra.sight import BLANK, reaches
 
 _NOTHING = -1e30  # a score that counts for nothing beside any other, and finite: two of them differ by zero
 _LANES = 128

@@ -12,9 +12,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from stages.electra.attention_kernels import Platform
+from stages.electra.attention.attention_kernels import Platform
+from stages.electra.attention.flash_attention import flash_attention
+from stages.electra.attention.sight import Sight
 from stages.electra.config import ElectraConfig
-from stages.electra.flash_attention import flash_attention
 from stages.electra.layers import (
     PRODUCT,
     WEIGHTS,
@@ -27,7 +28,6 @@ from stages.electra.layers import (
     truncated_normal,
 )
 from stages.electra.sharding import target_platform
-from stages.electra.sight import Sight
 
 # Added where attention may not look. Finite, so that a row of nothing but padding attends evenly to all of
 # it instead of dividing zero by zero.

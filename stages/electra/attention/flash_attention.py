@@ -30,7 +30,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as pltriton
 from jax.sharding import PartitionSpec
 
-from stages.electra.attention_kernels import (
+from stages.electra.attention.attention_kernels import (
     SMALLEST,
     Plan,
     Platform,
@@ -40,9 +40,9 @@ from stages.electra.attention_kernels import (
     query_kernel,
     source_kernel,
 )
+from stages.electra.attention.sight import BLANK, Sight
 from stages.electra.layers import PRODUCT
 from stages.electra.sharding import split_axes
-from stages.electra.sight import BLANK, Sight
 
 _BEYOND = -3  # the number of a place after the last token
 
