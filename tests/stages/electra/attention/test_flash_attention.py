@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 
-from stages.electra import attention_kernels
+from stages.electra.attention import attention_kernels
 from stages.electra.attention.attention import AttentionPath, attend, choose_path
 from stages.electra.attention.attention_kernels import Platform
 from stages.electra.attention.flash_attention import flash_attention
