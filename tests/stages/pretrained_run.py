@@ -9,11 +9,13 @@ import numpy as np
 from upath import UPath
 
 from stages.data.builders import Packing
+from stages.data.rows import Layout, Rows
 from stages.data.shard_index import ShardIndex
+from stages.data.shards import write_shard
 from stages.electra.files.model_folder import save_parameters
 from stages.electra.joint_model import Electra, split
 from stages.electra.sizes import ModelConfig, Size
-from stages.electra.tokenizer import build_tokenizer, transformers_settings
+from stages.electra.tokenizer import SPECIAL_TOKENS, build_tokenizer, transformers_settings
 
 
 def make_inputs(folder: Path, *, words: Sequence[str], num_positions: int) -> dict[str, UPath]:
@@ -52,7 +54,8 @@ def make_inputs(folder: Path, *, words: Sequence[str], num_positions: int) -> di
         "learning_rate": 5e-4,
         "optimizer": "adam",
         "compute_dtype": "float32",
-        "objective": {"kind": "replaced_token_detection"},
+        "objective": {"kind": "replaced_token_detection", "mask_fraction": 0.25, "temperature": 1.0},
+        "model": {"size": "tiny"},
     }
     write("pretrain", "config.json", {"stage": "pretrain", "config": settings})
     write("pretrain", "manifest.json", {"git_commit": "abc123"})
@@ -61,14 +64,17 @@ def make_inputs(folder: Path, *, words: Sequence[str], num_positions: int) -> di
     write("vocab", "info.json", {"size": len(words), "lowercase": True, "strip_accents": False})
     (inputs["vocab"] / "vocab.txt").write_text("\n".join(words) + "\n")
     (inputs["vocab"] / "tokenizer.json").write_text(tokenizer.to_str())
+    special_ids = {name: words.index(token) for name, token in SPECIAL_TOKENS.items()}
+    layout = Layout(sequence_length=32, special_ids=special_ids, dtype=np.dtype(np.uint16))
+    heldout = Rows.of([([len(words) - 1] * 20, []), ([len(words) - 2] * 9, [])], layout=layout)
     ShardIndex(
         sequence_length=32,
         packing=Packing.PAIRS,
         vocab_size=len(words),
         tokenizer_sha256="ab",
-        special_ids={},
+        special_ids=special_ids,
         counts={"train": {"documents": 1234, "tokens": 500_000, "rows": 32_000}},
         train=(),
-        heldout=(),
+        heldout=(write_shard(inputs["shard"], file="heldout/shard-0.arrow", rows=heldout),),
     ).write(inputs["shard"])
     return inputs
