@@ -126,24 +126,33 @@ def run(config: ExportConfig, context: StageContext) -> None:
     found: dict[str, Any] = {"parameters": sizes}
     if Architecture.MASKED_LM in trained and len(trained) == len(networks):
         context.tracker.phase("asking the networks about held-out text")
-        found |= _show(trained, context)
+        found |= _show(trained, context, settings=facts.settings)
     write_json(context.output / "networks.json", found)
     write_json(
         context.output / "result.json", {"uploads": uploads, "warnings": [asdict(warning) for warning in warnings]}
     )
 
 
-def _show(trained: "Mapping[Architecture, Trained]", context: StageContext) -> dict[str, Any]:
-    """What they make of held-out text; not for objectives that mask nothing or restore what was replaced."""
-    from cluster.storage import read_json
+def _show(
+    trained: "Mapping[Architecture, Trained]", context: StageContext, *, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What they make of held-out text; nothing where the records of pretraining lack it.
+
+    Args:
+      settings: Of pretraining.
+    """
+    from stages.data.shard_index import ShardIndex
     from stages.data.shards import ShardReader
     from stages.electra.files.huggingface import Architecture
     from stages.electra.sizes import Size, published_mask_fraction
     from stages.heldout_text import count_words, show_networks
     from stages.pieces import as_pieces
 
-    pretrained = read_json(context.inputs["pretrain"] / "config.json")["config"]
-    objective, size = pretrained["objective"], Size(pretrained["model"]["size"])
+    if "objective" not in settings or "shard" not in context.inputs:
+        return {}
+    if not ShardIndex.read(context.inputs["shard"]).heldout:
+        return {}
+    objective, size = settings["objective"], Size(settings["model"]["size"])
     vocabulary = (context.inputs["vocab"] / "vocab.txt").read_text(encoding="utf-8")
     tokens = as_pieces(vocabulary.removesuffix("\n").split("\n"))
     reader = ShardReader(context.inputs["shard"], "heldout")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,9 @@ def inputs(tmp_path_factory, vocabulary: list[str], raw_tokenizer: Tokenizer) ->
         train=(written["train"],),
         heldout=(written["heldout"],),
     ).write(inputs["shard"])
+    identity = {"config": {"objective": asdict(CONFIG.objective), "model": {"size": CONFIG.model.size}}}
     pretrain(CONFIG, StageContext(output=inputs["pretrain"], inputs=inputs))
+    (inputs["pretrain"] / "config.json").write_text(json.dumps(identity))  # as the pipeline does
     return inputs
 
 
@@ -100,6 +103,9 @@ def test_a_probe_is_the_fine_tuning_of_the_model_as_it_was_at_its_step(inputs, t
         run(config, StageContext(output=UPath(output), inputs=inputs, tracker=tracker))
         found[step] = losses(output)
     export(ExportConfig(), StageContext(output=UPath(tmp_path / "export"), inputs=inputs))
+    networks = json.loads((tmp_path / "export" / "networks.json").read_text())
+    assert networks["parameters"].keys() == {"discriminator", "generator"}
+    assert all(row for row in networks["heldout"]["rows"])
     model = str(tmp_path / "export" / "discriminator")
     finetune(cola(task_data, model), StageContext(output=UPath(tmp_path / "finetune")))
     assert found[STEPS] == losses(tmp_path / "finetune")
