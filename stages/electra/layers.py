@@ -134,10 +134,12 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(kernel_IO)
         self.bias = nnx.Param(jnp.zeros(kernel_IO.shape[1], jnp.float32))
 
-    def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    def __call__(self, x: jax.Array, *, dtype: DTypeLike, is_kept: bool = True) -> jax.Array:
+        """The result, by the name `PRODUCT` unless who asks names what it makes of it."""
         # Leading axes merged: one large matrix product is faster than many small ones.
         y_NO = product("ni,io->no", x.reshape(-1, x.shape[-1]), self.kernel[...], dtype) + self.bias[None]
-        return checkpoint_name(y_NO.reshape(*x.shape[:-1], -1), PRODUCT)
+        y = y_NO.reshape(*x.shape[:-1], -1)
+        return checkpoint_name(y, PRODUCT) if is_kept else y
 
 
 class LayerNorm(nnx.Module):

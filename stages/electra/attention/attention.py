@@ -91,14 +91,14 @@ def attend(
     num_tokens, _, width = query_BTHK.shape[1:]
     if path is None:
         path = choose_path(sight, num_tokens=num_tokens, head_width=width, dtype=dtype, with_weights=with_weights)
-    query_BTHK = query_BTHK * width**-0.5
+    scale = width**-0.5
     if path is AttentionPath.KERNEL:
         if with_weights or sight.place is not None or sight.real_BS.shape[1] != num_tokens:
             raise ValueError("the kernel of attention has no weights to return, and no tokens but those that look")
         platform = target_platform()
         has_kernel = platform in list(Platform)
         context_BTHK = flash_attention(
-            query_BTHK.astype(dtype),
+            (query_BTHK * scale).astype(dtype),
             key_BSHK.astype(dtype),
             value_BSHK.astype(dtype),
             sight,
@@ -108,8 +108,9 @@ def attend(
             interpret=not has_kernel,
         )
         return context_BTHK.astype(sum_dtype(dtype)), None
-    query_BHTK, key_BHSK, value_BHSK = (x.transpose(0, 2, 1, 3) for x in (query_BTHK, key_BSHK, value_BSHK))
-    scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK, key_BHSK, dtype)
+    operands = (checkpoint_name(x, PRODUCT) for x in (query_BTHK, key_BSHK, value_BSHK))
+    query_BHTK, key_BHSK, value_BHSK = (x.transpose(0, 2, 1, 3) for x in operands)
+    scores_BHTS = product("bhtk,bhsk->bhts", query_BHTK * scale, key_BHSK, dtype)
     scores_BHTS = jnp.where(sight.table(num_tokens), scores_BHTS, _MASKED)
     weights_BHTS = checkpoint_name(jax.nn.softmax(scores_BHTS, axis=-1), WEIGHTS)
     weights_BHTS = dropout(weights_BHTS, dropout_rate, key_B)
@@ -192,9 +193,9 @@ class Attention(nnx.Module):
         def in_heads(y_BSD: jax.Array) -> jax.Array:
             return y_BSD.reshape(batch, -1, self.num_heads, width // self.num_heads)
 
-        query_BTHK = in_heads(self.query(x_BTD, dtype=dtype))
-        key_BSHK = in_heads(self.key(source_BSD, dtype=dtype))
-        value_BSHK = in_heads(self.value(source_BSD, dtype=dtype))
+        query_BTHK = in_heads(self.query(x_BTD, dtype=dtype, is_kept=False))
+        key_BSHK = in_heads(self.key(source_BSD, dtype=dtype, is_kept=False))
+        value_BSHK = in_heads(self.value(source_BSD, dtype=dtype, is_kept=False))
         if memory is not None and place is not None:
             memory = memory.write(key_BSHK, value_BSHK, place=place)
             key_BSHK, value_BSHK = memory

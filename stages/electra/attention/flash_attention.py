@@ -100,8 +100,9 @@ def flash_attention(
     sees_BT, seen_BT = (jnp.pad(x_BT, more, constant_values=_BEYOND) for x_BT in sight.numbers())
     facts = _Facts(sees_BT, seen_BT, seeds_B2, jnp.arange(num_heads, dtype=jnp.uint32))
     padding = (*more, (0, 0), (0, plan.head_width - width))
-    rows = ((jnp.pad(x, padding).reshape(batch, plan.padded_tokens, -1)) for x in (query_BTHK, key_BTHK, value_BTHK))
-    context_BTX = _attend(plan, *rows, facts)
+    rows = (jnp.pad(x, padding).reshape(batch, plan.padded_tokens, -1) for x in (query_BTHK, key_BTHK, value_BTHK))
+    # Kept for the backward pass as the kernels take them in: in bfloat16 half of what they were in float32.
+    context_BTX = _attend(plan, *(checkpoint_name(x, PRODUCT) for x in rows), facts)
     return context_BTX.reshape(batch, plan.padded_tokens, num_heads, -1)[:, :num_tokens, :, :width]
 
 
