@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.estimate import main as estimate
 from pipeline.predict import main as predict
 from pipeline.run import main as run
 
@@ -32,7 +33,7 @@ def commands() -> list[str]:
     lines = []
     for _, content in blocks():
         for line in content.replace("\\\n", " ").splitlines():
-            command = line.partition("   #")[0].strip()
+            command = re.split(r" +# ", line)[0].strip()
             if " -m " in command:
                 lines.append(command)
     return lines
@@ -92,6 +93,9 @@ def test_every_command_runs_as_printed(folder: Path, command: str, monkeypatch: 
         case "pipeline.run":
             light = {"--plan", "--print-config", "--explain", "--verify"}
             assert run(arguments if light & set(arguments) else [*arguments, "--plan"]) == 0, capsys.readouterr().err
+        case "pipeline.estimate":
+            assert estimate(arguments) == 0
+            assert "fits" in capsys.readouterr().out
         case "pipeline.predict":
             assert predict(arguments) == 0
             assert capsys.readouterr().out
