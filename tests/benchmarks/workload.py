@@ -7,20 +7,23 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from cluster.distributed import global_batch
-from cluster.mesh import replicated
+from cluster.mesh import batch_sharding
 from stages.data.batches import process_slice
+from stages.electra.config import Rematerialize
 from stages.electra.flops import pretraining_step_flops
 from stages.electra.joint_model import Electra, split
 from stages.electra.objectives.corruption import max_masked
 from stages.electra.objectives.objective import ObjectiveConfig
 from stages.electra.objectives.pretraining_loss import make_pretraining_loss
+from stages.electra.sharding import RULES
 from stages.electra.sizes import ModelConfig, Size
 from stages.training.config import OptimizerConfig
 from stages.training.optimizer import make_optimizer
-from stages.training.state import init_state, make_train_step
+from stages.training.sharding import make_shardings
+from stages.training.state import TrainState, init_state, make_train_step
 
 VOCAB_SIZE = 30522
 SPECIAL_IDS = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
@@ -72,6 +75,48 @@ class Shape:
         return {"ids": ids, "length": length, "first_length": length // 2}
 
 
+class Program:
+    """Our train step as a program, of shapes alone: what compiling needs.
+
+    Attributes:
+      init_state: Makes the state that training begins with.
+      shardings: How it lies on the mesh.
+      train_step: The step before it is compiled.
+    """
+
+    def __init__(
+        self, shape: Shape, *, dtype: str, mesh: Mesh, rematerialize: Rematerialize = Rematerialize.NONE
+    ) -> None:
+        networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
+
+        def init_model() -> tuple[Any, Any]:
+            return split(Electra(*networks, rematerialize=rematerialize, key=jax.random.key(0)))
+
+        graphdef, _ = jax.eval_shape(init_model)
+        loss_fn = make_pretraining_loss(
+            graphdef, objective=shape.objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, dtype=dtype
+        )
+        optimizer = make_optimizer(OPTIMIZER)
+
+        def fresh() -> TrainState:
+            return init_state(init_model()[1], optimizer, key=jax.random.key(0))
+
+        self._shapes, self._shape, self._mesh = jax.eval_shape(fresh), shape, mesh
+        self.shardings = make_shardings(self._shapes, rules=RULES, mesh=mesh)
+        self.init_state = jax.jit(fresh, out_shardings=self.shardings)
+        self.train_step = make_train_step(loss_fn, optimizer, mesh=mesh, shardings=self.shardings)
+
+    @property
+    def arguments(self) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+        """The state's and the global batch's shapes, with where they lie."""
+
+        def at(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        rows = {name: at(values, batch_sharding(self._mesh)) for name, values in self._shape.rows().items()}
+        return jax.tree.map(at, self._shapes, self.shardings), rows
+
+
 class OurStep:
     """Our train step, compiled, on all devices of a mesh.
 
@@ -81,33 +126,22 @@ class OurStep:
     Attributes:
       init_state: Makes the state that training begins with.
       train_step: The step before it is compiled.
+      compiled: And after.
     """
 
     def __init__(self, shape: Shape, *, dtype: str, mesh: Mesh, rows: Mapping[str, np.ndarray] | None = None) -> None:
-        networks = ModelConfig(size=shape.size).resolve(VOCAB_SIZE)
-
-        def init_model() -> tuple[Any, Any]:
-            return split(Electra(*networks, key=jax.random.key(0)))
-
-        graphdef, _ = jax.eval_shape(init_model)
-        loss_fn = make_pretraining_loss(
-            graphdef, objective=shape.objective, special_ids=SPECIAL_IDS, vocab_size=VOCAB_SIZE, dtype=dtype
-        )
-        optimizer = make_optimizer(OPTIMIZER)
+        program = Program(shape, dtype=dtype, mesh=mesh)
         mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
         self._batch = global_batch(mesh, {name: values[mine] for name, values in (rows or shape.rows()).items()})
-        self.init_state = jax.jit(
-            lambda: init_state(init_model()[1], optimizer, key=jax.random.key(0)), out_shardings=replicated(mesh)
-        )
-        self.train_step = make_train_step(loss_fn, optimizer, mesh=mesh)
+        self.init_state, self.train_step = program.init_state, program.train_step
         self._state = self.init_state()
-        self._step = self.train_step.lower(self._state, self._batch).compile()
+        self.compiled = self.train_step.lower(self._state, self._batch).compile()
 
     def run(self, steps: int) -> float:
         """Seconds of so many steps, the last one finished."""
         started = time.perf_counter()
         sums: Mapping[str, Any] = {}
         for _ in range(steps):
-            self._state, sums = self._step(self._state, self._batch)
+            self._state, sums = self.compiled(self._state, self._batch)
         jax.block_until_ready((self._state, sums))
         return time.perf_counter() - started
