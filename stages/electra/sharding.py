@@ -47,7 +47,7 @@ def split_axes(*, num_rows: int, num_heads: int) -> Split | None:
     rows = tuple(name for name in ("data", "fsdp") if name in axes)
     has_rows = num_rows % math.prod(mesh.shape[name] for name in rows) == 0
     has_heads = "tensor" in axes and num_heads % mesh.shape["tensor"] == 0
-    return Split(rows if has_rows else None, "tensor" if has_heads else None, axes)
+    return Split(rows if rows and has_rows else None, "tensor" if has_heads else None, axes)
 
 
 def target_platform() -> str:

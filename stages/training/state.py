@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cluster.mesh import ROWS, in_context, is_split
+from cluster.mesh import ROWS, is_split
 
 Params = dict[str, Any]  # nested, of float32 arrays
 Batch = Mapping[str, jax.Array]
@@ -77,8 +77,8 @@ def make_train_step(
     All randomness of row r in step n comes from fold_in(fold_in(state.key, n), r), so a resumed run repeats it.
     `optimizer/gradient_norm` is added to the sums: the norm before it is clipped.
 
-    A mesh that splits no more than the rows gets a program a device, each with its own rows and the whole state. One
-    that splits the state gets one program on global arrays, which XLA divides.
+    Each device computes with rows of its own. What `fsdp` splits of the parameters is gathered whole before, once a
+    step, and its gradient comes back as the device's part of the sum. Only what `tensor` splits is left to XLA.
 
     Args:
       mesh: Devices over which the rows of a batch are split. Without one, everything is on one device.
@@ -86,16 +86,14 @@ def make_train_step(
       accumulation_steps: Parts in which each device works through its rows, one after the other, to save memory.
         Their gradients add up to that of the whole batch.
     """
-    divided, whole = _divided(mesh, shardings), mesh
-    if divided is not None:
-        loss_fn, mesh = _gathering(loss_fn, divided.params), None
+    divided = _divided(mesh, shardings)
 
     def gradients(params: Params, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Params, Sums]:
         grad_fn = jax.grad(loss_fn, has_aux=True)
         return grad_fn(params, batch, key_B, train=True, over_devices=over_devices)
 
-    of_rows = gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps, divided)
-    spread = _over_rows(of_rows, mesh)
+    of_rows = gradients if accumulation_steps == 1 else _accumulated(loss_fn, accumulation_steps)
+    spread = _over_rows(of_rows, mesh, divided and divided.params, gives_gradients=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         grads, sums = spread(state.params, batch, jax.random.fold_in(state.key, state.step))
@@ -106,26 +104,24 @@ def make_train_step(
 
     if divided is None:
         return jax.jit(step, donate_argnums=0)
-    return jax.jit(in_context(step, whole), donate_argnums=0, out_shardings=(divided, divided.step))
+    return jax.jit(step, donate_argnums=0, out_shardings=(divided, divided.step))
 
 
 def make_eval_step(
     loss_fn: LossFn, *, key: jax.Array, mesh: Mesh | None = None, shardings: TrainState | None = None
 ) -> Callable[[Params, Batch, int], Sums]:
     """A compiled (params, batch, index of the batch) -> sums; the same index gives the same masks."""
-    divided, whole = _divided(mesh, shardings), mesh
-    if divided is not None:
-        loss_fn, mesh = _gathering(loss_fn, divided.params), None
+    divided = _divided(mesh, shardings)
 
-    def sums_of(params: Params, batch: Batch, key_B: jax.Array, over_devices: Total) -> Sums:
-        return loss_fn(params, batch, key_B, train=False, over_devices=over_devices)[1]
+    def sums_of(params: Params, batch: Batch, key_B: jax.Array, over_devices: Total) -> tuple[Params, Sums]:
+        return {}, loss_fn(params, batch, key_B, train=False, over_devices=over_devices)[1]
 
-    spread = _over_rows(sums_of, mesh)
+    spread = _over_rows(sums_of, mesh, divided and divided.params, gives_gradients=False)
 
     def step(params: Params, batch: Batch, index: jax.Array) -> Sums:
-        return spread(params, batch, jax.random.fold_in(key, index))
+        return spread(params, batch, jax.random.fold_in(key, index))[1]
 
-    return jax.jit(step) if divided is None else jax.jit(in_context(step, whole), out_shardings=divided.step)
+    return jax.jit(step) if divided is None else jax.jit(step, out_shardings=divided.step)
 
 
 def _divided(mesh: Mesh | None, shardings: TrainState | None) -> TrainState | None:
@@ -137,29 +133,7 @@ def _divided(mesh: Mesh | None, shardings: TrainState | None) -> TrainState | No
     return shardings
 
 
-def _gathering(loss_fn: LossFn, shardings: Params) -> LossFn:
-    """`loss_fn` of parameters that lie so: each device gathers what `fsdp` splits, and keeps its part of the gradient.
-
-    Left to itself, XLA would rather split the activations as the parameters are, and move those.
-    """
-
-    def whole(sharding: NamedSharding) -> NamedSharding:
-        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
-        return NamedSharding(sharding.mesh, PartitionSpec(*axes))
-
-    @jax.custom_vjp
-    def gather(params: Params) -> Params:
-        return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, shardings))
-
-    gather.defvjp(
-        lambda params: (gather(params), None), lambda _, grads: (jax.lax.with_sharding_constraint(grads, shardings),)
-    )
-    return lambda params, *rows, **options: loss_fn(gather(params), *rows, **options)
-
-
-def _accumulated(
-    loss_fn: LossFn, num_parts: int, shardings: Any
-) -> Callable[[Params, Batch, jax.Array, Total], tuple[Params, Sums]]:
+def _accumulated(loss_fn: LossFn, num_parts: int) -> Callable[[Params, Batch, jax.Array, Total], tuple[Params, Sums]]:
     """Makes (params, rows, keys, over_devices) -> gradients and sums, of the rows in `num_parts` equal parts.
 
     Each part's loss divides by the totals of the whole batch, which nothing but a first pass over all parts can
@@ -171,9 +145,6 @@ def _accumulated(
         if num_rows % num_parts:
             raise ValueError(f"a device has {num_rows} rows, must be a multiple of accumulation_steps = {num_parts}")
         parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), (batch, key_B))
-        if shardings is not None:  # each part's rows are of all devices
-            rows = NamedSharding(shardings.step.mesh, PartitionSpec(None, *ROWS))
-            parts = jax.lax.with_sharding_constraint(parts, rows)
 
         def own_totals(part: tuple[Batch, jax.Array]) -> list[jax.Array]:
             totals: list[jax.Array] = []
@@ -209,15 +180,29 @@ def _zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _over_rows(
-    function: Callable[[Params, Batch, jax.Array, Total], Any], mesh: Mesh | None
-) -> Callable[[Params, Batch, jax.Array], Any]:
-    """Makes (params, batch, key) -> sum over all devices of `function` of their rows.
+    function: Callable[[Params, Batch, jax.Array, Total], tuple[Params, Sums]],
+    mesh: Mesh | None,
+    shardings: Params | None,
+    *,
+    gives_gradients: bool,
+) -> Callable[[Params, Batch, jax.Array], tuple[Params, Sums]]:
+    """Makes (params, batch, key) -> sums over all devices of both results of `function` of their rows.
 
-    The result travels as one vector. Left to XLA it would travel leaf by leaf, which between processes on CPUs
-    costs a millisecond a leaf: with 80 leaves, six times what a small model's step takes to compute.
+    The first result is {} or lies as the parameters do. All that is whole on every device travels as one vector. Left
+    to XLA it would travel leaf by leaf, which between processes on CPUs costs a millisecond a leaf: with 80 leaves, six
+    times what a small model's step takes to compute.
+
+    What `fsdp` splits is gathered and scattered here by name. Told only where the gradients are to lie, XLA splits the
+    activations as they do: it had gathered the rows of all devices on each, to add up the gradient of a table.
+
+    Args:
+      shardings: How the parameters lie, where the mesh splits them.
+      gives_gradients: Whether the first result is that of the parameters.
     """
 
-    def of_rows(params: Params, batch: Batch, key: jax.Array, *, device: jax.Array | int, over_devices: Total) -> Any:
+    def of_rows(
+        params: Params, batch: Batch, key: jax.Array, *, device: jax.Array | int, over_devices: Total
+    ) -> tuple[Params, Sums]:
         num_rows = len(jax.tree.leaves(batch)[0])
         row_B = device * num_rows + jnp.arange(num_rows)
         return function(params, batch, jax.vmap(jax.random.fold_in, (None, 0))(key, row_B), over_devices)
@@ -225,13 +210,51 @@ def _over_rows(
     if mesh is None or mesh.size == 1:
         return partial(of_rows, device=0, over_devices=lambda value: value)
 
-    def on_device(params: Params, batch: Batch, key: jax.Array) -> Any:
-        over_devices = partial(jax.lax.psum, axis_name="data")
-        # Marked as each device's own: else JAX would add up every gradient over the devices as it arises.
-        params = jax.lax.pcast(params, "data", to="varying")
-        result = of_rows(params, batch, key, device=jax.lax.axis_index("data"), over_devices=over_devices)
-        vector, unravel = ravel_pytree(result)
-        return unravel(over_devices(vector))
+    (axes,) = ROWS if shardings is not None else (("data",),)
+    everywhere, rows = PartitionSpec(), PartitionSpec(axes)
+    specs = everywhere if shardings is None else jax.tree.map(_by_fsdp, shardings)
 
-    everywhere, rows = PartitionSpec(), PartitionSpec("data")
-    return jax.shard_map(on_device, mesh=mesh, in_specs=(everywhere, rows, everywhere), out_specs=everywhere)
+    def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        own = axes
+        if "fsdp" in spec:
+            x = jax.lax.all_gather(x, "fsdp", axis=spec.index("fsdp"), tiled=True)
+            own = tuple(axis for axis in axes if axis != "fsdp")
+        # Marked as each device's own: else JAX would add up every gradient over the devices as it arises.
+        return jax.lax.pcast(x, own, to="varying")
+
+    def scatter(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
+        grad = jax.lax.psum_scatter(grad, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
+        return jax.lax.psum(grad, "data")
+
+    def on_device(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
+        over_devices = partial(jax.lax.psum, axis_name=axes)
+        leaves, tree = jax.tree.flatten(params)
+        of_leaf = [everywhere] * len(leaves) if shardings is None else jax.tree.leaves(specs)
+        params = tree.unflatten(gather(x, spec) for x, spec in zip(leaves, of_leaf, strict=True))
+        grads, sums = of_rows(params, batch, key, device=jax.lax.axis_index(axes), over_devices=over_devices)
+        grad_leaves, grad_tree = jax.tree.flatten(grads)
+        is_split = ["fsdp" in spec for spec in of_leaf[: len(grad_leaves)]]
+        whole = [grad for grad, split in zip(grad_leaves, is_split, strict=True) if not split]
+        vector, unravel = ravel_pytree((whole, sums))
+        whole, sums = unravel(over_devices(vector))
+        left = iter(whole)
+        grad_leaves = [
+            scatter(grad, spec) if split else next(left)
+            for grad, spec, split in zip(grad_leaves, of_leaf, is_split, strict=False)
+        ]
+        return grad_tree.unflatten(grad_leaves), sums
+
+    # Over `tensor` XLA divides the work; a mesh without it leaves it nothing.
+    by_name = set(axes) if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(specs, rows, everywhere),
+        out_specs=(specs if gives_gradients else {}, everywhere),
+        axis_names=by_name,
+    )
+
+
+def _by_fsdp(sharding: NamedSharding) -> PartitionSpec:
+    """The axes of a parameter's dimensions, but for `tensor`."""
+    return PartitionSpec(*(axis if axis == "fsdp" else None for axis in sharding.spec))
