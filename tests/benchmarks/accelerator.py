@@ -4,7 +4,7 @@
     python tests/benchmarks/accelerator.py --self-test        # tiny shapes, on a CPU too
 
 Needs jax, flax, optax and numpy, no Ray and no MLflow; torch with transformers and pytest if they are there. Its parts,
-each of which says why where it cannot be done: golden one-step numbers against those of a CPU; attention's kernel against
+each of which says why where it cannot be done: golden one-step numbers against a CPU's; attention's kernel against
 its plain path, and bfloat16 against float32, by the loss and the gradients of a step; steps of several shapes, and
 torch's; pretraining on text that is made here. Returns 1 where a number is wrong.
 """
@@ -30,8 +30,8 @@ import workload  # noqa: E402
 from cluster.devices import peak_flops  # noqa: E402
 from cluster.distributed import global_batch  # noqa: E402
 from cluster.mesh import make_mesh  # noqa: E402
-from stages.electra.sizes import Size  # noqa: E402
 from stages.electra.objectives.pretraining_loss import summarize  # noqa: E402
+from stages.electra.sizes import Size  # noqa: E402
 
 # Of a golden number, on a device that adds up in another order, with float32 products.
 GOLDEN_TOLERANCE = 1e-3

@@ -2,10 +2,14 @@
 
     python tests/benchmarks/overhead.py --size small --batch-size 32 --sequence-length 128 --steps 12
     python tests/benchmarks/overhead.py --size tiny --batch-size 16 --steps 200 --checkpoint-every 100
+    python tests/benchmarks/overhead.py --size small --batch-size 128 --host 4000    # host work alone
 
 The same compiled step is timed alone on one batch, in the loop that trains, and in that loop with checkpoints. They
 take turns; ratios are of medians. A checkpoint's cost is told for one in a thousand steps. A trace of the profiler, of
 the loop with checkpoints, says what share of the time the devices stood still.
+
+`--host STEPS` puts a step that returns at once in the place of the real one: what is left is the work of the host for a
+step of the stage, with rows of metrics and checkpoints at the intervals that a config has by default.
 """
 
 import argparse
@@ -13,11 +17,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import workload
 from jax.sharding import Mesh
 from upath import UPath
@@ -34,9 +41,11 @@ from stages.data.shard_index import ShardIndex
 from stages.data.shards import ShardReader, ids_dtype, write_shard
 from stages.electra.objectives.pretraining_loss import summarize
 from stages.electra.sizes import Size
+from stages.pretrain.config import PretrainConfig
 from stages.training.checkpoint import Checkpoints, Kept
 from stages.training.loop import Intervals, Window, run_loop
 from stages.training.metrics import MetricsLog
+from stages.training.state import TrainState, init_state
 
 NEVER = 1 << 40
 SKIPPED = 2  # first steps that are not measured
@@ -101,6 +110,7 @@ def run_training(
     mesh: Mesh,
     steps: int,
     checkpoint_every: int,
+    log_every: int = 4,
     trace: Path | None = None,
 ) -> float:
     """Seconds a step of the loop as the pretraining stage runs it; its trace into `trace` where that is given."""
@@ -123,7 +133,7 @@ def run_training(
         run_loop(
             step.init_state(),
             window=Window(),
-            intervals=Intervals(num_steps=steps, log=4, evaluate=NEVER, checkpoint=checkpoint_every),
+            intervals=Intervals(num_steps=steps, log=log_every, evaluate=NEVER, checkpoint=checkpoint_every),
             train_step=step.train_step,
             batches=watched,
             on_window=on_window,
@@ -134,6 +144,24 @@ def run_training(
         )
         checkpoints.close()
     return watched.seconds_a_step()
+
+
+def host_only(step: workload.OurStep) -> tuple[Any, Any]:
+    """A train step that computes nothing, with the sums of a real one, and a function that makes its state.
+
+    The state is of one number: the bytes of a checkpoint are the storage's work, in a thread of its own.
+    """
+    _, sums = jax.eval_shape(step.train_step, step.init_state(), step.batch)
+
+    def init() -> TrainState:
+        params = {"nothing": jnp.zeros(8)}
+        return init_state(params, optax.identity(), key=jax.random.key(0))
+
+    def run(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        ones = {name: jnp.ones(value.shape, value.dtype) for name, value in sums.items()}
+        return state._replace(step=state.step + 1), ones
+
+    return jax.jit(run, donate_argnums=0), init
 
 
 def idle_share(folder: Path) -> float:
@@ -164,12 +192,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--steps", type=int, default=12, help="steps of a turn")
     parser.add_argument("--checkpoint-every", type=int, default=4, help="steps")
+    parser.add_argument("--host", type=int, metavar="STEPS", help="time the host's work alone, over so many steps")
     options = parser.parse_args()
     on_gpu = {"accelerators_per_process": 1} if options.platform is Platform.CUDA else {}
     configure(ClusterConfig(platform=options.platform, cpus_per_process=2, **on_gpu))
     shape = workload.Shape(size=options.size, batch_size=options.batch_size, sequence_length=options.sequence_length)
     mesh = make_mesh()
     step = workload.OurStep(shape, dtype=options.dtype, mesh=mesh)
+    if options.host:
+        defaults = {field.name: field.default for field in fields(PretrainConfig)}
+        step.train_step, step.init_state = host_only(step)
+        with tempfile.TemporaryDirectory() as name:
+            write_shards(UPath(name), shape, num_batches=16)
+            seconds_a_step = run_training(
+                step,
+                UPath(name),
+                shape,
+                mesh=mesh,
+                steps=options.host,
+                checkpoint_every=defaults["checkpoint_every"],
+                log_every=defaults["log_every"],
+            )
+        print(f"{shape.batch_size} x {shape.sequence_length}: host work {seconds_a_step * 1e3:.3f} ms a step")
+        return
     step.run(2)
     seconds: dict[str, list[float]] = {"step": [], "loop": [], "loop with checkpoints": []}
     with tempfile.TemporaryDirectory() as name:

@@ -127,25 +127,26 @@ class OurStep:
       init_state: Makes the state that training begins with.
       train_step: The step before it is compiled.
       compiled: And after.
+      batch: The global batch, on the devices.
     """
 
     def __init__(self, shape: Shape, *, dtype: str, mesh: Mesh, rows: Mapping[str, np.ndarray] | None = None) -> None:
         program = Program(shape, dtype=dtype, mesh=mesh)
         mine = process_slice(shape.batch_size, process_index=jax.process_index(), process_count=jax.process_count())
-        self._batch = global_batch(mesh, {name: values[mine] for name, values in (rows or shape.rows()).items()})
+        self.batch = global_batch(mesh, {name: values[mine] for name, values in (rows or shape.rows()).items()})
         self.init_state, self.train_step = program.init_state, program.train_step
         self._state = self.init_state()
-        self.compiled = self.train_step.lower(self._state, self._batch).compile()
+        self.compiled = self.train_step.lower(self._state, self.batch).compile()
 
     def run(self, steps: int) -> float:
         """Seconds of so many steps, the last one finished."""
         started = time.perf_counter()
         sums: Mapping[str, Any] = {}
         for _ in range(steps):
-            self._state, sums = self.compiled(self._state, self._batch)
+            self._state, sums = self.compiled(self._state, self.batch)
         jax.block_until_ready((self._state, sums))
         return time.perf_counter() - started
 
     def dispatch(self) -> None:
         """Gives the device one more step, and does not wait for it."""
-        self._state, _ = self.compiled(self._state, self._batch)
+        self._state, _ = self.compiled(self._state, self.batch)
