@@ -222,7 +222,9 @@ def _over_rows(
         # Marked as each device's own: else JAX would add up every gradient over the devices as it arises.
         return jax.lax.pcast(x, own, to="varying")
 
-    def scatter(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
+    def total(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
+        if "fsdp" not in spec:
+            return jax.lax.psum(grad, axes)
         grad = jax.lax.psum_scatter(grad, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
         return jax.lax.psum(grad, "data")
 
@@ -230,19 +232,21 @@ def _over_rows(
         over_devices = partial(jax.lax.psum, axis_name=axes)
         leaves, tree = jax.tree.flatten(params)
         of_leaf = [everywhere] * len(leaves) if shardings is None else jax.tree.leaves(specs)
-        params = tree.unflatten(gather(x, spec) for x, spec in zip(leaves, of_leaf, strict=True))
+        splits = [False] * len(leaves) if shardings is None else [any(x.spec) for x in jax.tree.leaves(shardings)]
+        params = jax.tree.unflatten(tree, [gather(x, spec) for x, spec in zip(leaves, of_leaf, strict=True)])
         grads, sums = of_rows(params, batch, key, device=jax.lax.axis_index(axes), over_devices=over_devices)
         grad_leaves, grad_tree = jax.tree.flatten(grads)
-        is_split = ["fsdp" in spec for spec in of_leaf[: len(grad_leaves)]]
-        whole = [grad for grad, split in zip(grad_leaves, is_split, strict=True) if not split]
-        vector, unravel = ravel_pytree((whole, sums))
-        whole, sums = unravel(over_devices(vector))
-        left = iter(whole)
+        # One vector of what lies in parts would bring the parts together.
+        whole, unravel = ravel_pytree(
+            ([x for x, is_split in zip(grad_leaves, splits, strict=False) if not is_split], sums)
+        )
+        unsplit, sums = unravel(over_devices(whole))
+        left = iter(unsplit)
         grad_leaves = [
-            scatter(grad, spec) if split else next(left)
-            for grad, spec, split in zip(grad_leaves, of_leaf, is_split, strict=False)
+            total(grad, spec) if is_split else next(left)
+            for grad, spec, is_split in zip(grad_leaves, of_leaf, splits, strict=False)
         ]
-        return grad_tree.unflatten(grad_leaves), sums
+        return jax.tree.unflatten(grad_tree, grad_leaves), sums
 
     # Over `tensor` XLA divides the work; a mesh without it leaves it nothing.
     by_name = set(axes) if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
