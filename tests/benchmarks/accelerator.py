@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs room beside it
+if "--self-test" in sys.argv:
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # nearly all of its time goes into compiling
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "stages" / "electra"), str(Path(__file__).parent)]
 
