@@ -137,6 +137,7 @@ def test_the_library_example_runs(folder: Path, monkeypatch: Any, tmp_path: Path
 
 @pytest.mark.parity
 def test_the_example_in_pytorch_runs(folder: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("transformers")
     ((_, code),) = [block for block in blocks("python") if "from transformers import" in block[1]]
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}

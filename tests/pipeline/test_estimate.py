@@ -10,10 +10,10 @@ import pytest
 
 from cluster.devices import DEVICES, device_of
 from pipeline.estimate import main, parse_device
-from stages.electra.config import EmbeddingSharing, ModelConfig, Size
 from stages.electra.footprint import model_parameters
 from stages.electra.joint_model import Electra, split
 from stages.electra.objectives.objective import ObjectiveConfig, ObjectiveKind
+from stages.electra.sizes import EmbeddingSharing, ModelConfig, Size
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,6 +7,7 @@ import pytest
 from electra_miniature import KEY, NUM_TOKENS, build, build_electra, call, gradients, make_batch, row_keys, tiny
 from flax import nnx
 
+from stages.electra.attention.sight import Sight
 from stages.electra.config import HeadKind, Rematerialize
 from stages.electra.files.huggingface import flatten
 from stages.electra.joint_model import Electra, merge, split
@@ -113,7 +114,7 @@ def test_twelve_layers_keep_their_order():
     for number in range(12):
         np.testing.assert_array_equal(encoded.hidden_states[number], x_BTD)
         layer = jax.tree.map(lambda leaf, number=number: leaf[number], encoder.layers)
-        x_BTD = layer(x_BTD, mask_BT[:, None, None], keys=[None] * 3, dtype=jnp.float32)[0]
+        x_BTD = layer(x_BTD, Sight(real_BS=mask_BT), keys=[None] * 3, dtype=jnp.float32)[0]
         np.testing.assert_allclose(encoded.hidden_states[number + 1], x_BTD, atol=1e-6)
         x_BTD = encoded.hidden_states[number + 1]
 
