@@ -249,7 +249,7 @@ def _over_rows(
         return jax.tree.unflatten(grad_tree, grad_leaves), sums
 
     # Over `tensor` XLA divides the work; a mesh without it leaves it nothing.
-    by_name = set(axes) if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
+    by_name = set(axes) if mesh.shape.get("tensor", 1) > 1 else set(mesh.axis_names)
     return jax.shard_map(
         on_device,
         mesh=mesh,
