@@ -114,6 +114,10 @@ _TRAIN = """
 """
 
 
+# They share what takes longest, a process a mesh: else two workers would each start them all.
+pytestmark = pytest.mark.xdist_group("meshes")
+
+
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory) -> Path:
     """Folder with what eight devices measured at each step, by case and mesh."""
